@@ -1,0 +1,208 @@
+"""Networks for 32x32 images, registered with timm; every other architecture is timm's own.
+
+The names are unambiguous on purpose: the literature calls at least three different nets "ResNet-20".
+A data module declares an ``arch_family`` ("cifar" for 32x32 inputs) and the short name a user types is
+looked up in that family first, so ``--arch resnet18`` is ``cifar_resnet18`` on CIFAR-10.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import timm
+import torch
+from timm.models import register_model
+from torch import Tensor, nn
+
+from bench.errors import UserError
+from bench.registry import ARCHITECTURES, nearest
+
+TIMM_PREFIX = "timm/"
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions with BN; 1x1-convolution shortcut (option B) where the shape changes."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.act1 = nn.ReLU()
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or in_channels != channels:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+            )
+        self.act2 = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps ``[B, C_in, H, W]`` to ``[B, C, H / stride, W / stride]``."""
+        out = self.act1(self.bn1(self.conv1(x)))
+        return self.act2(self.bn2(self.conv2(out)) + self.shortcut(x))
+
+
+class CifarResNet(nn.Module):
+    """ResNet with a 3x3 stride-1 stem and no max-pool (He et al., 2016, section 4.2)."""
+
+    def __init__(self, widths: Sequence[int], blocks: int, num_classes: int, in_chans: int = 3) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.conv1 = nn.Conv2d(in_chans, widths[0], 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        self.act1 = nn.ReLU()
+        stages: list[nn.Module] = []
+        previous = widths[0]
+        for index, width in enumerate(widths):
+            stage = [BasicBlock(previous, width, stride=1 if index == 0 else 2)]
+            stage += [BasicBlock(width, width, stride=1) for _ in range(blocks - 1)]
+            stages.append(nn.Sequential(*stage))
+            previous = width
+        self.stages = nn.Sequential(*stages)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.flatten = nn.Flatten()
+        self.fc = nn.Linear(previous, num_classes)
+        _initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps images ``[B, 3, H, W]`` to logits ``[B, num_classes]``."""
+        x = self.act1(self.bn1(self.conv1(x)))
+        return self.fc(self.flatten(self.pool(self.stages(x))))
+
+
+class CifarVGG(nn.Module):
+    """VGG with BN, average pooling after each stage and two hidden linear layers of 4096.
+
+    Average pooling stands where the original has max-pooling because the maximum of spike trains is not
+    the spike train of the maximum; the conversion papers train with it from the start.
+    """
+
+    def __init__(self, stages: Sequence[Sequence[int]], num_classes: int, in_chans: int = 3) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        layers: list[nn.Module] = []
+        previous = in_chans
+        for stage in stages:
+            for width in stage:
+                layers += [nn.Conv2d(previous, width, 3, 1, 1), nn.BatchNorm2d(width), nn.ReLU()]
+                previous = width
+            layers.append(nn.AvgPool2d(2, 2))
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(previous, 4096),
+            nn.ReLU(),
+            nn.Linear(4096, 4096),
+            nn.ReLU(),
+            nn.Linear(4096, num_classes),
+        )
+        _initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps images ``[B, 3, 32, 32]`` to logits ``[B, num_classes]``."""
+        return self.classifier(self.features(x))
+
+
+def _initialise(net: nn.Module) -> None:
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+
+
+# timm passes pretrained configuration that nets without published weights have no use for.
+def _arguments(kwargs: dict[str, object]) -> dict[str, int]:
+    return {"num_classes": int(str(kwargs.get("num_classes", 10))), "in_chans": int(str(kwargs.get("in_chans", 3)))}
+
+
+@register_model
+def cifar_resnet18(pretrained: bool = False, **kwargs: object) -> CifarResNet:
+    """ResNet-18 of the conversion papers: widths 64 to 512, 11.2 M weights, 17 activations."""
+    return CifarResNet((64, 128, 256, 512), 2, **_arguments(kwargs))
+
+
+@register_model
+def cifar_resnet20(pretrained: bool = False, **kwargs: object) -> CifarResNet:
+    """ResNet-20 of the conversion papers: widths 16, 32, 64, 0.27 M weights, 19 activations."""
+    return CifarResNet((16, 32, 64), 3, **_arguments(kwargs))
+
+
+@register_model
+def cifar_vgg16(pretrained: bool = False, **kwargs: object) -> CifarVGG:
+    """VGG-16 of the conversion papers: 13 convolutions, 2 hidden linear layers, 15 activations."""
+    stages = ((64, 64), (128, 128), (256,) * 3, (512,) * 3, (512,) * 3)
+    return CifarVGG(stages, **_arguments(kwargs))
+
+
+def resolve(name: str, family: str) -> str:
+    """Turns what a user types into a name in timm's registry.
+
+    Args:
+        name: a short alias of the family (``resnet20``), a full name of ours (``cifar_resnet20``), or
+            ``timm/<name>`` for any net of timm.
+        family: the data module's ``arch_family``.
+
+    Returns:
+        A name that :func:`create` takes.
+
+    Raises:
+        UserError: nothing of that name exists; the message offers the nearest one.
+    """
+    if name.startswith(TIMM_PREFIX):
+        bare = name.removeprefix(TIMM_PREFIX)
+        if timm.is_model(bare):
+            return bare
+        raise UserError(f"--arch {name}: timm has no such net{nearest(bare, timm.list_models())}")
+    for candidate in (f"{family}_{name}", name):
+        if candidate in ARCHITECTURES:
+            return candidate
+    short = [ours.removeprefix(f"{family}_") for ours in ARCHITECTURES]
+    raise UserError(
+        f"--arch {name}: unknown architecture; choose from {', '.join(short)} or timm/<name>{nearest(name, short)}"
+    )
+
+
+def create(name: str, num_classes: int, pretrained: bool = False) -> nn.Module:
+    """Builds a registered net with random (seeded by the caller) or timm's pretrained weights."""
+    net: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_classes)
+    return net
+
+
+def count_parameters(net: nn.Module) -> int:
+    """Number of weights of convolutions, linear layers and normalisation, without thresholds of activations."""
+    kinds = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm)
+    return sum(p.numel() for m in net.modules() if isinstance(m, kinds) for p in m.parameters(recurse=False))
+
+
+def count_macs(net: nn.Module, input_shape: Sequence[int]) -> int:
+    """Multiply-accumulates of one image through the convolutions and linear layers of ``net``.
+
+    Args:
+        net: a network in any mode; it is left as it was.
+        input_shape: ``(C, H, W)`` of one image.
+    """
+    total = 0
+
+    def count(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal total
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        positions = output[0, 0].numel() if isinstance(module, nn.modules.conv._ConvNd) else 1
+        total += weight.numel() * positions
+
+    kinds = (nn.modules.conv._ConvNd, nn.Linear)
+    hooks = [m.register_forward_hook(count) for m in net.modules() if isinstance(m, kinds)]
+    training = net.training
+    try:
+        with torch.no_grad():
+            device = next(net.parameters()).device
+            net.eval()(torch.zeros(1, *input_shape, device=device))
+    finally:
+        net.train(training)
+        for hook in hooks:
+            hook.remove()
+    return total

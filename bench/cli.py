@@ -1,0 +1,170 @@
+"""The command line: ``python -m bench COMMAND``. Nothing here imports torch until a command needs it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.errors import UserError
+from bench.registry import nearest
+
+COMMANDS = {
+    "fit": "train a network, convert it, evaluate the SNN at every T, write the record",
+    "evaluate": "repeat conversion and evaluation from a checkpoint",
+    "list": "show methods, data sets, architectures and recipes",
+    "leaderboard": "regenerate leaderboards/ from the committed records",
+}
+
+FIT_HELP = """\
+usage: python -m bench fit --method NAME [options]
+
+Trains, converts, evaluates the SNN at every T and writes runs/.../record.json.
+
+  --method NAME        conversion method (python -m bench list)
+  --arch NAME          resnet18, resnet20, vgg16 or timm/<name>     [resnet20]
+  --data NAME          cifar10, digits                              [cifar10]
+  --recipe NAME|FILE   training settings                            [the paper's]
+  --seed N             weights, order and augmentation              [0]
+  --T 1,2,4,8          time-steps to report                         [1,2,4,8,16,32]
+  --max_epochs N       shorter or longer than the recipe
+  --subset N           N training and test images; never ranked
+  --logger KIND        wandb (offline without a key), csv or none   [wandb]
+  --ckpt last|FILE     resume an interrupted run
+  --out DIR            folder of the run                            [runs/...]
+  --overwrite true     begin anew where a run already is
+  --compile true       compile training steps (torch.compile)
+  --config FILE        YAML with any of these; --print_config shows the resolved one
+
+Typed settings of the parts: --model.*, --data.*, --trainer.*; to see them:
+  python -m bench fit --method qcfs --data cifar10 --help
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: arguments after ``python -m bench``; default ``sys.argv[1:]``.
+
+    Returns:
+        The exit status: 0; 1 where ``--check`` fails; 2 for bad input, in one line; 130 and 143 after a signal.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`); there is nobody left to tell.
+        sys.stderr.close()
+        return 141
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: python -m bench COMMAND [options]\n\ncommands:")
+        for name, help_text in COMMANDS.items():
+            print(f"  {name:<12} {help_text}")
+        print("\npython -m bench COMMAND --help tells more")
+        return 0 if arguments else 2
+    command, rest = arguments[0], arguments[1:]
+    if command not in COMMANDS:
+        raise UserError(f"{command}: unknown command; choose from {', '.join(COMMANDS)}{nearest(command, COMMANDS)}")
+    return {"fit": _fit, "evaluate": _evaluate, "list": _list, "leaderboard": _leaderboard}[command](rest)
+
+
+def _fit(arguments: list[str]) -> int:
+    if arguments in (["-h"], ["--help"]):
+        print(FIT_HELP, end="")
+        return 0
+    from bench.config import parse_fit
+
+    try:
+        settings = parse_fit(arguments)
+    except SystemExit as stop:  # --help and --print_config end here
+        return int(stop.code or 0)
+    from bench.run import Interrupted, fit
+
+    try:
+        fit(settings, ["python", "-m", "bench", "fit", *arguments])
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return stop.status
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise UserError(f"{self.prog.split()[-1]}: {message}")
+
+
+def _parser(command: str) -> _Parser:
+    return _Parser(prog=f"python -m bench {command}", description=COMMANDS[command], allow_abbrev=False)
+
+
+def _evaluate(arguments: list[str]) -> int:
+    parser = _parser("evaluate")
+    parser.add_argument("--ckpt", required=True, type=Path, help="last.ckpt or model.safetensors of a run")
+    parser.add_argument("--T", default="1,2,4,8,16,32", help="time-steps to report")
+    parser.add_argument("--out", type=Path, help="folder of the record (default: evaluate/ beside the checkpoint)")
+    parser.add_argument("--logger", choices=["wandb", "csv", "none"], default="csv")
+    parser.add_argument("--accelerator", default="auto", help="cpu, gpu or auto")
+    parser.add_argument("--data.root", dest="root", help="folder of the data set")
+    parser.add_argument("--data.num_workers", dest="num_workers", type=int)
+    parser.add_argument("--data.eval_batch_size", dest="eval_batch_size", type=int)
+    options = parser.parse_args(arguments)
+    from bench.config import parse_steps
+    from bench.run import evaluate
+
+    names = ("root", "num_workers", "eval_batch_size", "accelerator")
+    overrides = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    out = options.out or options.ckpt.parent / "evaluate"
+    evaluate(options.ckpt, parse_steps(options.T), out, options.logger, overrides,
+             ["python", "-m", "bench", "evaluate", *arguments])  # fmt: skip
+    return 0
+
+
+def _list(arguments: list[str]) -> int:
+    _parser("list").parse_args(arguments)
+    from bench.recipes import all_recipes, read_recipe
+    from bench.registry import ARCHITECTURES
+    from datamodules import DATA
+    from methods import METHODS
+
+    print("methods (--method)")
+    for name, method in METHODS.items():
+        origin = f"converts a {method.source} net" if method.source else "trains"
+        traits = [origin] + ["one conversion per T"] * method.per_T + ["warm-up"] * method.warmup
+        print(f"  {name:<12} {method.summary} [{', '.join(traits)}]")
+    print("\ndata sets (--data)")
+    for name, data in DATA.items():
+        print(f"  {name:<12} {data.summary}")
+    print("\narchitectures (--arch; the part after cifar_ will do)")
+    for name, summary in ARCHITECTURES.items():
+        print(f"  {name:<16} {summary}")
+    print("  timm/<name>      any convolutional net of timm with ReLU modules")
+    print("\nrecipes (--recipe)")
+    for method_name, stem, path in all_recipes():
+        default = "" if path.name.count(".") > 1 else " (default)"
+        print(f"  {method_name:<8} {stem:<22} {read_recipe(path).name}{default}")
+    return 0
+
+
+def _leaderboard(arguments: list[str]) -> int:
+    parser = _parser("leaderboard")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where a generated file is stale")
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+    parser.add_argument("--add", type=Path, nargs="+", default=[], metavar="RECORD", help="file these records first")
+    parser.add_argument("--results", type=Path, default=Path("leaderboards/results"))
+    parser.add_argument("--reported", type=Path, default=Path("leaderboards/reported"))
+    parser.add_argument("--out", type=Path, default=Path("leaderboards"))
+    options = parser.parse_args(arguments)
+    from bench.leaderboard import run
+
+    return run(options.results, options.reported, options.out, options.check, options.json, options.add)

@@ -1,0 +1,58 @@
+"""Which code, on which machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from bench.records import Code, Environment
+
+ROOT = Path(__file__).resolve().parent.parent
+# What decides a result; documents and committed results do not.
+CODE_PATHS = ("bench", "methods", "datamodules", "pyproject.toml")
+
+
+def code_state() -> Code:
+    """Commit of the checkout this package runs from, and whether its code differs from it."""
+    commit = _git("rev-parse", "HEAD")
+    if commit is None:
+        return Code(commit="unknown", dirty=True)
+    return Code(commit=commit, dirty=bool(_git("status", "--porcelain", "--", *CODE_PATHS)))
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None  # no git or no checkout: recorded as "unknown", which the leaderboard refuses
+    return done.stdout.strip()
+
+
+def environment(device: torch.device, world_size: int, workers: int) -> Environment:
+    """Versions and device of this process."""
+    return Environment(
+        python=platform.python_version(),
+        torch=torch.__version__,
+        torchvision=version("torchvision"),
+        lightning=version("pytorch-lightning"),
+        timm=version("timm"),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        threads=torch.get_num_threads(),
+        world_size=world_size,
+        workers=workers,
+        deterministic=torch.are_deterministic_algorithms_enabled(),
+    )
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"{name} ({os.cpu_count()} cores)"

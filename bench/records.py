@@ -1,0 +1,246 @@
+"""The result record: what one run measured, on what, by which code. One JSON file per run.
+
+Programs outside rely on ``method.name``, ``arch.name``, ``data.name``, ``seed``, ``protocol.num_eval_samples``,
+``ann.top1``, ``snn[].T``, ``snn[].warmup``, ``snn[].top1`` and ``limited``. Accuracies are fractions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from bench.errors import UserError
+from bench.files import write_atomically
+
+SCHEMA_VERSION = 1
+# Raised whenever the way results are measured changes, so that rows of different protocols never merge.
+PROTOCOL_VERSION = 1
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+=,-]*$", max_length=120)]
+Text = Annotated[str, Field(max_length=2000)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Strict(BaseModel):
+    """Unknown keys, NaN and infinity are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Method(Strict):
+    """Which method, from which paper (key in ``leaderboards/reported``), with which of its own options."""
+
+    name: Name
+    paper: Name
+    options: dict[str, Any]
+
+
+class Arch(Strict):
+    """The network: rows of different nets that share a popular name are told apart by size."""
+
+    name: Name
+    parameters: Positive
+    macs: Positive
+
+
+class Data(Strict):
+    """The evaluated set; the fingerprint is the SHA-256 of its images and labels in order."""
+
+    name: Name
+    fingerprint: Sha256
+    num_classes: Positive
+
+
+class Recipe(Strict):
+    """Training settings: a named file, what was changed on the command line, and the resolved result."""
+
+    name: Name
+    overrides: list[Text]
+    sha256: Sha256
+    config: dict[str, Any]
+
+    @property
+    def label(self) -> str:
+        """Name with the overrides, which make it another row."""
+        return "+".join([self.name, *(re.sub(r"[^A-Za-z0-9_.=,-]", "_", o) for o in self.overrides)])
+
+
+class Protocol(Strict):
+    """How accuracy was measured."""
+
+    version: Positive
+    input_coding: Literal["direct"]
+    readout: Literal["rate"]
+    reset: Literal["soft", "hard"]
+    checkpoint_selection: Literal["last", "best_test"]
+    eval_split: Literal["test", "val"]
+    num_train_samples: Positive
+    num_eval_samples: Positive
+    calibration_images: Count
+    precision: Name
+    bn_folded: bool
+
+
+class Conversion(Strict):
+    """What makes rows comparable: the latency ledger of the converted net."""
+
+    alphabet: Literal["binary", "ternary", "multi"]
+    levels_per_step: Positive
+    causal: bool
+    per_T: bool
+    retrained: bool
+    source_sha256: Sha256 | None
+
+
+class Accuracy(Strict):
+    """Fractions of the evaluated images."""
+
+    top1: Fraction
+    top5: Fraction
+
+
+class SnnAccuracy(Accuracy):
+    """The converted net after ``T`` counted steps (and ``warmup`` steps before them).
+
+    ``quantised_top1`` belongs to the twin: the same net whose activations are quantised to ``T`` levels by the
+    neurons' thresholds, without any spike. What lies between it and ``top1`` is due to the timing of spikes alone.
+    ``firing_rate`` is spikes per neuron and step.
+    """
+
+    T: Positive
+    warmup: Count
+    quantised_top1: Fraction | None
+    firing_rate: Annotated[float, Field(ge=0)]
+    synops: Annotated[float, Field(ge=0)] | None = None
+    energy_joule: Annotated[float, Field(ge=0)] | None = None
+
+
+class Code(Strict):
+    """Git state of the suite; ``commit`` is ``unknown`` outside a checkout."""
+
+    commit: Annotated[str, Field(pattern=r"^([0-9a-f]{40}|unknown)$")]
+    dirty: bool
+
+
+class Training(Strict):
+    """Where the weights come from."""
+
+    code: Code
+    epochs: Count
+    seconds: Annotated[float, Field(ge=0)] | None
+
+
+class Environment(Strict):
+    """What ran it."""
+
+    python: Text
+    torch: Text
+    torchvision: Text
+    lightning: Text
+    timm: Text
+    device: Text
+    threads: Positive
+    world_size: Positive
+    workers: Count
+    deterministic: bool
+
+
+class Run(Strict):
+    """When and by which command; the only part that differs between two identical runs."""
+
+    argv: list[Text]
+    started: Text
+    seconds: Annotated[float, Field(ge=0)]
+
+
+class Checkpoint(Strict):
+    """The evaluated weights: ``sha256`` of the file that ``format`` says, as the suite writes it."""
+
+    sha256: Sha256
+    format: Literal["safetensors"]
+
+
+class Record(Strict):
+    """One run."""
+
+    schema_version: Literal[1]
+    method: Method
+    arch: Arch
+    data: Data
+    recipe: Recipe
+    seed: Count
+    protocol: Protocol
+    conversion: Conversion
+    ann: Accuracy
+    snn: Annotated[list[SnnAccuracy], Field(min_length=1)]
+    training: Training
+    code: Code
+    environment: Environment
+    run: Run
+    checkpoint: Checkpoint
+    limited: bool
+
+    @model_validator(mode="after")
+    def _each_step_once(self) -> Record:
+        steps = [point.T for point in self.snn]
+        if steps != sorted(set(steps)):
+            raise ValueError("snn: T must be increasing, each once")
+        if self.recipe.sha256 != config_sha256(self.recipe.config):
+            raise ValueError("recipe.sha256 is not that of recipe.config")
+        return self
+
+    def path(self) -> Path:
+        """Where it belongs under ``leaderboards/results``."""
+        name = f"{self.recipe.label}-seed{self.seed}-{self.recipe.sha256[:8]}.json"
+        return Path(self.data.name) / self.arch.name / self.method.name / name
+
+    def dumps(self) -> str:
+        """The file's text: sorted keys, two spaces, a final newline."""
+        return json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+    def write(self, path: Path) -> None:
+        """Writes atomically."""
+        write_atomically(path, self.dumps())
+
+
+def config_sha256(config: dict[str, Any]) -> str:
+    """SHA-256 of a resolved configuration's canonical JSON."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def read_record(path: Path) -> Record:
+    """Reads and validates one record.
+
+    Raises:
+        UserError: not readable, not JSON, duplicate keys, or against the schema; says where.
+    """
+    try:
+        if path.stat().st_size > 1_000_000:
+            raise UserError(f"{path}: a record is a few kilobytes; this file is larger than 1 MB")
+        data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_nan)
+        return Record.model_validate(data, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "record"
+        raise UserError(f"{path}: {where}: {first['msg']}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a readable record: {error}") from error
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    if len(keys) != len(set(keys)):
+        raise ValueError(f"duplicate key {next(key for key in keys if keys.count(key) > 1)!r}")
+    return dict(pairs)
+
+
+def _no_nan(constant: str) -> float:
+    raise ValueError(f"{constant} is not a finite number")

@@ -1,0 +1,103 @@
+"""Running a converted network for T steps."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from bench.errors import UserError
+from bench.snn.neurons import Clock, SpikingNeuron
+from bench.snn.surgery import mixes_constant_input, replace
+
+# Image-steps in one pass: enough to keep the convolutions busy, few enough to stay in a CPU's cache and far below
+# the memory of an ordinary evaluation batch.
+IMAGE_STEPS = {"cpu": 128, "cuda": 8192}
+
+
+class SpikingNetwork(nn.Module):
+    """A converted network: layers that know nothing of time, and neurons that share one clock.
+
+    Args:
+        net: a network whose activations are :class:`SpikingNeuron`.
+        warmup: steps run before the first counted one.
+
+    Raises:
+        UserError: ``net`` has no neuron.
+    """
+
+    def __init__(self, net: nn.Module, warmup: int = 0) -> None:
+        super().__init__()
+        self.net, self.warmup = net.eval(), warmup
+        self.clock = Clock()
+        self.neurons = {name: m for name, m in net.named_modules() if isinstance(m, SpikingNeuron)}
+        if not self.neurons:
+            raise UserError("the network has no spiking neuron: convert it first")
+        for neuron in self.neurons.values():
+            neuron.clock = self.clock
+        self.repeat_input = mixes_constant_input(net)
+
+    def reset(self) -> None:
+        """Forgets all membrane potentials."""
+        for neuron in self.neurons.values():
+            neuron.reset()
+
+    def forward(self, x: Tensor, T: int) -> Tensor:
+        """Continues for ``T`` steps from the present state.
+
+        Args:
+            x: images ``[B, C, H, W]``, presented unchanged at every step (direct coding).
+            T: steps.
+
+        Returns:
+            Logits of each step, ``[T, B, classes]``.
+        """
+        self.clock.T, self.clock.batch = T, len(x)
+        if self.repeat_input:
+            x = x.expand(T, *x.shape).flatten(0, 1)
+        logits: Tensor = self.net(x)
+        return logits.unflatten(0, (T, self.clock.batch))
+
+    def twin(self, T: int) -> nn.Module:
+        """The quantised network this one would equal after ``T`` steps if all spikes came evenly."""
+        net = copy.deepcopy(self.net)
+        replace(net, SpikingNeuron, lambda _, neuron: neuron.twin(T))  # type: ignore[operator]
+        return net.eval()
+
+    @property
+    def causal(self) -> bool:
+        """Whether a long run may be cut in time."""
+        return all(neuron.causal for neuron in self.neurons.values())
+
+
+@torch.no_grad()
+def simulate(snn: SpikingNetwork, x: Tensor, T: int, image_steps: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Runs images through a converted net, a few at a time.
+
+    Args:
+        snn: from :meth:`methods.base.ConversionModule.convert`.
+        x: images ``[B, C, H, W]``.
+        T: counted steps; the warm-up comes on top.
+        image_steps: images times steps in one pass; the default suits the device.
+
+    Yields:
+        For each part of the batch, in order: the logits of every counted step ``[T, b, classes]``, and the mean
+        firing rate of each step over all neurons ``[T]``.
+    """
+    if T < 1:
+        raise UserError(f"T = {T}: must be at least 1")
+    limit = image_steps or IMAGE_STEPS.get(x.device.type, IMAGE_STEPS["cuda"])
+    steps = snn.warmup + T
+    part = max(1, limit // steps)
+    per_pass = max(1, min(steps, limit // part)) if snn.causal else steps
+    for images in x.split(part):
+        snn.reset()
+        logits, rates = [], []
+        for start in range(0, steps, per_pass):
+            logits.append(snn(images, min(per_pass, steps - start)))
+            spikes = torch.stack([neuron.spike_counts for neuron in snn.neurons.values()]).sum(0)
+            rates.append(spikes / (len(images) * sum(neuron.size for neuron in snn.neurons.values())))
+        yield torch.cat(logits)[snn.warmup :], torch.cat(rates)[snn.warmup :]
+    snn.reset()

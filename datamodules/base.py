@@ -1,0 +1,229 @@
+"""What every data module shares: splits, subsets, exact resumption, calibration images."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Generator, Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from bench.errors import UserError
+from datamodules.augment import Pipeline
+
+# The held-out part of the training set must be the same for every seed, or results of two seeds would differ by
+# their split as well; any constant serves.
+SPLIT_SEED = 20220303
+Draw = tuple[int, list[int]]
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images of one split, uint8 ``[N, 3, H, W]``, and their labels ``[N]``."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: Tensor) -> Images:
+        """The images at ``rows``."""
+        return Images(self.images[rows], self.labels[rows])
+
+
+class BatchDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Images in memory, fetched and augmented a batch at a time.
+
+    An item is named by (random seed of the batch, rows); the seed -1 asks for no augmentation.
+    """
+
+    def __init__(self, data: Images, pipeline: Pipeline) -> None:
+        self.data, self.pipeline = data, pipeline
+
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor]:
+        seed, rows = draw
+        generator = Generator().manual_seed(seed) if seed >= 0 else None
+        index = torch.tensor(rows)
+        return self.pipeline(self.data.images[index], generator), self.data.labels[index]
+
+
+class BatchSampler(Sampler[Draw]):
+    """Batches of rows that depend on (seed, epoch) alone, sharded evenly over the ranks.
+
+    Args:
+        size: number of images.
+        batch_size: images per batch and rank.
+        seed: of the run; ``None`` for no shuffling and no augmentation.
+        rank: of this process.
+        world_size: number of processes; a training epoch drops the remainder, an evaluation refuses it.
+    """
+
+    def __init__(self, size: int, batch_size: int, seed: int | None, rank: int = 0, world_size: int = 1) -> None:
+        self.size, self.batch_size, self.seed = size, batch_size, seed
+        self.rank, self.world_size, self.epoch = rank, world_size, 0
+        if seed is None and size % world_size:
+            raise UserError(
+                f"{size} evaluation images do not divide over {world_size} processes: padding would count some "
+                f"twice; use a number of devices that divides {size}"
+            )
+        # Incomplete batches are dropped in training: batch statistics of a handful of images disturb BN.
+        whole = min(batch_size * world_size, size)
+        self.batches = size // whole if seed is not None else -(-size // (batch_size * world_size))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[Draw]:
+        order = torch.arange(self.size)
+        if self.seed is not None:
+            order = torch.randperm(self.size, generator=Generator().manual_seed(_mix(self.seed, self.epoch)))
+        step = self.batch_size * self.world_size
+        for index in range(self.batches):
+            rows = order[index * step : (index + 1) * step][self.rank :: self.world_size]
+            seed = -1 if self.seed is None else _mix(self.seed, self.epoch, index, self.rank)
+            yield seed, rows.tolist()
+
+
+def _mix(*numbers: int) -> int:
+    """One well-spread 63-bit seed from several small numbers, the same on every platform."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+class ImageDataModule(pl.LightningDataModule):
+    """Base of the data modules whose images fit in memory.
+
+    Args:
+        batch_size: training images per step and process.
+        eval_batch_size: images per evaluation step and process.
+        num_workers: loader processes; 0 prepares batches in the training process.
+        subset: use only the first N images of a fixed permutation of the training and of the test set. A run with
+            a subset is marked ``limited`` and never ranked.
+        val_split: training images held out (fixed, the same for each seed) for validation and for choosing.
+        eval_split: which images are evaluated: ``test``, or ``val`` to choose settings without touching the test set.
+    """
+
+    name: ClassVar[str]
+    arch_family: ClassVar[str] = "cifar"
+    num_classes: ClassVar[int]
+    input_shape: ClassVar[tuple[int, int, int]] = (3, 32, 32)
+    num_test: ClassVar[int]
+
+    def __init__(
+        self,
+        batch_size: int = 128,
+        eval_batch_size: int = 100,
+        num_workers: int = 0,
+        subset: int | None = None,
+        val_split: int = 0,
+        eval_split: Literal["test", "val"] = "test",
+    ) -> None:
+        super().__init__()
+        for option, value, least in (("batch_size", batch_size, 1), ("eval_batch_size", eval_batch_size, 1),
+                                     ("num_workers", num_workers, 0), ("val_split", val_split, 0)):  # fmt: skip
+            if value < least:
+                raise UserError(f"--data.{option} {value}: must be at least {least}")
+        if subset is not None and subset < 1:
+            raise UserError(f"--subset {subset}: must be at least 1")
+        if eval_split == "val" and not val_split:
+            raise UserError("--data.eval_split val: there is no validation split; give --data.val_split N as well")
+        self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
+        self.subset, self.val_split, self.eval_split = subset, val_split, eval_split
+        self.seed = 0
+        self._splits: dict[str, Images] | None = None
+
+    def load(self) -> tuple[Images, Images]:
+        """Reads the training and the test images.
+
+        Raises:
+            UserError: the files are absent or damaged.
+        """
+        raise NotImplementedError
+
+    def pipeline(self) -> Pipeline:
+        """Augmentation and normalisation."""
+        raise NotImplementedError
+
+    def setup(self, stage: str | None = None) -> None:
+        """Loads once, cuts off the validation split, applies ``subset``; Lightning calls it for every stage."""
+        if self._splits is not None:
+            return
+        train, test = self.load()
+        if self.val_split >= len(train):
+            raise UserError(f"--data.val_split {self.val_split}: the training set has only {len(train)} images")
+        order = torch.randperm(len(train), generator=Generator().manual_seed(SPLIT_SEED))
+        held_out, kept = order[: self.val_split], order[self.val_split :].sort().values
+        splits = {"train": train.take(kept), "val": train.take(held_out), "test": test}
+        if self.subset is not None:
+            splits = {name: self._limit(name, part) for name, part in splits.items()}
+        self._splits = splits
+
+    def _limit(self, name: str, part: Images) -> Images:
+        assert self.subset is not None
+        if name == "train" and self.subset > len(part):
+            raise UserError(f"--subset {self.subset}: larger than the training set of {self.name} ({len(part)} images)")
+        order = torch.randperm(len(part), generator=Generator().manual_seed(SPLIT_SEED))
+        return part.take(order[: self.subset])
+
+    def split(self, name: str) -> Images:
+        """Images of ``train``, ``val`` or ``test`` (after ``setup``)."""
+        self.setup()
+        assert self._splits is not None
+        return self._splits[name]
+
+    @property
+    def limited(self) -> bool:
+        """True where the evaluation is not on the whole test set."""
+        return self.subset is not None or self.eval_split != "test"
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the evaluated images and labels, in order."""
+        part = self.split(self.eval_split)
+        digest = hashlib.sha256(part.images.contiguous().numpy().tobytes())
+        digest.update(part.labels.to(torch.int64).numpy().tobytes())
+        return digest.hexdigest()
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        """Shuffled, augmented batches."""
+        return self._loader(self.split("train"), self.batch_size, self.seed)
+
+    def val_dataloader(self) -> list[DataLoader[tuple[Tensor, Tensor]]]:
+        """The held-out training images, plain; no loader where nothing is held out."""
+        part = self.split("val")
+        return [self._loader(part, self.eval_batch_size)] if len(part) else []
+
+    def test_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        """The evaluated images, plain, in file order."""
+        return self._loader(self.split(self.eval_split), self.eval_batch_size)
+
+    def calibration_dataloader(self, n: int) -> DataLoader[tuple[Tensor, Tensor]]:
+        """``n`` training images (a fixed choice), without augmentation.
+
+        Raises:
+            UserError: ``n`` is not between 1 and the size of the training set.
+        """
+        part = self.split("train")
+        if not 1 <= n <= len(part):
+            raise UserError(f"{n} calibration images: must be between 1 and {len(part)}, the size of the training set")
+        rows = torch.randperm(len(part), generator=Generator().manual_seed(SPLIT_SEED))[:n]
+        sampler = BatchSampler(n, self.eval_batch_size, None)
+        return DataLoader(BatchDataset(part.take(rows), self.pipeline()), batch_size=None, sampler=sampler)
+
+    def _loader(self, part: Images, batch_size: int, seed: int | None = None) -> DataLoader[tuple[Tensor, Tensor]]:
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return DataLoader(
+            BatchDataset(part, self.pipeline()),
+            batch_size=None,
+            sampler=BatchSampler(len(part), batch_size, seed, rank, world),
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+        )

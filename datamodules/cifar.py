@@ -1,0 +1,76 @@
+"""CIFAR-10 with the augmentation of the conversion papers."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torchvision.datasets import CIFAR10
+
+from bench.errors import UserError
+from datamodules.augment import Pipeline
+from datamodules.base import ImageDataModule, Images
+
+
+class CIFAR10DataModule(ImageDataModule):
+    """CIFAR-10 (Krizhevsky, 2009), from disk or by torchvision's download, checked against its checksums.
+
+    The augmentation of the papers is a random crop with padding 4, mirroring, the AutoAugment CIFAR-10 policy,
+    normalisation and then one Cutout hole of zeros.
+
+    Args:
+        root: folder of ``cifar-10-batches-py``; default ``$BENCH_DATA_DIR``, else ``data``.
+        autoaugment: the CIFAR-10 policy of AutoAugment.
+        cutout: side of the Cutout hole in pixels; 0 for none. The papers use 16.
+        **kwargs: as for :class:`ImageDataModule`.
+    """
+
+    name: ClassVar[str] = "cifar10"
+    num_classes: ClassVar[int] = 10
+    num_test: ClassVar[int] = 10_000
+    source: ClassVar[type[CIFAR10]] = CIFAR10
+    mean: ClassVar[tuple[float, ...]] = (0.4914, 0.4822, 0.4465)
+    std: ClassVar[tuple[float, ...]] = (0.2023, 0.1994, 0.2010)
+
+    def __init__(self, root: str | None = None, autoaugment: bool = True, cutout: int = 16, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not 0 <= cutout <= self.input_shape[1]:
+            raise UserError(f"--data.cutout {cutout}: must be between 0 and {self.input_shape[1]}")
+        self.root = Path(root or os.environ.get("BENCH_DATA_DIR") or "data")
+        self.autoaugment, self.cutout = autoaugment, cutout
+
+    def prepare_data(self) -> None:
+        """Downloads once per node where the files are absent."""
+        folder = self.root / self.source.base_folder
+        if folder.exists():
+            return
+        try:
+            self.source(str(self.root), download=True)
+        except (OSError, RuntimeError) as error:
+            raise UserError(
+                f"{self.name} is not in {self.root} and could not be downloaded ({error}); put "
+                f"{self.source.base_folder}/ there, or give its folder with --data.root or $BENCH_DATA_DIR"
+            ) from error
+
+    def load(self) -> tuple[Images, Images]:
+        """Reads both splits, after checking every file's MD5."""
+        self.prepare_data()
+        return self._read(train=True), self._read(train=False)
+
+    def _read(self, train: bool) -> Images:
+        try:
+            # torchvision checks the MD5 of each file before it unpickles anything.
+            data: Any = self.source(str(self.root), train=train)
+        except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+            raise UserError(
+                f"{self.root / self.source.base_folder}: files are missing or damaged (their MD5 differs); "
+                "remove the folder to download it again"
+            ) from error
+        return Images(torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets))
+
+    def pipeline(self) -> Pipeline:
+        """The papers' order: crop, flip, AutoAugment, normalise, Cutout."""
+        return Pipeline(self.mean, self.std, 4, True, self.autoaugment, self.cutout)
