@@ -1,0 +1,1 @@
+"""A benchmark of ANN-to-SNN conversion: the machine, which knows no method and no data set by name."""

@@ -39,8 +39,9 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``[B, C_in, H, W]`` to ``[B, C, H / stride, W / stride]``."""
-        out = self.act1(self.bn1(self.conv1(x)))
-        return self.act2(self.bn2(self.conv2(out)) + self.shortcut(x))
+        out: Tensor = self.act1(self.bn1(self.conv1(x)))
+        out = self.act2(self.bn2(self.conv2(out)) + self.shortcut(x))
+        return out
 
 
 class CifarResNet(nn.Module):
@@ -68,7 +69,8 @@ class CifarResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps images ``[B, 3, H, W]`` to logits ``[B, num_classes]``."""
         x = self.act1(self.bn1(self.conv1(x)))
-        return self.fc(self.flatten(self.pool(self.stages(x))))
+        logits: Tensor = self.fc(self.flatten(self.pool(self.stages(x))))
+        return logits
 
 
 class CifarVGG(nn.Module):
@@ -101,7 +103,8 @@ class CifarVGG(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps images ``[B, 3, 32, 32]`` to logits ``[B, num_classes]``."""
-        return self.classifier(self.features(x))
+        logits: Tensor = self.classifier(self.features(x))
+        return logits
 
 
 def _initialise(net: nn.Module) -> None:

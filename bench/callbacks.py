@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_only
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, MetricCollection, SumMetric
+from torchmetrics import Metric, MetricCollection, SumMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from bench.errors import UserError
@@ -20,7 +22,7 @@ class _Accuracies(nn.Module):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        kinds = {
+        kinds: dict[str, Metric | MetricCollection] = {
             f"top{k}": MulticlassAccuracy(num_classes, top_k=min(k, num_classes), average="micro") for k in (1, 5)
         }
         self.metrics = MetricCollection(kinds, compute_groups=False)
@@ -28,8 +30,9 @@ class _Accuracies(nn.Module):
     def update(self, scores: Tensor, labels: Tensor) -> None:
         self.metrics.update(scores, labels)
 
-    def compute(self) -> dict[str, float]:
-        return {name: float(value) for name, value in self.metrics.compute().items()}
+    def compute(self, samples: int) -> dict[str, float]:
+        # torchmetrics answers in single precision; whole numbers of right answers give the fraction in double.
+        return {name: round(float(value) * samples) / samples for name, value in self.metrics.compute().items()}
 
 
 class ConversionCallback(pl.Callback):
@@ -42,14 +45,13 @@ class ConversionCallback(pl.Callback):
     Args:
         steps: the values of T, increasing.
         per_T: convert once for each T.
-        calibration_images: training images shown to the conversion.
 
     Raises:
         UserError: when testing starts, for a network that cannot be converted.
     """
 
-    def __init__(self, steps: Sequence[int], per_T: bool = False, calibration_images: int = 1000) -> None:
-        self.steps, self.per_T, self.calibration_images = tuple(steps), per_T, calibration_images
+    def __init__(self, steps: Sequence[int], per_T: bool = False) -> None:
+        self.steps, self.per_T = tuple(steps), per_T
         self.networks: dict[int, SpikingNetwork] = {}
         self.twins: dict[int, nn.Module] = {}
         self.metrics = nn.ModuleDict()
@@ -58,13 +60,12 @@ class ConversionCallback(pl.Callback):
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Converts."""
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-        size = min(self.calibration_images, len(datamodule.split("train")))
         # Lightning tests in inference mode, whose tensors cannot be copied and changed as conversion does.
         with torch.inference_mode(False), torch.no_grad():
-            batches = [
-                (images.to(pl_module.device), labels.to(pl_module.device))
-                for images, labels in datamodule.calibration_dataloader(size)
-            ]
+            batches = []
+            if size := getattr(pl_module, "calibration_images", 0):
+                loader = datamodule.calibration_dataloader(size)
+                batches = [(x.to(pl_module.device), y.to(pl_module.device)) for x, y in loader]
             for T in self.steps if self.per_T else self.steps[-1:]:
                 self.networks[T] = pl_module.convert(T, batches).to(pl_module.device)  # type: ignore[operator]
             self.twins = {T: self._network(T).twin(T) for T in self.steps}
@@ -72,8 +73,9 @@ class ConversionCallback(pl.Callback):
         for T in self.steps:
             self.metrics[f"snn{T}"] = _Accuracies(datamodule.num_classes)
             self.metrics[f"twin{T}"] = _Accuracies(datamodule.num_classes)
-            self.metrics[f"rate{T}"] = MeanMetric()
-        self.metrics.to(pl_module.device)
+            # In double precision whole numbers of spikes add up exactly, in whatever order they come.
+            self.metrics[f"spikes{T}"] = SumMetric().set_dtype(torch.float64)
+        self.metrics.to(trainer.strategy.root_device)
 
     def _network(self, T: int) -> SpikingNetwork:
         return self.networks[T if self.per_T else self.steps[-1]]
@@ -96,24 +98,25 @@ class ConversionCallback(pl.Callback):
         for run, network in self.networks.items():
             readings = [run] if self.per_T else list(self.steps)
             start = 0
-            for logits_TBK, rates_T in simulate(network, images, run):
+            for logits_TBK, spikes_T in simulate(network, images, run):
                 part = labels[start : start + logits_TBK.shape[1]]
                 start += len(part)
-                sums_TBK, rate_sums_T = logits_TBK.cumsum(0), rates_T.cumsum(0)
+                sums_TBK, spike_sums_T = logits_TBK.cumsum(0), spikes_T.cumsum(0)
                 for T in readings:
                     self.metrics[f"snn{T}"].update(sums_TBK[T - 1], part)  # type: ignore[operator]
-                    self.metrics[f"rate{T}"].update(rate_sums_T[T - 1] / T, weight=len(part))  # type: ignore[operator]
+                    self.metrics[f"spikes{T}"].update(spike_sums_T[T - 1])  # type: ignore[operator]
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Computes, on all processes together, and logs."""
-        ann = self._compute("ann")
+        samples = int(self.metrics["samples"].compute())  # type: ignore[operator]
+        ann = self._compute("ann", samples)
         points = []
         for T in self.steps:
-            point = {"T": T, "warmup": self._network(T).warmup, **self._compute(f"snn{T}")}
-            point["firing_rate"] = float(self.metrics[f"rate{T}"].compute())  # type: ignore[operator]
-            point["quantised_top1"] = self._compute(f"twin{T}")["top1"]
+            point = {"T": T, "warmup": self._network(T).warmup, **self._compute(f"snn{T}", samples)}
+            spikes = float(self.metrics[f"spikes{T}"].compute())  # type: ignore[operator]
+            point["firing_rate"] = spikes / (samples * self._network(T).num_neurons * T)
+            point["quantised_top1"] = self._compute(f"twin{T}", samples)["top1"]
             points.append(point)
-        samples = int(self.metrics["samples"].compute())  # type: ignore[operator]
         self.results = {"ann": ann, "snn": points, "num_eval_samples": samples}
         logged = {"ann/acc": ann["top1"], "ann/acc_top5": ann["top5"]}
         for point in points:
@@ -123,10 +126,10 @@ class ConversionCallback(pl.Callback):
             logged[f"ann/quantised_acc@T={point['T']}"] = point["quantised_top1"]
         pl_module.log_dict(logged, rank_zero_only=True)
 
-    def _compute(self, name: str) -> dict[str, float]:
+    def _compute(self, name: str, samples: int) -> dict[str, float]:
         accuracies = self.metrics[name]
         assert isinstance(accuracies, _Accuracies)
-        return accuracies.compute()
+        return accuracies.compute(samples)
 
     @property
     def evaluated(self) -> SpikingNetwork:
@@ -134,9 +137,16 @@ class ConversionCallback(pl.Callback):
         return self._network(self.steps[-1])
 
 
+@rank_zero_only
+def _print_on_rank_zero(line: str) -> None:
+    print(line, flush=True)
+
+
 class EpochSeed(pl.Callback):
-    """Makes what is random in an epoch (dropout, noise) a function of (seed, epoch), so that a resumed run goes on
-    exactly where the interrupted one would have been."""
+    """Makes what is random in an epoch (dropout, noise) a function of (seed, epoch).
+
+    A resumed run then goes on exactly where the interrupted one would have been.
+    """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -144,6 +154,22 @@ class EpochSeed(pl.Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Seeds torch, which seeds all devices."""
         torch.manual_seed(self.seed * 1_000_003 + trainer.current_epoch)
+
+
+class EpochLine(pl.Callback):
+    """One line for each epoch, where there is no terminal for a progress bar."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Prints on rank 0."""
+        now = time.monotonic()
+        values = ", ".join(f"{name} {float(value):.4f}" for name, value in sorted(trainer.callback_metrics.items()))
+        _print_on_rank_zero(
+            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: {values} ({now - self.started:.1f} s)"
+        )
+        self.started = now
 
 
 class StopOnNaN(pl.Callback):
@@ -161,7 +187,7 @@ class StopOnNaN(pl.Callback):
         """Checks every loss, on an accelerator in groups."""
         self.bad.append(~torch.isfinite(outputs["loss"].detach()))
         last = batch_idx + 1 == trainer.num_training_batches
-        if pl_module.device.type == "cpu" or len(self.bad) == self.every or last:
+        if trainer.strategy.root_device.type == "cpu" or len(self.bad) == self.every or last:
             flags = torch.stack(self.bad).tolist()
             if any(flags):
                 step = trainer.global_step - len(flags) + flags.index(True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.arguments import Parser
 from bench.errors import UserError
 from bench.registry import nearest
 
@@ -33,8 +33,8 @@ Trains, converts, evaluates the SNN at every T and writes runs/.../record.json.
   --logger KIND        wandb (offline without a key), csv or none   [wandb]
   --ckpt last|FILE     resume an interrupted run
   --out DIR            folder of the run                            [runs/...]
-  --overwrite true     begin anew where a run already is
-  --compile true       compile training steps (torch.compile)
+  --overwrite          begin anew where a run already is
+  --compile            compile training steps (torch.compile)
   --config FILE        YAML with any of these; --print_config shows the resolved one
 
 Typed settings of the parts: --model.*, --data.*, --trainer.*; to see them:
@@ -89,7 +89,8 @@ def _fit(arguments: list[str]) -> int:
         settings = parse_fit(arguments)
     except SystemExit as stop:  # --help and --print_config end here
         return int(stop.code or 0)
-    from bench.run import Interrupted, fit
+    from bench.run import fit
+    from bench.trainers import Interrupted
 
     try:
         fit(settings, ["python", "-m", "bench", "fit", *arguments])
@@ -99,13 +100,8 @@ def _fit(arguments: list[str]) -> int:
     return 0
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
-        raise UserError(f"{self.prog.split()[-1]}: {message}")
-
-
-def _parser(command: str) -> _Parser:
-    return _Parser(prog=f"python -m bench {command}", description=COMMANDS[command], allow_abbrev=False)
+def _parser(command: str) -> Parser:
+    return Parser(prog=f"python -m bench {command}", description=COMMANDS[command], allow_abbrev=False)
 
 
 def _evaluate(arguments: list[str]) -> int:

@@ -6,8 +6,9 @@ classes, so that an unknown option is refused with the nearest real one.
 
 from __future__ import annotations
 
-import argparse
+import json
 import re
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +16,9 @@ from typing import Any
 
 import yaml
 
+from bench.arguments import Parser
 from bench.errors import UserError
-from bench.recipes import Recipe, find_recipe
+from bench.recipes import find_recipe
 from bench.registry import lookup, nearest
 
 DEFAULT_STEPS = (1, 2, 4, 8, 16, 32)
@@ -66,13 +68,13 @@ class Settings:
         }
 
 
-def parse_steps(text: str | Sequence[int]) -> tuple[int, ...]:
+def parse_steps(text: str | int | Sequence[int]) -> tuple[int, ...]:
     """``1,2,4`` to increasing integers.
 
     Raises:
         UserError: empty, not integers, below 1, or twice the same.
     """
-    parts = text.split(",") if isinstance(text, str) else [str(part) for part in text]
+    parts = str(text).split(",") if isinstance(text, str | int) else [str(part) for part in text]
     if not all(re.fullmatch(r"\s*\d{1,6}\s*", part) for part in parts) or not all(int(part) for part in parts):
         raise UserError(f"--T {text}: must be time-steps of at least 1 separated by commas, such as 1,2,4,8")
     steps = tuple(sorted({int(part) for part in parts}))
@@ -81,22 +83,25 @@ def parse_steps(text: str | Sequence[int]) -> tuple[int, ...]:
     return steps
 
 
-def _first_stage() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+def _first_stage() -> Parser:
+    parser = Parser(prog="python -m bench fit", add_help=False, allow_abbrev=False)
     for option in ("--method", "--arch", "--data.name", "--recipe", "--config"):
         parser.add_argument(option)
     return parser
 
 
 SHORTHANDS = {"--data": "--data.name", "--max_epochs": "--trainer.max_epochs", "--subset": "--data.subset"}
+SWITCHES = ("--overwrite", "--compile")
 
 
 def expand_shorthands(argv: Sequence[str]) -> list[str]:
-    """``--data digits`` to ``--data.name digits``, and so on."""
+    """``--data digits`` to ``--data.name digits``, a bare ``--compile`` to ``--compile true``, and so on."""
     expanded = []
-    for token in argv:
+    for index, token in enumerate(argv):
         option, equals, value = token.partition("=")
         expanded.append(SHORTHANDS.get(option, option) + equals + value)
+        if token in SWITCHES and (index + 1 == len(argv) or argv[index + 1].startswith("-")):
+            expanded.append("true")
     return expanded
 
 
@@ -107,11 +112,10 @@ def parse_fit(argv: Sequence[str]) -> Settings:
         UserError: anything unknown, missing or of the wrong type.
     """
     arguments = expand_shorthands(argv)
-    try:
-        first, _ = _first_stage().parse_known_args(arguments)
-    except SystemExit as error:
-        raise UserError("an option lacks its value; see python -m bench fit --help") from error
-    chosen = _choices(first)
+    first, _ = _first_stage().parse_known_args(arguments)
+    from_file = read_config(Path(first.config)) if first.config else {}
+    chosen = _choices(first, from_file)
+    rest = _without(arguments, "--config")
     from datamodules import DATA
     from methods import METHODS
 
@@ -119,14 +123,20 @@ def parse_fit(argv: Sequence[str]) -> Settings:
     data = lookup("--data", chosen["data"], DATA)
 
     # From here on torch is needed.
-    from bench.architectures import resolve
+    from bench.architectures import TIMM_PREFIX, resolve
 
     data_class, method_class = data.load(), method.load()
     arch = resolve(chosen["arch"], data_class.arch_family)
-    recipe = find_recipe(chosen["recipe"], chosen["method"], chosen["data"], chosen["arch"])
+    # timm's resnet18 is another net than ours, and must not get its recipe.
+    short = (
+        chosen["arch"] if chosen["arch"].startswith(TIMM_PREFIX) else arch.removeprefix(f"{data_class.arch_family}_")
+    )
+    recipe = find_recipe(chosen["recipe"], chosen["method"], chosen["data"], short)
     parser = _second_stage(method_class, data_class)
-    baseline = _parse(parser, recipe, [])
-    config = _parse(parser, recipe, arguments)
+    recipe_tokens = _tokens(parser, _flatten(recipe.settings), f"recipe {recipe.path}")
+    config_tokens = _tokens(parser, from_file, f"--config {first.config}")
+    baseline = _parse(parser, recipe_tokens)
+    config = _parse(parser, [*recipe_tokens, *config_tokens, *rest])
     settings = Settings(
         method=chosen["method"],
         arch=arch,
@@ -164,15 +174,11 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
     return found
 
 
-def _choices(first: argparse.Namespace) -> dict[str, str]:
-    from_file: dict[str, Any] = {}
-    if first.config:
-        from_file = read_yaml(Path(first.config), "--config")
-    data = from_file.get("data")
+def _choices(first: Namespace, from_file: dict[str, Any]) -> dict[str, str]:
     values = {
         "method": first.method or from_file.get("method"),
         "arch": first.arch or from_file.get("arch") or "resnet20",
-        "data": getattr(first, "data.name") or (data.get("name") if isinstance(data, dict) else data) or "cifar10",
+        "data": getattr(first, "data.name") or from_file.get("data.name") or "cifar10",
         "recipe": first.recipe or from_file.get("recipe") or "",
     }
     if not values["method"]:
@@ -180,29 +186,50 @@ def _choices(first: argparse.Namespace) -> dict[str, str]:
     return {key: str(value) for key, value in values.items()}
 
 
-def read_yaml(path: Path, option: str) -> dict[str, Any]:
-    """Reads a YAML mapping; ``UserError`` names ``option`` where that fails."""
+def _without(arguments: list[str], option: str) -> list[str]:
+    kept: list[str] = []
+    skip = False
+    for token in arguments:
+        if not skip and token != option and not token.startswith(f"{option}="):
+            kept.append(token)
+        skip = token == option and not skip
+    return kept
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Reads the file of ``--config``: any options, nested or with dots, short forms included.
+
+    Returns:
+        Values by full option name.
+
+    Raises:
+        UserError: it cannot be read, or is not a mapping.
+    """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{option} {path}: cannot be read ({str(error).splitlines()[0]})") from error
+        raise UserError(f"--config {path}: cannot be read ({str(error).splitlines()[0]})") from error
     if not isinstance(content, dict):
-        raise UserError(f"{option} {path}: must hold a mapping such as 'model: {{L: 4}}'")
-    return content
+        raise UserError(f"--config {path}: must hold a mapping such as 'model: {{L: 4}}'")
+    flat = _flatten(content)
+    return {SHORTHANDS.get(f"--{key}", f"--{key}")[2:]: value for key, value in flat.items()}
 
 
 def _second_stage(method_class: type, data_class: type) -> Any:
     import pytorch_lightning as pl
     from jsonargparse import ActionConfigFile, ArgumentParser
 
-    parser = ArgumentParser(prog="python -m bench fit", exit_on_error=False, description=method_class.__doc__)
+    summary = (method_class.__doc__ or "").splitlines()[0]
+    parser = ArgumentParser(prog="python -m bench fit", exit_on_error=False, description=summary)
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these options")
     parser.add_argument("--method", type=str, help="see python -m bench list")
     parser.add_argument("--arch", type=str, default="resnet20", help="short name, or timm/<name>")
     parser.add_argument("--data.name", type=str, default="cifar10", help="data set (short form: --data NAME)")
     parser.add_argument("--recipe", type=str, default="", help="name or YAML file; default: the paper's")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--T", type=str, default=",".join(map(str, DEFAULT_STEPS)), help="time-steps to report")
+    parser.add_argument(
+        "--T", type=str | int | list[int], default=",".join(map(str, DEFAULT_STEPS)), help="time-steps to report"
+    )
     parser.add_argument("--logger", choices=["wandb", "csv", "none"], default="wandb", help="wandb is csv and W&B")
     parser.add_argument("--ckpt", type=str, default=None, help="'last' or a file, to resume from")
     parser.add_argument("--out", type=str, default=None, help="folder of the run; default under runs/")
@@ -215,22 +242,31 @@ def _second_stage(method_class: type, data_class: type) -> Any:
     return parser
 
 
-def _parse(parser: Any, recipe: Recipe, arguments: list[str]) -> dict[str, Any]:
+def _tokens(parser: Any, settings: dict[str, Any], origin: str) -> list[str]:
+    """A file's settings as options, so that one parser checks them all by the same types."""
+    tokens = []
+    known = sorted(_option_names(parser))
+    for key, value in settings.items():
+        if key not in known:
+            raise UserError(f"{origin}: unknown setting {key}{nearest(key, known)}")
+        tokens.append(f"--{key}={value if isinstance(value, str) else json.dumps(value)}")
+    try:
+        _parse(parser, tokens)
+    except UserError as error:
+        raise UserError(f"{origin}: {error}") from error
+    return tokens
+
+
+def _parse(parser: Any, arguments: list[str]) -> dict[str, Any]:
     from jsonargparse import ArgumentError
 
     help_asked = any(token in ("-h", "--help") for token in arguments)
-    flat = _flatten(recipe.settings)
-    known = set(_option_names(parser))
-    for key in flat:
-        if key not in known:
-            raise UserError(f"recipe {recipe.path}: unknown setting {key}{nearest(key, known)}")
+    known = sorted(_option_names(parser))
     for token in arguments:
         option = token.partition("=")[0]
         if option.startswith("--") and option[2:] not in known and option not in ("--help", "--print_config"):
             raise UserError(f"{option}: unknown option{nearest(option, [f'--{name}' for name in known])}")
     try:
-        # A recipe's values are checked by the same types as the command line's.
-        parser.set_defaults(flat)
         namespace = parser.parse_args(arguments)
     except ArgumentError as error:
         if help_asked:

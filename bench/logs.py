@@ -15,7 +15,10 @@ from bench.records import Record
 
 
 def make_loggers(kind: str, out: Path, name: str, config: dict[str, Any]) -> list[Logger]:
-    """``csv`` writes ``metrics.csv``; ``wandb`` does so too and logs to W&B; ``none`` writes nothing.
+    """Makes the loggers of a run.
+
+    ``csv`` writes ``csv/version_<n>/metrics.csv``, a new one for each part of a resumed run; ``wandb`` does so too
+    and logs to W&B; ``none`` writes nothing.
 
     Args:
         kind: one of the three.
@@ -25,7 +28,7 @@ def make_loggers(kind: str, out: Path, name: str, config: dict[str, Any]) -> lis
     """
     if kind == "none":
         return []
-    loggers: list[Logger] = [CSVLogger(out, name=None, version="", flush_logs_every_n_steps=1)]
+    loggers: list[Logger] = [CSVLogger(out, name="csv", flush_logs_every_n_steps=1)]
     if kind == "wandb":
         mode = "online" if wandb_reachable() else "offline"
         project = os.environ.get("WANDB_PROJECT", "ann2snn-bench")
@@ -73,6 +76,14 @@ def log_record(loggers: list[Logger], record: Record, path: Path) -> None:
         artifact = wandb.Artifact(f"record-{record.method.name}-{record.arch.name}-{record.data.name}", "record")
         artifact.add_file(str(path), name="record.json")
         logger.experiment.log_artifact(artifact)
+
+
+def finish(loggers: list[Logger]) -> None:
+    """Completes the logs, so that what is on disk is whole when the command ends."""
+    for logger in loggers:
+        logger.finalize("success")
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()
 
 
 def draw_curve(record: Record) -> Any:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from bench.errors import UserError
 from bench.files import write_atomically
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 # Raised whenever the way results are measured changes, so that rows of different protocols never merge.
 PROTOCOL_VERSION = 1
 

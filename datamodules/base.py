@@ -112,7 +112,7 @@ class ImageDataModule(pl.LightningDataModule):
         eval_split: which images are evaluated: ``test``, or ``val`` to choose settings without touching the test set.
     """
 
-    name: ClassVar[str]
+    name: str
     arch_family: ClassVar[str] = "cifar"
     num_classes: ClassVar[int]
     input_shape: ClassVar[tuple[int, int, int]] = (3, 32, 32)

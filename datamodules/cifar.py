@@ -28,7 +28,7 @@ class CIFAR10DataModule(ImageDataModule):
         **kwargs: as for :class:`ImageDataModule`.
     """
 
-    name: ClassVar[str] = "cifar10"
+    name = "cifar10"
     num_classes: ClassVar[int] = 10
     num_test: ClassVar[int] = 10_000
     source: ClassVar[type[CIFAR10]] = CIFAR10

@@ -20,7 +20,7 @@ class DigitsDataModule(ImageDataModule):
     (Alpaydin & Kaynak, 1998, https://doi.org/10.24432/C50P49).
     """
 
-    name: ClassVar[str] = "digits"
+    name = "digits"
     num_classes: ClassVar[int] = 10
     num_test: ClassVar[int] = 360
 

@@ -33,9 +33,14 @@ class ConversionModule(pl.LightningModule):
         weight_decay: on all parameters, thresholds and BN included.
         label_smoothing: of the cross-entropy.
 
+    Attributes:
+        calibration_images: training images that conversion looks at.
+
     Raises:
         UserError: the network has something that cannot be converted; the message names it.
     """
+
+    calibration_images = 0
 
     def __init__(
         self,

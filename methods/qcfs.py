@@ -69,7 +69,7 @@ class QCFS(ConversionModule):
         return QCFSActivation(self.L, self.lambda_init, self.region)
 
     def neuron(self, activation: Activation) -> SpikingNeuron:
-        """theta = lambda, v_0 = theta / 2."""
+        """The paper's: theta = lambda, v_0 = theta / 2."""
         assert isinstance(activation, QCFSActivation)
         return IFNode(activation.threshold, v_init=0.5)
 

@@ -1,7 +1,8 @@
 """Recipes: the papers' training settings, one YAML file for each method, data set and architecture.
 
-``<method>/<data>_<arch>.yaml`` is what ``bench fit`` takes by default; ``<data>_<arch>.<name>.yaml`` is asked for by
-``--recipe <name>``. The comment at the top of each states command, cost and the number to expect.
+``<method>/<data>_<arch>.yaml`` is what ``bench fit`` takes by default, ``<method>/<data>.yaml`` for a net without
+a file of its own; ``<data>_<arch>.<name>.yaml`` is asked for by ``--recipe <name>``. The comment at the top of each
+states command, cost and the number to expect.
 """
 
 from __future__ import annotations
@@ -52,20 +53,27 @@ def all_recipes() -> Iterator[tuple[str, str, Path]]:
 def find_recipe(wanted: str, method: str, data: str, arch: str) -> Recipe:
     """Finds a recipe by name or file; the empty name is the default one.
 
+    Args:
+        wanted: name, YAML file, or nothing.
+        method: name of the method.
+        data: name of the data set.
+        arch: short name of the net.
+
     Raises:
         UserError: there is none of that name for this method, data set and architecture.
     """
     if wanted.endswith((".yaml", ".yml")) or "/" in wanted:
         return read_recipe(Path(wanted))
-    stem = f"{data}_{arch}".replace("/", "-")
-    found = [read_recipe(path) for owner, name, path in all_recipes() if owner == method and name == stem]
-    if not wanted:
-        defaults = [recipe for recipe in found if recipe.path and recipe.path.name == f"{stem}.yaml"]
-        return defaults[0] if defaults else Recipe("default")
+    stems = (f"{data}_{arch}", data)
+    # The net's own files come before those for any net.
+    found = [read_recipe(path) for stem in stems for owner, name, path in all_recipes()
+             if owner == method and name == stem]  # fmt: skip
     for recipe in found:
-        if recipe.name == wanted:
+        if wanted == recipe.name or (not wanted and recipe.path and recipe.path.name.count(".") == 1):
             return recipe
-    names = [recipe.name for recipe in found]
+    if not wanted:
+        return Recipe("default")
+    names = sorted({recipe.name for recipe in found})
     raise UserError(
         f"--recipe {wanted}: {method} has none of that name for {arch} on {data}; "
         f"choose from {', '.join(names) or 'nothing (there is no recipe yet)'}{nearest(wanted, names)}"

@@ -1,0 +1,1 @@
+"""Spiking networks: neurons that unroll time, surgery on networks, simulation."""

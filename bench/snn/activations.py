@@ -62,7 +62,7 @@ def clip_floor_shift(z: Tensor, threshold: Tensor, levels: int, region: Region =
         Bu et al., Optimal ANN-SNN Conversion for High-accuracy and Ultra-low-latency Spiking Neural Networks,
         ICLR 2022, https://arxiv.org/abs/2303.04347
     """
-    output: Tensor = _ClipFloorShift.apply(z, threshold, levels, region == "clip_first")  # type: ignore[no-untyped-call]
+    output: Tensor = _ClipFloorShift.apply(z, threshold, levels, region == "clip_first")
     return output
 
 

@@ -8,6 +8,7 @@ pooling and linear layers never know about time.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ class Clock:
     def unfold(self, x: Tensor) -> Tensor:
         """Views ``[T*B, ...]`` as ``[T, B, ...]``, and a constant ``[B, ...]`` as ``[T, B, ...]`` without a copy."""
         if x.shape[0] == self.T * self.batch:
-            return x.unflatten(0, (self.T, self.batch))
+            return x.view(self.T, self.batch, *x.shape[1:])
         if x.shape[0] == self.batch:
             return x.expand(self.T, *x.shape)
         raise UserError(
@@ -55,8 +56,9 @@ class SpikingNeuron(nn.Module):
     """
 
     causal = True
-    alphabet = "binary"
+    alphabet: Literal["binary", "ternary", "multi"] = "binary"
     levels_per_step = 1
+    reset_rule: Literal["soft", "hard"] = "soft"
     threshold: Tensor
 
     def __init__(self, threshold: Tensor, v_init: float = 0.5) -> None:

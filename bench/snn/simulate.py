@@ -58,13 +58,18 @@ class SpikingNetwork(nn.Module):
         if self.repeat_input:
             x = x.expand(T, *x.shape).flatten(0, 1)
         logits: Tensor = self.net(x)
-        return logits.unflatten(0, (T, self.clock.batch))
+        return logits.view(T, self.clock.batch, *logits.shape[1:])
 
     def twin(self, T: int) -> nn.Module:
         """The quantised network this one would equal after ``T`` steps if all spikes came evenly."""
         net = copy.deepcopy(self.net)
         replace(net, SpikingNeuron, lambda _, neuron: neuron.twin(T))  # type: ignore[operator]
         return net.eval()
+
+    @property
+    def num_neurons(self) -> int:
+        """Neurons of all layers, known after the first pass."""
+        return sum(neuron.size for neuron in self.neurons.values())
 
     @property
     def causal(self) -> bool:
@@ -83,8 +88,8 @@ def simulate(snn: SpikingNetwork, x: Tensor, T: int, image_steps: int | None = N
         image_steps: images times steps in one pass; the default suits the device.
 
     Yields:
-        For each part of the batch, in order: the logits of every counted step ``[T, b, classes]``, and the mean
-        firing rate of each step over all neurons ``[T]``.
+        For each part of the batch, in order: the logits of every counted step ``[T, b, classes]``, and the number of
+        spikes of all neurons and images in each ``[T]``, as integers.
     """
     if T < 1:
         raise UserError(f"T = {T}: must be at least 1")
@@ -92,12 +97,11 @@ def simulate(snn: SpikingNetwork, x: Tensor, T: int, image_steps: int | None = N
     steps = snn.warmup + T
     part = max(1, limit // steps)
     per_pass = max(1, min(steps, limit // part)) if snn.causal else steps
-    for images in x.split(part):
+    for images in torch.split(x, part):
         snn.reset()
-        logits, rates = [], []
+        logits, spikes = [], []
         for start in range(0, steps, per_pass):
             logits.append(snn(images, min(per_pass, steps - start)))
-            spikes = torch.stack([neuron.spike_counts for neuron in snn.neurons.values()]).sum(0)
-            rates.append(spikes / (len(images) * sum(neuron.size for neuron in snn.neurons.values())))
-        yield torch.cat(logits)[snn.warmup :], torch.cat(rates)[snn.warmup :]
+            spikes.append(torch.stack([neuron.spike_counts for neuron in snn.neurons.values()]).sum(0))
+        yield torch.cat(logits)[snn.warmup :], torch.cat(spikes)[snn.warmup :]
     snn.reset()

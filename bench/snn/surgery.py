@@ -10,6 +10,7 @@ import copy
 import operator
 from collections import Counter, OrderedDict
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -50,9 +51,30 @@ _LINEAR_METHODS = {
 _SCALAR_FUNCTIONS = {operator.mul, operator.truediv, operator.floordiv}
 
 
+class _DirectInterpreter(fx.Interpreter):
+    """Calls ``forward`` itself: while a trace is under way, calling a module would be traced."""
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self.fetch_attr(target).forward(*args, **kwargs)
+
+
 class _Tracer(fx.Tracer):
+    """Keeps activations whole, and answers questions about shapes (``if x.shape[-1] < 7``) from an example."""
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, (Activation, SpikingNeuron)) or super().is_leaf_module(m, module_qualified_name)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        graph = fx.Graph()
+        copies: dict[fx.Node, fx.Node] = {}
+        graph.graph_copy(self.graph, copies)
+        graph.output(copies[obj.node])
+        # On the meta device: shapes are all that may be asked about.
+        module = fx.GraphModule(copy.deepcopy(self.root).eval().to("meta"), graph)
+        answer = _DirectInterpreter(module).run(torch.zeros(1, 3, 32, 32, device="meta"))
+        if isinstance(answer, torch.Tensor):
+            raise fx.proxy.TraceError("its forward pass depends on the values of the images")
+        return bool(answer)
 
 
 def trace(net: nn.Module) -> fx.Graph:
@@ -66,6 +88,7 @@ def trace(net: nn.Module) -> fx.Graph:
     except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{type(net).__name__} cannot be converted: torch.fx cannot trace it ({reason})") from error
+    graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
     return graph
 
 

@@ -1,0 +1,221 @@
+"""Records to rows: seeds of one experiment become mean and standard deviation, set beside the papers' numbers."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from decimal import Context, Decimal, localcontext
+
+from bench.leaderboard.match import Badge, Match, badge, find
+from bench.leaderboard.reported import DATASETS, Paper, ReportedRow
+from bench.leaderboard.text import percent
+from bench.records import PROTOCOL_VERSION, Conversion, Protocol, Record
+
+# Rows are ranked by the longest run of at most this many steps, warm-up included, so that a method that looks at the
+# image before it counts does not get those steps for nothing.
+RANK_LATENCY = 8
+ENOUGH_SEEDS = 3
+SPELLING = {ours: theirs for theirs, ours in DATASETS.items()}
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """Mean and sample standard deviation (``None`` for a single seed) over ``n`` seeds, in percent for accuracies."""
+
+    n: int
+    mean: Decimal
+    std: Decimal | None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One T of a row, over the seeds that have it."""
+
+    T: int
+    warmup: int
+    top1: Statistic
+    quantised: Statistic | None
+    firing_rate: Statistic
+    synops: Statistic | None
+    energy_joule: Statistic | None
+    match: Match | None
+    difference: Decimal | None
+    badge: Badge
+
+    @property
+    def latency(self) -> int:
+        """Steps until the answer: T and the warm-up before it."""
+        return self.T + self.warmup
+
+
+@dataclass(frozen=True)
+class Row:
+    """One experiment: everything but the seed is the same."""
+
+    dataset: str
+    arch: str
+    parameters: int
+    macs: int
+    method: str
+    paper: str
+    options: str
+    L: int | None
+    recipe: str
+    recipe_sha256: str
+    protocol: Protocol
+    conversion: Conversion
+    seeds: tuple[int, ...]
+    ann: Statistic
+    cells: tuple[Cell, ...]
+    rank: int | None = None
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """What a reader must know before believing the row."""
+        found = []
+        if len(self.seeds) < ENOUGH_SEEDS:
+            found.append(f"n < {ENOUGH_SEEDS}")
+        if self.protocol.checkpoint_selection != "last":
+            found.append("epoch chosen on the test set, not ranked")
+        if self.protocol.version != PROTOCOL_VERSION:
+            found.append(f"protocol {self.protocol.version}, not ranked")
+        return tuple(found)
+
+    @property
+    def score(self) -> Decimal | None:
+        """What it is ranked by; ``None`` where it is never ranked."""
+        if self.protocol.checkpoint_selection != "last" or self.protocol.version != PROTOCOL_VERSION:
+            return None
+        fast = [cell for cell in self.cells if cell.latency <= RANK_LATENCY]
+        return max(fast, key=lambda cell: (cell.latency, cell.T)).top1.mean if fast else None
+
+    @property
+    def place(self) -> tuple[object, ...]:
+        """Sorts rows: newest protocol, ranked before unranked, best first; then by everything that names a row."""
+        score = self.score
+        names = (self.method, self.recipe, self.recipe_sha256, self.options, _canonical(self.protocol, self.conversion))
+        board = (self.dataset, self.arch, self.parameters, self.macs)
+        return (*board, -self.protocol.version, score is None, -(score or 0), *names)
+
+
+@dataclass(frozen=True)
+class ReportedOnly:
+    """Cells of a printed row that nothing of ours is compared with."""
+
+    paper: str
+    row: ReportedRow
+    top1: dict[str, Decimal]
+
+
+def aggregate(records: Iterable[Record], papers: Sequence[Paper]) -> list[Row]:
+    """Makes sorted, ranked rows; the order of ``records`` does not matter."""
+    groups: dict[tuple[object, ...], list[Record]] = defaultdict(list)
+    for record in records:
+        groups[_identity(record)].append(record)
+    with localcontext(Context(prec=28)):
+        return _ranked([_row(sorted(group, key=lambda r: r.seed), papers) for group in groups.values()])
+
+
+def reported_only(rows: Sequence[Row], papers: Sequence[Paper]) -> list[ReportedOnly]:
+    """Lists what the papers print and no row of ours is compared with, in the order of the files."""
+    used = {(id(cell.match.row), str(cell.T)) for row in rows for cell in row.cells if cell.match is not None}
+    found = []
+    for paper in papers:
+        for row in paper.rows:
+            rest = {steps: top1 for steps, top1 in row.top1.items() if (id(row), steps) not in used}
+            if rest:
+                found.append(ReportedOnly(paper.key, row, rest))
+    return found
+
+
+def _identity(record: Record) -> tuple[object, ...]:
+    # The ledger and the protocol are part of it: seeds that differ there are not repetitions of one experiment.
+    return (
+        record.data.name,
+        *(record.arch.name, record.arch.parameters, record.arch.macs),
+        record.method.name,
+        _options(record),
+        record.recipe.label,
+        record.recipe.sha256,
+        _canonical(record.protocol, record.conversion),
+    )
+
+
+def _options(record: Record) -> str:
+    return json.dumps(record.method.options, sort_keys=True)
+
+
+def _canonical(protocol: Protocol, conversion: Conversion) -> str:
+    # Each seed may convert its own source net, so that net's checksum is no part of the experiment.
+    return protocol.model_dump_json() + conversion.model_dump_json(exclude={"source_sha256"})
+
+
+def _row(group: Sequence[Record], papers: Sequence[Paper]) -> Row:
+    first = group[0]
+    levels = first.method.options.get("L")
+    row = Row(
+        dataset=first.data.name,
+        arch=first.arch.name,
+        parameters=first.arch.parameters,
+        macs=first.arch.macs,
+        method=first.method.name,
+        paper=first.method.paper,
+        options=_options(first),
+        L=levels if type(levels) is int else None,
+        recipe=first.recipe.label,
+        recipe_sha256=first.recipe.sha256,
+        protocol=first.protocol,
+        conversion=first.conversion,
+        seeds=tuple(record.seed for record in group),
+        ann=_accuracy(record.ann.top1 for record in group),
+        cells=(),
+    )
+    steps = sorted({(point.T, point.warmup) for record in group for point in record.snn})
+    return replace(row, cells=tuple(_cell(row, T, warmup, group, papers) for T, warmup in steps))
+
+
+def _cell(row: Row, T: int, warmup: int, group: Sequence[Record], papers: Sequence[Paper]) -> Cell:
+    points = [point for record in group for point in record.snn if (point.T, point.warmup) == (T, warmup)]
+    top1 = _accuracy(point.top1 for point in points)
+    match = find(papers, SPELLING.get(row.dataset, ""), row.arch, row.method, row.L, T, warmup)
+    twins = [point.quantised_top1 for point in points if point.quantised_top1 is not None]
+    synops = [point.synops for point in points if point.synops is not None]
+    energy = [point.energy_joule for point in points if point.energy_joule is not None]
+    return Cell(
+        T=T,
+        warmup=warmup,
+        top1=top1,
+        quantised=_accuracy(twins) if twins else None,
+        firing_rate=_statistic(Decimal(repr(point.firing_rate)) for point in points),
+        synops=_statistic(Decimal(repr(value)) for value in synops) if synops else None,
+        energy_joule=_statistic(Decimal(repr(value)) for value in energy) if energy else None,
+        match=match,
+        difference=None if match is None else top1.mean - match.top1,
+        badge="ours only" if match is None else badge(top1.mean, top1.std, match.top1),
+    )
+
+
+def _accuracy(fractions: Iterable[float]) -> Statistic:
+    return _statistic(percent(fraction) for fraction in fractions)
+
+
+def _statistic(values: Iterable[Decimal]) -> Statistic:
+    # The statistics module adds exactly, so the order of the seeds cannot change the last digit.
+    numbers = list(values)
+    std = statistics.stdev(numbers) if len(numbers) > 1 else None
+    return Statistic(len(numbers), statistics.mean(numbers), std)
+
+
+def _ranked(rows: Sequence[Row]) -> list[Row]:
+    """Sorts, and ranks within data set and net; equal scores share a rank."""
+    scores: dict[tuple[object, ...], list[Decimal]] = defaultdict(list)
+    for row in rows:
+        if row.score is not None:
+            scores[row.place[:4]].append(row.score)
+    return [
+        row if row.score is None else replace(row, rank=1 + sum(s > row.score for s in scores[row.place[:4]]))
+        for row in sorted(rows, key=lambda r: r.place)
+    ]

@@ -1,0 +1,78 @@
+"""``python -m bench leaderboard``: files new records, regenerates the pages, or checks that they are fresh."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bench.errors import UserError
+from bench.files import require_writable, write_atomically
+from bench.leaderboard.aggregate import aggregate, reported_only
+from bench.leaderboard.lines import flat, to_json
+from bench.leaderboard.load import load
+from bench.leaderboard.render import is_generated, render
+from bench.leaderboard.reported import load_reported
+
+
+def run(results: Path, reported: Path, out: Path, check: bool, json_rows: bool, add: Sequence[Path]) -> int:
+    """Everything is read, checked and rendered before anything is written.
+
+    Args:
+        results: folder of committed records; need not exist.
+        reported: folder of the papers' numbers.
+        out: folder of the generated files.
+        check: write nothing; print the names of generated files that are stale, missing or surplus.
+        json_rows: print the rows as JSON; the pages are then written only where ``add`` brings new records.
+        add: records of runs, to be filed under ``results`` first.
+
+    Returns:
+        1 where ``check`` finds something, else 0.
+
+    Raises:
+        UserError: a record or a file of reported numbers is refused; one line for each reason.
+    """
+    if check and add:
+        raise UserError("leaderboard: --check writes nothing, so it cannot be used with --add")
+    filed, new = load(results, add)
+    papers = load_reported(reported)
+    rows = aggregate([*filed, *new], papers)
+    rest = reported_only(rows, papers)
+    files = render(rows, rest, papers)
+    # With --json the standard output belongs to the rows.
+    report = sys.stderr if json_rows else sys.stdout
+    if json_rows:
+        print(to_json(flat(rows, rest)))
+    if check:
+        findings = _differences(out, files)
+        for name, state in findings.items():
+            print(f"{out / name}: {state}", file=report)
+        return 1 if findings else 0
+    if json_rows and not new:
+        return 0
+    if new:
+        require_writable(results)
+    for record in new:
+        record.write(results / record.path())
+        print(f"filed {results / record.path()}", file=report)
+    for name, state in _differences(out, files).items():
+        if state == "surplus":
+            (out / name).unlink()
+        else:
+            write_atomically(out / name, files[name])
+        print(f"{'removed' if state == 'surplus' else 'wrote'} {out / name}", file=report)
+    return 0
+
+
+def _differences(out: Path, files: Mapping[str, str]) -> dict[str, str]:
+    """Compares what is on disk with what should be: names to ``missing``, ``stale`` or ``surplus``."""
+    found = {}
+    for name, content in files.items():
+        path = out / name
+        if not path.is_file():
+            found[name] = "missing"
+        elif path.read_bytes() != content.encode():
+            found[name] = "stale"
+    if out.is_dir():
+        found |= {path.name: "surplus" for path in out.iterdir() if path.name not in files and is_generated(path)}
+    return dict(sorted(found.items()))

@@ -1,0 +1,75 @@
+"""Numbers and strings as the leaderboard shows them: fixed decimals, and nothing that a reader's browser would obey."""
+
+from __future__ import annotations
+
+import re
+from decimal import ROUND_HALF_UP, Decimal, localcontext
+
+from markupsafe import Markup
+
+# Characters that mean something in GitHub's Markdown or in HTML, wherever they stand.
+_SPECIAL = re.compile(r"[&<>|`*\[\]\\~#$@]")
+# Underscores inside a word are inert, as in cifar_resnet20; at its edge they would start emphasis.
+_UNDERSCORE = re.compile(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
+# GitHub turns bare addresses into links.
+_ADDRESS = re.compile(r"(?i)(?<=[a-z])(:)(?=//)|(?<=www)(\.)")
+# Line ends, other control characters, and the marks that reverse or hide text.
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]+")
+# What a spreadsheet would run as a formula.
+_FORMULA = ("=", "+", "-", "@")
+
+
+class Safe(Markup):
+    """Text that is Markdown already and is not escaped again."""
+
+    __slots__ = ()
+
+
+def percent(fraction: float) -> Decimal:
+    """A record's fraction as an exact percentage: the shortest decimal that reads back as the same float."""
+    return Decimal(repr(fraction)).scaleb(2)
+
+
+def fixed(value: Decimal | None, places: int = 2, *, sign: bool = False) -> str:
+    """Rounds half up to a fixed number of decimals; nothing for ``None``; never ``-0.00``."""
+    if value is None:
+        return ""
+    with localcontext(prec=400):
+        rounded = value.quantize(Decimal(1).scaleb(-places), rounding=ROUND_HALF_UP)
+    if rounded.is_zero():
+        rounded = abs(rounded)
+    return f"{rounded:+f}" if sign else f"{rounded:f}"
+
+
+def one_line(text: str, limit: int = 2000) -> str:
+    """Text without line ends and other unseen characters, cut at ``limit``."""
+    line = _UNSEEN.sub(" ", text).strip()
+    return line if len(line) <= limit else line[: limit - 3] + "..."
+
+
+def markdown(value: object) -> Safe:
+    """Escapes any value for one cell of a Markdown table; :class:`Safe` passes, ``None`` is empty."""
+    if value is None:
+        return Safe("")
+    if isinstance(value, Safe):
+        return value
+    text = _SPECIAL.sub(_entity, one_line(str(value)))
+    text = _UNDERSCORE.sub(_entity, text)
+    return Safe(_ADDRESS.sub(_entity, text))
+
+
+def csv_text(value: str) -> str:
+    """A string as a CSV cell: one line that no spreadsheet takes for a formula."""
+    line = one_line(value)
+    return f"'{line}" if line.startswith(_FORMULA) else line
+
+
+def link(label: str, address: str) -> Safe:
+    """A Markdown link to an http address; anything else is shown as text."""
+    if not re.fullmatch(r"https?://[A-Za-z0-9./?=_%~+#-]+", address):
+        return markdown(f"{label} {address}")
+    return Safe(f"[{markdown(label)}]({address})")
+
+
+def _entity(match: re.Match[str]) -> str:
+    return f"&#{ord(match.group(0))};"

@@ -1,0 +1,144 @@
+"""From a trained network to its record: test, measure, write, show."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import Logger
+from rich.console import Console
+from rich.table import Table
+
+from bench import architectures, checkpoints, records
+from bench.callbacks import ConversionCallback
+from bench.files import write_atomically
+from bench.logs import finish, log_record
+from bench.provenance import code_state, environment
+from bench.registry import MethodEntry
+from bench.trainers import make_trainer
+
+
+def evaluate_and_record(
+    model: Any,
+    datamodule: Any,
+    entry: MethodEntry,
+    header: dict[str, Any],
+    steps: tuple[int, ...],
+    trainer_args: dict[str, Any],
+    loggers: list[Logger],
+    out: Path,
+    argv: list[str],
+) -> Path:
+    """Tests in full precision, then writes ``model.safetensors`` and ``record.json`` and prints the table.
+
+    Args:
+        model: a trained method.
+        datamodule: its data.
+        entry: the method's registry line.
+        header: of the checkpoint, with ``epochs`` and, where known, ``seconds`` of training.
+        steps: values of T.
+        trainer_args: ``--trainer.*``.
+        loggers: get metrics, curve and record.
+        out: the run's folder.
+        argv: the command, for the record.
+
+    Returns:
+        The record's path.
+    """
+    started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
+    conversion = ConversionCallback(steps, per_T=entry.per_T)
+    trainer = make_trainer(trainer_args, loggers, [conversion], out, precision="32-true")
+    trainer.test(model, datamodule=datamodule, verbose=False)
+    path = out / "record.json"
+    if not trainer.is_global_zero:
+        return path
+    # Times would make two equal trainings differ in their hash.
+    weights = checkpoints.to_safetensors(
+        model.state_dict(), {key: value for key, value in header.items() if key != "seconds"}
+    )
+    limits = (trainer_args.get("limit_train_batches"), trainer_args.get("limit_test_batches"))
+    record = records.Record(
+        schema_version=records.SCHEMA_VERSION,
+        **_what(model, datamodule, entry, header),
+        protocol=_protocol(model, datamodule, conversion),
+        conversion=_conversion(entry, conversion),
+        ann=records.Accuracy(**conversion.results["ann"]),
+        snn=[records.SnnAccuracy(**point) for point in conversion.results["snn"]],
+        training=records.Training(code=header["code"], epochs=header["epochs"], seconds=header.get("seconds")),
+        code=code_state(),
+        environment=environment(model.device, trainer.world_size, datamodule.num_workers),
+        run=records.Run(argv=argv, started=started, seconds=round(time.monotonic() - clock, 3)),
+        checkpoint=records.Checkpoint(sha256=hashlib.sha256(weights).hexdigest(), format="safetensors"),
+        limited=datamodule.limited or any(limit not in (None, 1.0) for limit in limits),
+    )
+    write_atomically(out / "model.safetensors", weights)
+    record.write(path)
+    log_record(loggers, record, path)
+    finish(loggers)
+    print_result(record, path)
+    return path
+
+
+def _what(model: Any, datamodule: Any, entry: MethodEntry, header: dict[str, Any]) -> dict[str, Any]:
+    recipe = header["recipe"]
+    return {
+        "method": records.Method(name=header["method"], paper=entry.paper, options=recipe["config"]["model"]),
+        "arch": records.Arch(
+            name=header["arch"],
+            parameters=architectures.count_parameters(model.net),
+            macs=architectures.count_macs(model.net, datamodule.input_shape),
+        ),
+        "data": records.Data(
+            name=header["data"], fingerprint=datamodule.fingerprint(), num_classes=datamodule.num_classes
+        ),
+        "recipe": records.Recipe(**recipe, sha256=records.config_sha256(recipe["config"])),
+        "seed": header["seed"],
+    }
+
+
+def _protocol(model: Any, datamodule: Any, conversion: ConversionCallback) -> records.Protocol:
+    return records.Protocol(
+        version=records.PROTOCOL_VERSION,
+        input_coding="direct",
+        readout="rate",
+        reset=next(iter(conversion.evaluated.neurons.values())).reset_rule,
+        checkpoint_selection="last",
+        eval_split=datamodule.eval_split,
+        num_train_samples=len(datamodule.split("train")),
+        num_eval_samples=conversion.results["num_eval_samples"],
+        calibration_images=model.calibration_images,
+        precision="fp32",
+        bn_folded=True,
+    )
+
+
+def _conversion(entry: MethodEntry, conversion: ConversionCallback) -> records.Conversion:
+    neurons = list(conversion.evaluated.neurons.values())
+    return records.Conversion(
+        alphabet=neurons[0].alphabet,
+        levels_per_step=max(neuron.levels_per_step for neuron in neurons),
+        causal=conversion.evaluated.causal,
+        per_T=entry.per_T,
+        retrained=entry.source is None,
+        source_sha256=None,
+    )
+
+
+def print_result(record: records.Record, path: Path) -> None:
+    """The table at the end of a run."""
+    title = f"{record.method.name}, {record.arch.name}, {record.data.name}, {record.recipe.label}, seed {record.seed}"
+    table = Table(title=title)
+    for heading in ("T", "SNN top-1 %", "top-5 %", "quantised ANN %", "firing rate"):
+        table.add_column(heading, justify="right")
+    table.add_row("ANN", f"{100 * record.ann.top1:.2f}", f"{100 * record.ann.top5:.2f}", "", "")
+    for point in record.snn:
+        steps = f"{point.T}" + (f" + {point.warmup}" if point.warmup else "")
+        twin = "" if point.quantised_top1 is None else f"{100 * point.quantised_top1:.2f}"
+        table.add_row(steps, f"{100 * point.top1:.2f}", f"{100 * point.top5:.2f}", twin, f"{point.firing_rate:.4f}")
+    Console(width=None if sys.stdout.isatty() else 100).print(table)
+    limited = " (limited: never ranked)" if record.limited else ""
+    print(f"{record.protocol.num_eval_samples} images{limited}; record: {path}")

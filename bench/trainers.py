@@ -1,0 +1,119 @@
+"""The Trainer as this suite uses it: whole checkpoints, exact resumption, no sampler but ours."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+from bench import checkpoints
+from bench.callbacks import EpochLine
+from bench.errors import UserError
+
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+
+
+class Interrupted(Exception):  # noqa: N818 - a signal is no error
+    """SIGINT or SIGTERM ended the training; ``status`` is the shell's for that signal."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """``last.ckpt`` before the first step and after every epoch, with a header that says what it is.
+
+    Args:
+        folder: where.
+        header: method, architecture, data set, configuration and code of the run.
+        seconds_before: training time up to the checkpoint that is resumed from.
+    """
+
+    def __init__(self, folder: Path, header: dict[str, Any], seconds_before: float = 0.0) -> None:
+        super().__init__(folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
+        self.header, self.seconds_before = header, seconds_before
+        self.started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Training time so far, interruptions left out."""
+        return self.seconds_before + time.monotonic() - self.started
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Saves the start, so that a run interrupted in its first epoch can be resumed as well."""
+        super().on_train_start(trainer, pl_module)
+        if trainer.ckpt_path is None:
+            assert self.dirpath is not None
+            trainer.save_checkpoint(Path(self.dirpath) / LAST)
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: Any) -> None:
+        """Adds the header."""
+        epochs = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
+        checkpoint[checkpoints.HEADER] = {**self.header, "epochs": epochs, "seconds": self.seconds}
+
+
+def quiet() -> None:
+    """Leaves out what Lightning says about itself, and a deprecation inside it that users cannot act on."""
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # Lightning 2.6 with torch 2.15: https://github.com/Lightning-AI/pytorch-lightning/issues/21326
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
+    # Batches are prepared in the training process on purpose: they are cut from memory a whole batch at a time.
+    warnings.filterwarnings("ignore", message=".*does not have many workers")
+    # A folder that holds a run is refused, resumed or overwritten on request before Lightning looks at it.
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty")
+
+
+def make_trainer(
+    arguments: dict[str, Any], loggers: list[Logger], callbacks: list[Callback], out: Path, **fixed: Any
+) -> pl.Trainer:
+    """A Trainer from ``--trainer.*`` and the suite's own choices; a progress bar only where somebody looks.
+
+    Args:
+        arguments: ``--trainer.*``; ``None`` leaves Lightning's default.
+        loggers: may be empty.
+        callbacks: in order.
+        out: the run's folder.
+        **fixed: what the caller decides against ``arguments``.
+    """
+    quiet()
+    options = {key: value for key, value in arguments.items() if value is not None}
+    options = {"enable_progress_bar": sys.stdout.isatty(), "enable_model_summary": False, **options, **fixed}
+    callbacks = [*callbacks, RichProgressBar() if options["enable_progress_bar"] else EpochLine()]
+    return pl.Trainer(
+        **options,
+        logger=loggers or False,
+        callbacks=callbacks,
+        plugins=[checkpoints.AtomicCheckpointIO()],
+        default_root_dir=out,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
+    )
+
+
+def train(trainer: pl.Trainer, model: pl.LightningModule, datamodule: Any, resume: Path | None) -> None:
+    """``Trainer.fit`` with Lightning's ways to end on a signal made one.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM came; the last whole epoch is in the checkpoint.
+    """
+    advice = "the last whole epoch is kept; go on with the same command and --ckpt last"
+    try:
+        trainer.fit(model, datamodule=datamodule, ckpt_path=resume and str(resume), weights_only=True)
+    except SIGTERMException as error:
+        raise Interrupted(f"terminated in epoch {trainer.current_epoch}; {advice}", 143) from error
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise Interrupted(f"interrupted in epoch {trainer.current_epoch}; {advice}", 130) from error
+    if not trainer.state.finished:
+        raise UserError(f"training ended in epoch {trainer.current_epoch} with status {trainer.state.status}")

@@ -1,0 +1,94 @@
+"""The committed data: every record and every file of printed numbers is sound, and the generated pages are fresh."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from bench.leaderboard import run
+from bench.leaderboard.load import load
+from bench.leaderboard.reported import Paper, load_reported, read_paper
+from methods import METHODS
+
+ROOT = Path(__file__).parents[2]
+LEADERBOARDS = ROOT / "leaderboards"
+REPORTED = LEADERBOARDS / "reported"
+CELLS = Path(__file__).with_name("reported_cells.txt")
+
+METHOD_NAMES = {
+    *("qcfs", "opi", "cos", "srp", "rts", "tcl", "rnl", "snnc_lp", "snnc_ap", "snm"),
+    *("burst", "max_norm", "robust_norm", "cs_qcfs", "nq"),
+}
+PRINTED_NETS = {"cifar_vgg16": "VGG-16", "cifar_resnet18": "ResNet-18", "cifar_resnet20": "ResNet-20"}
+# Their released code shows other nets under the same names (see the notes in their files).
+OTHER_NETS = {"deng2021rts", "li2021snnc", "wang2022snm", "han2020rmp", "han2020tsc"}
+
+
+@pytest.fixture(scope="module")
+def papers() -> tuple[Paper, ...]:
+    return load_reported(REPORTED)
+
+
+def test_every_record_is_sound_and_in_its_place() -> None:
+    filed, added = load(LEADERBOARDS / "results")
+    assert not added
+    assert len(filed) == len(list((LEADERBOARDS / "results").rglob("*.json")))
+
+
+def test_generated_pages_are_fresh(capsys: pytest.CaptureFixture[str]) -> None:
+    status = run(LEADERBOARDS / "results", REPORTED, LEADERBOARDS, True, False, [])
+    assert status == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", sorted(REPORTED.iterdir()), ids=lambda path: path.name)
+def test_every_reported_file_is_sound(path: Path) -> None:
+    paper = read_paper(path)
+    rows = [row.model_dump_json(exclude={"note", "also"}) for row in paper.rows]
+    assert len(rows) == len(set(rows)), "a row stands twice"
+    for row in paper.rows:
+        steps = [int(T.rstrip("+")) for T in row.top1]
+        assert steps == sorted(steps), f"{row.method} {row.arch}: T in order"
+    text = path.read_text()
+    assert text == "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+    assert not any(word in text for word in ("/work", ".csv", "shared/"))
+
+
+def test_every_printed_number_is_traceable(papers: tuple[Paper, ...]) -> None:
+    """``reported_cells.txt`` was made from the source tables, not from the files it is compared with."""
+    found: Counter[tuple[str, ...]] = Counter(
+        (paper.key, row.who or row.table or "-", row.dataset, row.arch or "-", row.method, T, str(top1))
+        for paper in papers
+        for row in paper.rows
+        for T, top1 in row.top1.items()
+    )
+    listed = Counter(tuple(line.split("\t")) for line in CELLS.read_text().splitlines())
+    assert not found - listed, "in the files but not in the list"
+    assert not listed - found, "in the list but not in the files"
+
+
+def test_the_list_of_cells_is_sorted() -> None:
+    lines = CELLS.read_text().splitlines()
+    assert lines == sorted(lines)
+
+
+def test_rows_are_called_the_same_as_ours_only_where_they_are(papers: tuple[Paper, ...]) -> None:
+    for paper in papers:
+        for row in paper.rows:
+            assert row.same_as.method in METHOD_NAMES | {None}, paper.key
+            if row.same_as.arch is not None:
+                assert row.arch == PRINTED_NETS[row.same_as.arch], paper.key
+                assert paper.key not in OTHER_NETS
+
+
+def test_one_method_goes_by_one_name_within_a_paper(papers: tuple[Paper, ...]) -> None:
+    for paper in papers:
+        names = {(row.method, row.same_as.method) for row in paper.rows}
+        assert len(names) == len({method for method, _ in names}), paper.key
+
+
+def test_every_method_of_the_suite_has_a_file_for_its_paper(papers: tuple[Paper, ...]) -> None:
+    keys = {paper.key for paper in papers}
+    assert {name: entry.paper for name, entry in METHODS.items() if entry.paper not in keys} == {}
+    assert set(METHODS) <= METHOD_NAMES

@@ -1,0 +1,62 @@
+"""Driving the real command line in this process and in processes of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from bench.cli import main
+
+ROOT = Path(__file__).resolve().parents[2]
+# Small enough for seconds, long enough for two checkpoints.
+TINY = ("--method", "qcfs", "--arch", "resnet20", "--data", "digits", "--subset", "64", "--T", "1,2,4",
+        "--max_epochs", "2", "--logger", "none")  # fmt: skip
+
+
+class Result(NamedTuple):
+    """What a command did."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Away from the checkout, without a W&B key, with one thread per process: two tests may share two cores."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "BENCH_DATA_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+@pytest.fixture
+def bench(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """Runs ``python -m bench ...`` in this process."""
+
+    def run(*arguments: str) -> Result:
+        capsys.readouterr()
+        status = main(list(arguments))
+        captured = capsys.readouterr()
+        return Result(status, captured.out, captured.err)
+
+    return run
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    """Starts ``python -m bench ...`` as a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "bench", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )

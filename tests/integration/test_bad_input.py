@@ -1,0 +1,152 @@
+"""Bad input gets one line, exit status 2, and leaves nothing half-written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY
+
+from bench import checkpoints
+
+FIT = ("fit", "--method", "qcfs", "--data", "digits", "--logger", "none", "--subset", "64", "--max_epochs", "1")
+
+
+def refused(result, *words: str) -> None:
+    assert result.status == 2
+    lines = result.err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), result.err
+    assert not [word for word in words if word not in lines[0]], lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("fti",), ["fti", "fit"]),
+        (("fit",), ["--method"]),
+        (("fit", "--method", "qfcs"), ["qfcs", "did you mean qcfs"]),
+        (("fit", "--method"), ["--method", "expected one argument"]),
+        ((*FIT, "--arch", "resnet21"), ["resnet21", "did you mean resnet20"]),
+        ((*FIT, "--arch", "timm/resnet10"), ["timm/resnet10", "did you mean resnet10t"]),
+        ((*FIT, "--data", "cifar"), ["cifar", "did you mean cifar10"]),
+        ((*FIT, "--model.LL", "4"), ["--model.LL", "--model.L"]),
+        ((*FIT, "--sed", "4"), ["--sed", "--seed"]),
+        ((*FIT, "--model.L", "four"), ["model.L", "four"]),
+        ((*FIT, "--model.L", "0"), ["--model.L 0"]),
+        ((*FIT, "--model.lambda_init", "-1"), ["--model.lambda_init"]),
+        ((*FIT, "--T", "0"), ["--T 0"]),
+        ((*FIT, "--T", "1,two"), ["--T 1,two"]),
+        ((*FIT, "--T", "1,1"), ["--T 1,1"]),
+        ((*FIT, "--T", ""), ["--T"]),
+        ((*FIT, "--seed", "-1"), ["--seed -1"]),
+        ((*FIT, "--recipe", "papr"), ["--recipe papr"]),
+        ((*FIT, "--recipe", "absent.yaml"), ["absent.yaml", "cannot be read"]),
+        ((*FIT, "--config", "absent.yaml"), ["absent.yaml", "cannot be read"]),
+        ((*FIT, "--subset", "5000"), ["--subset 5000", "1437"]),
+        ((*FIT, "--subset", "0"), ["--subset 0"]),
+        ((*FIT, "--data.batch_size", "0"), ["--data.batch_size 0"]),
+        ((*FIT, "--data.val_split", "1437"), ["--data.val_split 1437"]),
+        ((*FIT, "--max_epochs", "0"), ["max_epochs"]),
+        ((*FIT, "--logger", "tensorboard"), ["logger"]),
+        ((*FIT, "--out", "/dev/null/run"), ["/dev/null/run", "cannot be written"]),
+        ((*FIT, "--ckpt", "last"), ["--ckpt last", "no checkpoint"]),
+        ((*FIT, "--ckpt", "absent.ckpt"), ["absent.ckpt", "no such file"]),
+        ((*FIT, "--model.lr", "1e30", "--data.batch_size", "16"), ["not finite", "step "]),
+        (("evaluate",), ["--ckpt"]),
+        (("evaluate", "--ckpt", "absent.ckpt"), ["absent.ckpt", "no such file"]),
+        (("evaluate", "--ckpt", "x", "--Q"), ["--Q"]),
+        (("list", "--all"), ["--all"]),
+        (("fit", "--method", "qcfs", "--data.root", "nowhere", "--logger", "none"), ["--data.root", "BENCH_DATA_DIR"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_refused_in_one_line(bench, arguments, words, monkeypatch):
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("offline")
+
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", offline)
+    refused(bench(*arguments), *words)
+    assert not list(Path().rglob("record.json"))
+
+
+@pytest.fixture
+def trained(bench) -> Path:
+    assert bench("fit", *TINY, "--out", "run").status == 0
+    return Path("run/checkpoints/last.ckpt")
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(bench, trained):
+    before = trained.read_bytes()
+    refused(bench("fit", *TINY, "--out", "run"), "already holds a run", "--ckpt last", "--overwrite")
+    assert trained.read_bytes() == before
+    assert bench("fit", *TINY, "--out", "run", "--overwrite").status == 0
+
+
+@pytest.mark.parametrize("keep", [0, 100, 0.5, 0.99])
+@pytest.mark.parametrize("name", ["checkpoints/last.ckpt", "model.safetensors"])
+def test_truncated_checkpoints(bench, trained, keep, name):
+    file = Path("run") / name
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * keep) if isinstance(keep, float) else keep])
+    refused(bench("evaluate", "--ckpt", str(file), "--logger", "none"), name.split("/")[-1], "damaged")
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(bench):
+    class Bomb:
+        def __reduce__(self):
+            return (Path.touch, (Path("exploded"),))
+
+    torch.save({"state_dict": Bomb()}, "bomb.ckpt")
+    refused(bench("evaluate", "--ckpt", "bomb.ckpt", "--logger", "none"), "bomb.ckpt")
+    assert not Path("exploded").exists()
+
+
+def test_a_foreign_checkpoint(bench):
+    torch.save({"state_dict": {"w": torch.zeros(1)}}, "foreign.ckpt")
+    refused(bench("evaluate", "--ckpt", "foreign.ckpt", "--logger", "none"), "not a checkpoint of this suite")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("--arch", "resnet18"), ["arch cifar_resnet20", "cifar_resnet18"]),
+        (("--seed", "3"), ["seed 0", "3"]),
+        (("--model.L", "2"), ["other settings", "model.L=2"]),
+        (("--max_epochs", "3"), ["other settings", "trainer.max_epochs=3"]),
+    ],
+)
+def test_resuming_with_something_else_is_refused(bench, trained, change, words):
+    arguments = ["fit", *TINY, *change, "--out", "other", "--ckpt", str(trained)]
+    refused(bench(*arguments), *words)
+
+
+def test_another_method_s_checkpoint(bench, trained):
+    content = torch.load(trained, weights_only=True)
+    content[checkpoints.HEADER]["method"] = "other"
+    torch.save(content, trained)
+    refused(bench("fit", *TINY, "--out", "run", "--ckpt", "last"), "method other")
+    refused(bench("evaluate", "--ckpt", str(trained), "--logger", "none"), "other", "choose from")
+
+
+def test_weights_of_another_net(bench, trained):
+    content = torch.load(trained, weights_only=True)
+    content["state_dict"].pop("net.fc.weight")
+    torch.save(content, trained)
+    refused(bench("evaluate", "--ckpt", str(trained), "--logger", "none"), "do not fit")
+
+
+def test_a_negative_threshold_is_refused_at_conversion(bench, trained):
+    content = torch.load(trained, weights_only=True)
+    content["state_dict"]["net.stages.1.0.act2.threshold"].fill_(-0.5)
+    torch.save(content, trained)
+    refused(bench("evaluate", "--ckpt", str(trained), "--logger", "none"), "stages.1.0.act2", "-0.5", "positive")
+
+
+def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(bench, trained):
+    whole = Path("run/model.safetensors").read_bytes()
+    trained.write_bytes(b"PK broken")
+    result = bench("fit", *TINY, "--out", "run", "--ckpt", "last")
+    assert result.status == 0
+    assert "previous.ckpt" in result.err
+    assert Path("run/model.safetensors").read_bytes() == whole

@@ -1,0 +1,32 @@
+"""Two processes count every test image once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from conftest import TINY, start
+
+from bench.records import read_record
+
+DDP = ("--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp")
+
+
+def test_two_processes_measure_what_one_measures(bench):
+    process = start("fit", *TINY, *DDP, "--data.eval_batch_size", "7", "--out", "two")
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert out.count("record: ") == 1, "one process writes and prints"
+    two = read_record(Path("two/record.json"))
+    assert two.environment.world_size == 2 and two.protocol.num_eval_samples == 64
+    assert bench("evaluate", "--ckpt", "two/model.safetensors", "--T", "1,2,4", "--out", "one",
+                 "--logger", "none").status == 0  # fmt: skip
+    one = read_record(Path("one/record.json"))
+    assert (two.ann, two.snn, two.checkpoint) == (one.ann, one.snn, one.checkpoint)
+
+
+def test_a_test_set_that_does_not_divide_is_refused():
+    process = start("fit", *TINY, "--subset", "63", *DDP, "--out", "odd")
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 2, out + err
+    assert "63 evaluation images do not divide over 2 processes" in err
+    assert not Path("odd/record.json").exists()

@@ -1,0 +1,126 @@
+"""The main job from the command line to the record."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, TINY
+
+from bench.records import read_record
+
+
+def without_times(path: Path) -> str:
+    record = json.loads(path.read_text())
+    record.pop("run")
+    record["training"].pop("seconds")
+    return json.dumps(record, sort_keys=True)
+
+
+def test_fit_writes_a_valid_record_a_table_and_weights(bench):
+    result = bench("fit", *TINY, "--out", "run")
+    assert result.status == 0, result.err
+    record = read_record(Path("run/record.json"))
+    assert (record.method.name, record.arch.name, record.data.name) == ("qcfs", "cifar_resnet20", "digits")
+    assert [point.T for point in record.snn] == [1, 2, 4]
+    assert record.limited and record.protocol.num_eval_samples == 64
+    assert record.recipe.overrides == ["data.subset=64", "trainer.max_epochs=2"]
+    assert record.training.epochs == 2
+    assert all(0 < point.firing_rate < 1 for point in record.snn)
+    assert f"{100 * record.ann.top1:.2f}" in result.out and "record: run/record.json" in result.out
+    assert Path("run/model.safetensors").stat().st_size > 1_000_000
+    assert not list(Path("run").rglob("*.tmp"))
+
+
+def test_same_seed_gives_the_same_record_and_another_seed_another(bench):
+    for folder, seed in (("a", "7"), ("b", "7"), ("c", "8")):
+        assert bench("fit", *TINY, "--seed", seed, "--out", folder).status == 0
+    same, again, other = (without_times(Path(folder) / "record.json") for folder in "abc")
+    assert same == again
+    assert json.loads(same)["checkpoint"] != json.loads(other)["checkpoint"]
+
+
+@pytest.mark.parametrize("file", ["checkpoints/last.ckpt", "model.safetensors"])
+def test_evaluate_repeats_what_fit_measured(bench, file):
+    assert bench("fit", *TINY, "--out", "run").status == 0
+    result = bench("evaluate", "--ckpt", f"run/{file}", "--T", "1,2,4,8", "--out", "again", "--logger", "none")
+    assert result.status == 0, result.err
+    old, new = read_record(Path("run/record.json")), read_record(Path("again/record.json"))
+    assert new.ann == old.ann
+    assert new.snn[:3] == old.snn
+    assert new.checkpoint == old.checkpoint
+    assert new.recipe == old.recipe
+    assert (new.training.code, new.training.epochs) == (old.training.code, 2)
+
+
+def test_csv_log_holds_training_and_every_T(bench):
+    arguments = [*TINY[:-1], "csv", "--data.val_split", "32"]
+    assert bench("fit", *arguments, "--out", "run").status == 0
+    rows = list(csv.DictReader(Path("run/csv/version_0/metrics.csv").read_text().splitlines()))
+    keys = {key for row in rows for key, value in row.items() if value}
+    assert {"train/loss", "train/acc", "val/acc", "ann/acc", "snn/acc@T=1", "snn/acc@T=4", "snn/acc_top5@T=2",
+            "snn/firing_rate@T=4", "ann/quantised_acc@T=4"} <= keys  # fmt: skip
+    logged = next(float(row["snn/acc@T=4"]) for row in rows if row["snn/acc@T=4"])
+    assert logged == pytest.approx(read_record(Path("run/record.json")).snn[2].top1)
+
+
+def test_print_config_is_a_config_file_that_repeats_the_run(bench):
+    printed = bench("fit", *TINY, "--model.L", "3", "--print_config")
+    assert printed.status == 0
+    Path("config.yaml").write_text(printed.out)
+    assert bench("fit", *TINY, "--model.L", "3", "--out", "a").status == 0
+    assert bench("fit", "--config", "config.yaml", "--out", "b").status == 0
+    assert without_times(Path("a/record.json")) == without_times(Path("b/record.json"))
+
+
+def test_a_recipe_file_of_ones_own(bench):
+    Path("mine.yaml").write_text("name: mine\nmodel: {L: 2, lambda_init: 1.0}\ntrainer: {max_epochs: 1}\n")
+    arguments = [item for item in TINY if item not in ("--max_epochs", "2")]
+    result = bench("fit", *arguments, "--recipe", "mine.yaml", "--out", "run")
+    assert result.status == 0, result.err
+    record = read_record(Path("run/record.json"))
+    assert record.recipe.name == "mine" and record.recipe.overrides == ["data.subset=64"]
+    assert record.method.options["L"] == 2 and record.training.epochs == 1
+
+
+def test_a_timm_net_works(bench):
+    arguments = [{"resnet20": "timm/resnet10t"}.get(item, item) for item in TINY]
+    result = bench("fit", *arguments, "--model.lambda_init", "1", "--out", "run")
+    assert result.status == 0, result.err
+    assert read_record(Path("run/record.json")).arch.name == "resnet10t"
+
+
+def test_validation_split_can_be_evaluated_and_is_never_ranked(bench):
+    arguments = [item for item in TINY if item not in ("--subset", "64")]
+    result = bench("fit", *arguments, "--trainer.limit_train_batches", "1", "--data.val_split", "200",
+                   "--data.eval_split", "val", "--out", "run")  # fmt: skip
+    assert result.status == 0, result.err
+    record = read_record(Path("run/record.json"))
+    assert record.limited and record.protocol.eval_split == "val"
+    assert record.protocol.num_eval_samples == 200 and record.protocol.num_train_samples == 1437 - 200
+
+
+def test_compiled_steps_train_the_same_weights_by_name(bench):
+    if not torch.compiler.is_compiling and not torch._dynamo.is_dynamo_supported():
+        pytest.skip("torch.compile is not supported here")
+    assert bench("fit", *TINY, "--compile", "--trainer.limit_train_batches", "1", "--out", "run").status == 0
+    assert bench("evaluate", "--ckpt", "run/checkpoints/last.ckpt", "--T", "1", "--logger", "none").status == 0
+
+
+@pytest.mark.slow
+def test_readme_claim_on_digits(bench):
+    result = bench("fit", "--method", "qcfs", "--arch", "resnet20", "--data", "digits", "--logger", "none")
+    assert result.status == 0, result.err
+    record = read_record(next(Path("runs").rglob("record.json")))
+    at_8 = next(point for point in record.snn if point.T == 8)
+    assert at_8.top1 > 0.95 and abs(at_8.top1 - record.ann.top1) <= 0.02
+
+
+@pytest.mark.network
+def test_cifar10_is_downloaded(bench):
+    result = bench("fit", "--method", "qcfs", "--arch", "resnet20", "--subset", "128", "--max_epochs", "1",
+                   "--logger", "none", "--data.root", str(ROOT / "data"))  # fmt: skip
+    assert result.status == 0, result.err

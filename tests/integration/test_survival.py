@@ -1,0 +1,64 @@
+"""A signal during training leaves a checkpoint from which the run goes on to the same result."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from conftest import TINY, start
+
+from bench.records import read_record
+
+# Long enough to be hit in the middle, with random crops, shuffling and the schedule to go wrong on resumption.
+LONG = [item if item != "2" else "6" for item in TINY] + ["--data.batch_size", "8", "--model.lr", "0.01"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    folder = tmp_path_factory.mktemp("whole")
+    process = start("fit", *LONG, "--out", str(folder))
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    return (folder / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "epochs"),
+    [(signal.SIGINT, 130, 2), (signal.SIGTERM, 143, 2), (signal.SIGTERM, 143, 0), (signal.SIGKILL, -9, 1)],
+)
+def test_a_stopped_run_goes_on_to_the_same_weights(bench, uninterrupted, number, status, epochs):
+    out = Path("run")
+    process = start("fit", *LONG, "--logger", "csv", "--out", str(out))
+    deadline = time.monotonic() + 120
+    # The checkpoint of an epoch is written before its line in the log.
+    seen = (lambda: (out / "checkpoints/last.ckpt").exists()) if epochs == 0 else (lambda: _epochs(out) >= epochs)
+    while not seen() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == status, err
+    assert "Traceback" not in err
+    if number != signal.SIGKILL:
+        assert "--ckpt last" in err.strip().splitlines()[-1]
+    assert not (out / "record.json").exists()
+
+    result = bench("fit", *LONG, "--logger", "csv", "--out", str(out), "--ckpt", "last")
+    assert result.status == 0, result.err
+    assert (out / "model.safetensors").read_bytes() == uninterrupted
+    assert read_record(out / "record.json").training.epochs == 6
+    assert _epochs(out) == 6, "every epoch is in the logs once"
+
+
+def _epochs(out: Path) -> int:
+    lines = [line.split(",") for log in out.glob("csv/*/metrics.csv") for line in log.read_text().splitlines()]
+    # Header lines name the column; the line of an evaluation leaves it empty.
+    positions = [line.index("train/loss") if "train/loss" in line else None for line in lines]
+    count, column = 0, None
+    for line, position in zip(lines, positions, strict=True):
+        if position is not None:
+            column = position
+        elif column is not None and len(line) > column:
+            count += bool(line[column])
+    return count

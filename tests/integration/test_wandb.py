@@ -1,0 +1,73 @@
+"""The offline W&B run holds metrics, the curve as table and picture, and the record as an artifact."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TINY
+
+from bench.logs import wandb_reachable
+
+
+def read_offline_run(folder: Path) -> list[Any]:
+    """All records of the transaction log that ``wandb sync`` would upload.
+
+    The file is a 7-byte head, then LevelDB's log format: blocks of 32 KiB, in them pieces of
+    (checksum, length, kind) and data, where kinds 1 to 4 are a whole record, its first, a middle and its last piece.
+    """
+    from wandb.proto import wandb_internal_pb2
+
+    data = next(folder.glob("wandb/offline-run-*/*.wandb")).read_bytes()
+    assert data[:4] == b":W&B"
+    position, pieces, records = 7, b"", []
+    while position + 7 <= len(data):
+        if 32768 - position % 32768 < 7:
+            position += 32768 - position % 32768
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, position)
+        pieces += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(pieces)
+            records.append(record)
+            pieces = b""
+    return records
+
+
+def test_offline_run_is_complete(bench):
+    result = bench("fit", *TINY[:-1], "wandb", "--out", "run")
+    assert result.status == 0, result.err
+    records = read_offline_run(Path("run"))
+    history: dict[str, Any] = {}
+    for record in records:
+        for item in record.history.item:
+            history[".".join(item.nested_key) or item.key] = json.loads(item.value_json)
+    accuracy = json.loads(Path("run/record.json").read_text())["snn"][2]["top1"]
+    assert history["snn/acc@T=4"] == pytest.approx(accuracy)
+    assert history["snn/curve._type"] == "table-file"
+    assert history["snn/curve_picture._type"] == "image-file"
+    files = {path.name: path for path in Path("run/wandb").rglob("*") if path.is_file()}
+    table = json.loads(next(path for name, path in files.items() if name.endswith(".table.json")).read_text())
+    assert [row[0] for row in table["data"]] == [1, 2, 4]
+    picture = next(path for name, path in files.items() if name.endswith(".png")).read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    artifacts = [record.request.log_artifact.artifact for record in records if record.request.HasField("log_artifact")]
+    artifacts += [record.artifact for record in records if record.HasField("artifact")]
+    entries = {entry.path: entry for artifact in artifacts if artifact.type == "record"
+               for entry in artifact.manifest.contents}  # fmt: skip
+    assert Path(entries["record.json"].local_path).read_bytes() == Path("run/record.json").read_bytes()
+    config = next(record.run.config for record in records if record.HasField("run"))
+    assert {update.key for update in config.update} >= {"method", "arch", "model"}
+    assert Path("run/csv/version_0/metrics.csv").exists(), "the CSV log is always there"
+
+
+def test_no_key_or_no_network_means_offline(monkeypatch, tmp_path):
+    assert not wandb_reachable()
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    assert not wandb_reachable()

@@ -1,0 +1,92 @@
+"""Precedence, short forms and refusals of the configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.config import differences, expand_shorthands, parse_fit, parse_steps
+from bench.errors import UserError
+
+BASE = ["--method", "qcfs", "--data", "digits"]
+
+
+def test_defaults_then_recipe_then_config_then_options(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("name: r\nmodel: {L: 5, lr: 0.5, momentum: 0.5, lambda_percentile: 50}\n")
+    config = tmp_path / "config.yaml"
+    config.write_text("model: {lr: 0.25, momentum: 0.25, lambda_percentile: null}\n")
+    settings = parse_fit([*BASE, "--recipe", str(recipe), "--config", str(config), "--model.momentum", "0.125"])
+    model = settings.model_args
+    assert (model["weight_decay"], model["L"], model["lr"], model["momentum"]) == (5e-4, 5, 0.25, 0.125)
+    assert settings.recipe == "r"
+    assert model["lambda_percentile"] is None
+    assert settings.overrides == ["model.lambda_percentile=None", "model.lr=0.25", "model.momentum=0.125"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["data: digits\nsubset: 7\nmax_epochs: 3\nT: 1,2\n", "data.name: digits\ndata.subset: 7\n"
+        "trainer.max_epochs: 3\nT: [1, 2]\n",
+     "data: {name: digits, subset: 7}\ntrainer: {max_epochs: 3}\nT: 1,2\n"],
+)  # fmt: skip
+def test_a_config_file_takes_every_form_of_an_option(tmp_path: Path, text: str) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("method: qcfs\n" + text)
+    settings = parse_fit(["--config", str(config)])
+    assert (settings.data, settings.data_args["subset"], settings.trainer_args["max_epochs"]) == ("digits", 7, 3)
+    assert settings.steps == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("model: {LL: 4}", ["model.LL", "model.L"]),
+        ("model: {L: four}", ["model.L", "four"]),
+        ("- 1", ["mapping"]),
+        ("model: {L: 4", ["cannot be read"]),
+    ],
+)
+@pytest.mark.parametrize("kind", ["config", "recipe"])
+def test_bad_files_are_refused_by_name(tmp_path: Path, text: str, words: list[str], kind: str) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(text if kind == "config" or text.startswith("-") else f"name: bad\n{text}")
+    with pytest.raises(UserError) as refusal:
+        parse_fit([*BASE, f"--{kind}", str(file)])
+    message = str(refusal.value)
+    assert "bad.yaml" in message
+    assert "\n" not in message
+    assert all(word in message for word in words), message
+
+
+def test_a_net_of_timm_does_not_get_the_recipe_of_ours() -> None:
+    ours = parse_fit(["--method", "qcfs", "--arch", "cifar_resnet18"])
+    assert (ours.arch, ours.recipe) == ("cifar_resnet18", "paper")
+    theirs = parse_fit(["--method", "qcfs", "--arch", "timm/resnet18"])
+    assert (theirs.arch, theirs.recipe) == ("resnet18", "default")
+
+
+def test_the_hashed_part_knows_no_paths_and_no_seed() -> None:
+    one = parse_fit(["--method", "qcfs", "--seed", "1", "--out", "a", "--data.root", "x", "--data.num_workers", "2"])
+    two = parse_fit(["--method", "qcfs", "--seed", "2", "--out", "b", "--T", "1"])
+    assert one.science() == two.science()
+    assert parse_fit(["--method", "qcfs", "--model.L", "2"]).science() != two.science()
+
+
+def test_short_forms() -> None:
+    assert expand_shorthands(["--data", "digits", "--subset=5", "--compile", "--seed", "1", "--overwrite", "no"]) == [
+        "--data.name", "digits", "--data.subset=5", "--compile", "true", "--seed", "1", "--overwrite", "no",
+    ]  # fmt: skip
+
+
+def test_steps() -> None:
+    assert parse_steps("8, 1,2") == (1, 2, 8)
+    assert parse_steps(4) == (4,)
+    for bad in ("0", "-1", "1.5", "", "a", "1,,2", "2,2", "1;2"):
+        with pytest.raises(UserError, match="--T"):
+            parse_steps(bad)
+
+
+def test_differences_name_the_option() -> None:
+    assert differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": 4}) == ["a.c=3", "d=4"]

@@ -1,0 +1,740 @@
+"""The leaderboard over synthetic records: numbers, badges, ranks, refusals, escaping, and the same bytes every time."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from record_factory import file_record, make_record, point, record_dict, sha
+
+from bench import cli
+from bench.errors import UserError
+from bench.leaderboard import run
+from bench.leaderboard.aggregate import Row, aggregate, reported_only
+from bench.leaderboard.load import load
+from bench.leaderboard.match import badge, find
+from bench.leaderboard.render import render
+from bench.leaderboard.reported import Paper, load_reported, read_paper
+from bench.leaderboard.text import csv_text, fixed, link, markdown, one_line, percent
+from bench.records import Record
+
+ROOT = Path(__file__).parents[2]
+COMMITTED = ROOT / "leaderboards" / "reported"
+
+PAPER = """\
+key: bu2022qcfs
+title: A title
+rows:
+  - method: QCFS
+    dataset: CIFAR-10
+    arch: ResNet-20
+    same_as: {method: qcfs, arch: cifar_resnet20}
+    L: 4
+    kind: own
+    table: Table 1
+    ann_top1: 91.77
+    top1: {2: 73.20, 4: 83.75, 8: 89.50, 512+: 92.412}
+"""
+
+
+def write_papers(folder: Path, *texts: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for text in texts:
+        key = text.splitlines()[0].removeprefix("key: ")
+        (folder / f"{key}.yaml").write_text(text)
+    return folder
+
+
+@pytest.fixture
+def reported(tmp_path: Path) -> Path:
+    return write_papers(tmp_path / "reported", PAPER)
+
+
+@pytest.fixture
+def papers(reported: Path) -> tuple[Paper, ...]:
+    return load_reported(reported)
+
+
+def pages(records: list[Record], papers: tuple[Paper, ...]) -> dict[str, str]:
+    rows = aggregate(records, papers)
+    return render(rows, reported_only(rows, papers), papers)
+
+
+def refusal(results: Path, additions: tuple[Path, ...] = ()) -> list[str]:
+    with pytest.raises(UserError) as caught:
+        load(results, additions)
+    return str(caught.value).splitlines()
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def test_mean_and_sample_deviation_agree_with_an_independent_computation() -> None:
+    accuracies = [0.8311, 0.8379, 0.8402, 0.8333]
+    anns = [0.91, 0.92, 0.93, 0.9177]
+    records = [
+        make_record(k, [point(4, a)], ann__top1=b) for k, (a, b) in enumerate(zip(accuracies, anns, strict=True))
+    ]
+    (row,) = aggregate(records, ())
+    mean = math.fsum(100 * a for a in accuracies) / 4
+    std = math.sqrt(math.fsum((100 * a - mean) ** 2 for a in accuracies) / 3)
+    assert float(row.cells[0].top1.mean) == pytest.approx(mean, abs=1e-10)
+    assert float(row.cells[0].top1.std or 0) == pytest.approx(std, abs=1e-10)
+    assert float(row.ann.mean) == pytest.approx(100 * sum(anns) / 4, abs=1e-10)
+    assert row.seeds == (0, 1, 2, 3)
+
+
+def test_each_T_counts_only_the_seeds_that_have_it(papers: tuple[Paper, ...]) -> None:
+    records = [
+        make_record(0, [point(2, 0.70), point(4, 0.80)]),
+        make_record(1, [point(4, 0.82), point(8, 0.90)]),
+        make_record(2, [point(4, 0.84)]),
+    ]
+    (row,) = aggregate(records, papers)
+    assert [(cell.T, cell.top1.n, cell.top1.mean) for cell in row.cells] == [
+        (2, 1, Decimal(70)),
+        (4, 3, Decimal(82)),
+        (8, 1, Decimal(90)),
+    ]
+    assert [cell.top1.std for cell in row.cells] == [None, Decimal(2), None]
+    text = pages(records, papers)["cifar10.md"]
+    assert "| 70.00 (n=1) | 82.00 ± 2.00 | 90.00 (n=1) |" in text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"arch__parameters": 1},
+        {"arch__macs": 1},
+        {"data__name": "cifar100"},
+        {"method__name": "srp"},
+        {"recipe__overrides": ["a=1"]},
+        {"config": {"other": 1}},
+        {"protocol__num_train_samples": 45_000},
+        {"conversion__causal": False},
+        {"method__options": {"L": 4, "v_init": 0}},
+    ],
+)
+def test_different_experiments_never_merge(change: dict[str, Any]) -> None:
+    assert len(aggregate([make_record(0), make_record(1, **change)], ())) == 2
+
+
+def test_seeds_with_their_own_source_nets_are_one_experiment() -> None:
+    records = [make_record(k, conversion__retrained=False, conversion__source_sha256=sha(str(k))) for k in range(3)]
+    assert [len(row.seeds) for row in aggregate(records, ())] == [3]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [("91.185", "91.19"), ("-0.004", "0.00"), ("0.125", "0.13"), ("1e300", "1" + "0" * 300 + ".00"), ("7", "7.00")],
+)
+def test_display_rounds_half_up_with_fixed_decimals(value: str, text: str) -> None:
+    assert fixed(Decimal(value)) == text
+
+
+def test_percent_is_exact_where_float_arithmetic_is_not() -> None:
+    assert 0.5507 * 100 != 55.07
+    assert percent(0.5507) == Decimal("55.07")
+    assert fixed(Decimal("0.4"), sign=True) == "+0.40"
+    assert fixed(None) == ""
+
+
+# --- badges and matches ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ours", "std", "expected"),
+    [
+        ("91.00", None, "matches"),
+        ("91.50", None, "matches"),
+        ("90.50", "0.01", "matches"),
+        ("91.51", None, "differs"),
+        ("90.4999999", "0.1", "differs"),
+        ("92.00", "0.5", "matches"),
+        ("92.01", "0.5", "differs"),
+        ("90.00", "0.5", "matches"),
+    ],
+)
+def test_badge_edges(ours: str, std: str | None, expected: str) -> None:
+    assert badge(Decimal(ours), Decimal(std) if std else None, Decimal("91.00")) == expected
+
+
+def test_edge_of_half_a_point_survives_the_floats_of_a_record(papers: tuple[Paper, ...]) -> None:
+    # 83.75 is printed; 0.8425 is exactly half a point above, 0.8426 is not.
+    for top1, expected in ((0.8425, "matches"), (0.8325, "matches"), (0.8426, "differs"), (0.8324, "differs")):
+        (row,) = aggregate([make_record(0, [point(4, top1)])], papers)
+        assert row.cells[0].badge == expected, top1
+
+
+def test_ours_only_and_reported_only(papers: tuple[Paper, ...]) -> None:
+    rows = aggregate([make_record(0, [point(4, 0.84), point(16, 0.9)])], papers)
+    assert [cell.badge for cell in rows[0].cells] == ["matches", "ours only"]
+    (rest,) = reported_only(rows, papers)
+    assert list(rest.top1) == ["2", "8", "512+"]
+
+
+def test_a_column_printed_as_at_least_512_is_compared_with_nothing(papers: tuple[Paper, ...]) -> None:
+    (row,) = aggregate([make_record(0, [point(512, 0.9241)])], papers)
+    assert row.cells[0].match is None
+
+
+def match_of(papers: tuple[Paper, ...], **changes: Any) -> tuple[str, str] | None:
+    wanted = {"dataset": "CIFAR-10", "arch": "cifar_resnet20", "method": "qcfs", "levels": 4, "steps": 4, "warmup": 0}
+    found = find(papers, **{**wanted, **changes})
+    return None if found is None else (found.row.kind, found.remark)
+
+
+def test_only_the_same_experiment_is_compared(papers: tuple[Paper, ...]) -> None:
+    assert match_of(papers) == ("own", "")
+    assert match_of(papers, levels=None) == ("own", "the record states no L (paper 4)")
+    for change in (
+        {"levels": 8},
+        {"warmup": 4},
+        {"steps": 16},
+        {"arch": "cifar_resnet18"},
+        {"method": "srp"},
+        {"dataset": "CIFAR-100"},
+    ):
+        assert match_of(papers, **change) is None, change
+
+
+def test_the_authors_own_number_is_preferred_and_replications_are_never_used(tmp_path: Path) -> None:
+    row = "  - {{method: QCFS, dataset: CIFAR-10, {arch}kind: {kind}, {more}top1: {{4: {top1}}}}}\n"
+    same = "same_as: {method: qcfs, arch: cifar_resnet20}, "
+    secondary = row.format(arch=same, kind="secondary", more="L: 4, ", top1="80.00")
+    own = row.format(arch=same, kind="own", more="note: a note, ", top1="81.00")
+    exact = row.format(arch=same, kind="own", more="L: 4, ", top1="82.00")
+    other_net = row.format(arch="arch: ResNet-20, ", kind="own", more="L: 4, ", top1="83.00")
+    again = row.format(arch=same, kind="replication", more="who: them, L: 4, ", top1="84.00")
+    write_papers(tmp_path, "key: replications\nrows:\n" + again)
+    assert match_of(load_reported(tmp_path)) is None
+    write_papers(tmp_path, "key: a\nrows:\n" + secondary + other_net)
+    assert match_of(load_reported(tmp_path)) == ("secondary", "")
+    write_papers(tmp_path, "key: b\nrows:\n" + own)
+    assert match_of(load_reported(tmp_path)) == ("own", "the paper states no L (ours 4); a note")
+    write_papers(tmp_path, "key: c\nrows:\n" + exact)
+    assert match_of(load_reported(tmp_path)) == ("own", "")
+
+
+def test_warm_up_is_compared_and_counted(tmp_path: Path) -> None:
+    text = PAPER.replace("    L: 4\n", "    warmup: 4\n")
+    papers = load_reported(write_papers(tmp_path, text))
+    (row,) = aggregate([make_record(0, [point(4, 0.8375, warmup=4), point(8, 0.9, warmup=0)])], papers)
+    assert [(cell.latency, cell.badge) for cell in row.cells] == [(8, "matches"), (8, "ours only")]
+
+
+# --- ranks -----------------------------------------------------------------------------------------------------------
+
+
+def named(method: str, *points: dict[str, Any], **changes: Any) -> Record:
+    return make_record(0, points, method__name=method, **changes)
+
+
+def ranks(records: list[Record]) -> list[tuple[str, int | None]]:
+    return [(row.method, row.rank) for row in aggregate(records, ())]
+
+
+def test_rank_is_by_the_longest_run_within_eight_steps_of_latency() -> None:
+    records = [
+        named("slow", point(4, 0.70), point(8, 0.80), point(64, 0.99)),
+        named("warm", point(4, 0.75, warmup=4), point(8, 0.95, warmup=4)),
+        named("tied", point(8, 0.80)),
+        named("only_long", point(16, 0.99)),
+    ]
+    assert ranks(records) == [("slow", 1), ("tied", 1), ("warm", 3), ("only_long", None)]
+
+
+def test_the_overview_names_the_first_of_each_net(papers: tuple[Paper, ...]) -> None:
+    text = pages([named("qcfs", point(8, 0.9)), named("second", point(8, 0.8))], papers)["README.md"]
+    assert "| CIFAR-10 | cifar_resnet20 | qcfs | paper | 1 | 8 | 8 | 90.00 | n &#60; 3 |" in text
+    assert "second" not in text.split("## How to read it")[0]
+    assert "| [CIFAR-10](cifar10.md) | 2 | 2 | 1 | 0 | 1 | 3 |" in text
+
+
+def test_best_test_is_shown_marked_and_never_ranked(papers: tuple[Paper, ...]) -> None:
+    records = [
+        named("chosen", point(8, 0.99), protocol__checkpoint_selection="best_test"),
+        named("honest", point(8, 0.80)),
+    ]
+    assert ranks(records) == [("honest", 1), ("chosen", None)]
+    assert "epoch chosen on the test set, not ranked" in pages(records, papers)["cifar10.md"]
+
+
+def test_an_older_protocol_is_apart_and_never_ranked(
+    monkeypatch: pytest.MonkeyPatch, papers: tuple[Paper, ...]
+) -> None:
+    for module in ("aggregate", "render", "load"):
+        monkeypatch.setattr(f"bench.leaderboard.{module}.PROTOCOL_VERSION", 2)
+    records = [named("old", point(8, 0.99)), named("new", point(8, 0.80), protocol__version=2)]
+    assert ranks(records) == [("new", 1), ("old", None)]
+    text = pages(records, papers)["cifar10.md"]
+    new, old = text.split("### cifar_resnet20, protocol 1 (earlier, never ranked)")
+    assert "| new |" in new
+    assert "| old |" in old
+    assert "| old |" not in new
+
+
+def test_few_seeds_are_marked(papers: tuple[Paper, ...]) -> None:
+    two, three = [make_record(k) for k in range(2)], [make_record(k) for k in range(3)]
+    assert aggregate(two, papers)[0].marks == ("n < 3",)
+    assert aggregate(three, papers)[0].marks == ()
+    assert "| n &#60; 3 |" not in pages(three, papers)["cifar10.md"]
+    assert "| n &#60; 3 |" in pages(two, papers)["cifar10.md"]
+
+
+# --- the same bytes --------------------------------------------------------------------------------------------------
+
+
+def many_records() -> list[Record]:
+    records = []
+    for seed in range(3):
+        for method, top1 in (("qcfs", 0.8371), ("srp", 0.8371), ("cos", 0.9)):
+            for data in ("cifar10", "digits"):
+                top = top1 + seed / 1000
+                records.append(make_record(seed, [point(4, top), point(8, top)], method__name=method, data__name=data))
+        records.append(make_record(seed, arch__parameters=1))
+        records.append(make_record(seed, method__options={"L": 8}))
+        records.append(make_record(seed, protocol__checkpoint_selection="best_test"))
+    return records
+
+
+def test_the_order_of_records_does_not_matter() -> None:
+    papers = load_reported(COMMITTED)
+    records = many_records()
+    expected = pages(records, papers)
+    for shuffle in range(5):
+        random.Random(shuffle).shuffle(records)
+        assert pages(records, papers) == expected
+    assert set(expected) >= {"README.md", "cifar10.md", "cifar10.csv", "digits.md", "digits.csv"}
+
+
+def test_the_order_of_files_does_not_matter(tmp_path: Path, reported: Path) -> None:
+    records = [r for r in many_records() if r.protocol.checkpoint_selection == "last" and r.arch.parameters > 1]
+    records = [r for r in records if r.method.options == {"L": 4}]
+    outputs: list[dict[str, bytes]] = []
+    for order in (records, records[::-1]):
+        results, out = tmp_path / f"results{len(outputs)}", tmp_path / f"out{len(outputs)}"
+        for record in order:
+            file_record(results, record)
+        assert run(results, reported, out, False, False, []) == 0
+        outputs.append({path.name: path.read_bytes() for path in out.iterdir()})
+    assert outputs[0] == outputs[1]
+
+
+def test_pages_have_line_feeds_fixed_decimals_and_no_trailing_blanks(papers: tuple[Paper, ...]) -> None:
+    for name, text in pages([make_record(k) for k in range(3)], papers).items():
+        assert "\r" not in text, name
+        assert text.endswith("\n")
+        assert not text.endswith("\n\n")
+        assert all(line == line.rstrip() for line in text.splitlines()), name
+
+
+def test_csv_has_one_line_for_each_T_and_reported_cells_after_them(papers: tuple[Paper, ...]) -> None:
+    lines = list(csv.DictReader(io.StringIO(pages([make_record(k) for k in range(3)], papers)["cifar10.csv"])))
+    assert [(line["T"], line["badge"]) for line in lines] == [
+        ("2", "matches"),
+        ("4", "matches"),
+        ("8", "matches"),
+        ("512+", "reported only"),
+    ]
+    assert lines[3]["reported_top1"] == "92.412", "as printed"
+    third = lines[2]
+    wanted = {"top1": "89.55", "std": "0.00", "n": "3", "seeds": "0 1 2", "reported_top1": "89.50", "causal": "true"}
+    wanted |= {"difference": "+0.05", "quantised_top1": "90.00", "firing_rate": "0.1250", "latency": "8", "L": "4"}
+    assert {key: third[key] for key in wanted} == wanted
+
+
+# --- hostile text ----------------------------------------------------------------------------------------------------
+
+HOSTILE = "<script>alert(1)</script>|x`y`\n# h [a](javascript:x) <img src=x onerror=1> ![i](http://e.org) www.e.org _z_"
+
+
+def assert_inert(page: str) -> None:
+    """Parses a page as a reader's browser would get it: no HTML of its own, and links only where we put them."""
+    tokens = MarkdownIt("commonmark", {"html": True}).enable("table").enable("strikethrough").parse(page)
+    inline = [child for token in tokens for child in token.children or []]
+    assert [t.content.startswith("<!-- Generated") for t in tokens if t.type == "html_block"] == [True]
+    assert not [t for t in inline if t.type in ("html_inline", "image")]
+    targets = [str(t.attrs["href"]) for t in inline if t.type == "link_open"]
+    assert all(target.split(":")[0] == "https" or target.endswith((".md", ".csv", ".yaml")) for target in targets)
+    columns = 0
+    for line in page.splitlines():
+        if line.startswith("|"):
+            columns = columns or line.count("|")
+            assert line.count("|") == columns, line
+        else:
+            columns = 0
+
+
+def test_hostile_strings_of_a_record_are_inert(papers: tuple[Paper, ...]) -> None:
+    record = make_record(0, recipe__overrides=[HOSTILE, "=1+1"], run__argv=[HOSTILE], environment__device=HOSTILE)
+    record = Record.model_validate({**record.model_dump(), "recipe": {**record.recipe.model_dump()}})
+    for name, text in pages([record], papers).items():
+        assert "<script" not in text, name
+        if name.endswith(".md"):
+            assert_inert(text)
+        else:
+            widths = {len(line) for line in csv.reader(io.StringIO(text))}
+            assert len(widths) == 1
+
+
+def test_hostile_strings_of_a_reported_file_are_inert(tmp_path: Path) -> None:
+    text = json.dumps(HOSTILE.replace("\n", " "))
+    hostile = f"""\
+key: evil
+title: {text}
+venue: {text}
+doi: {text}
+code: [{text}, "javascript:alert(1)", "https://e.org/)[x](y"]
+rows:
+  - method: {text}
+    dataset: CIFAR-10
+    arch: {text}
+    kind: own
+    table: "=HYPERLINK(1)"
+    source: {text}
+    note: {text}
+    top1: {{4: 80.00, 5: 81.00, 512+: 82.00}}
+"""
+    papers = load_reported(write_papers(tmp_path, hostile))
+    files = pages([], papers)
+    for name, content in files.items():
+        if name.endswith(".md"):
+            assert_inert(content)
+    line = next(csv.DictReader(io.StringIO(files["cifar10.csv"])))
+    assert line["reported_in"] == "'=HYPERLINK(1)"
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.text(
+        alphabet=st.sampled_from("<>&|`*_[]()!\\~#$@:/.w-+ =\n\r\t\x00\u202e\"'aA1é") | st.characters(), max_size=40
+    )
+)
+@pytest.mark.parametrize("edge", ["", "x"])
+def test_any_text_is_one_inert_cell(edge: str, text: str) -> None:
+    page = f"| a | b |\n| --- | --- |\n| {edge}{markdown(text)}{edge} | y |\n"
+    tokens = MarkdownIt("commonmark", {"html": True}).enable("table").enable("strikethrough").parse(page)
+    cells = [tokens[i + 1] for i, token in enumerate(tokens) if token.type == "td_open"]
+    assert len(cells) == 2
+    assert {child.type for cell in cells for child in cell.children or []} <= {"text", "text_special"}
+    shown = "".join(child.content for child in cells[0].children or [])
+    assert " ".join(shown.split()) == " ".join(f"{edge}{one_line(text)}{edge}".split())
+
+
+def test_emphasis_and_bare_addresses_are_broken_and_names_are_left_alone() -> None:
+    assert markdown("cifar_resnet20 +0.38") == "cifar_resnet20 +0.38"
+    assert markdown("_z_ a_ _b") == "&#95;z&#95; a&#95; &#95;b"
+    assert markdown("https://e.org www.e.org a@e.org") == "https&#58;//e.org www&#46;e.org a&#64;e.org"
+
+
+def test_links_go_to_http_addresses_only() -> None:
+    assert link("code", "https://e.org/a_b") == "[code](https://e.org/a_b)"
+    for address in ("javascript:alert(1)", "https://e.org/) [x](y", "https://e.org/\n", 'https://e.org/"x'):
+        assert "](" not in link("code", address)
+    assert csv_text("@x\ny") == "'@x y"
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"limited": True}, "limited"),
+        ({"code__dirty": True}, "code.dirty"),
+        ({"training__code": {"commit": "a" * 40, "dirty": True}}, "training.code.dirty"),
+        ({"code__commit": "unknown"}, "code.commit is unknown"),
+        ({"training__code": {"commit": "unknown", "dirty": False}}, "training.code.commit is unknown"),
+        ({"protocol__eval_split": "val"}, "eval_split is val"),
+        ({"protocol__version": 99}, "protocol.version 99 is newer"),
+        ({"protocol__num_eval_samples": 9_999}, "num_eval_samples is 9999; the test set has 10000"),
+        ({"data__name": "digits", "protocol__num_eval_samples": 361}, "the test set has 360"),
+        ({"data__name": "imagenet", "protocol__num_eval_samples": 10_000}, "the test set has 50000"),
+        ({"data__name": "mnist"}, "no leaderboard for mnist"),
+    ],
+)
+def test_each_reason_to_refuse(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
+    good = file_record(tmp_path, make_record(7))
+    bad = file_record(tmp_path, make_record(0, **change))
+    (line,) = refusal(tmp_path)
+    assert line.startswith(f"{bad}: ")
+    assert reason in line
+    assert str(good) not in line
+
+
+def test_every_bad_file_is_named(tmp_path: Path) -> None:
+    bad = [file_record(tmp_path, make_record(k, limited=True)) for k in range(3)]
+    assert [line.split(": ")[0] for line in refusal(tmp_path)] == [str(path) for path in bad]
+
+
+def broken(**changes: Any) -> str:
+    return json.dumps(record_dict(**changes))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (broken(schema_version=2), "schema_version"),
+        (broken().replace('"limited": false', '"limited": false, "limited": false'), "duplicate key 'limited'"),
+        (broken().replace("0.732", "NaN"), "NaN"),
+        (broken().replace("0.732", "-Infinity"), "-Infinity"),
+        (broken().replace("0.732", "1e999"), "snn.0.top1"),
+        (broken().replace("0.732", '"0.732"'), "snn.0.top1"),
+        (broken().replace('"limited": false', '"limited": false, "more": 1'), "more"),
+        (broken().replace('"seed": 0', '"seed": -1'), "seed"),
+        (broken(config={"a": 1}).replace('{"a": 1}', '{"a": 2}'), "recipe.sha256"),
+        (broken(arch__name="../evil"), "arch.name"),
+        ("[" * 100_000, "not a readable record"),
+        ("[" * 50_000 + "]" * 50_000, "not a readable record"),
+        ('{"a":' * 2_000 + "1" + "}" * 2_000, "not a readable record"),
+        (" " * 10_000_000, "larger than 1 MB"),
+        ("", "not a readable record"),
+        ("{}", "schema_version"),
+        ("9" * 5_000, "not a readable record"),
+        ('"\ud800"', ""),
+    ],
+    ids=lambda value: value[:20] if isinstance(value, str) else None,
+)
+def test_unreadable_records_are_refused_in_one_line(tmp_path: Path, text: str, reason: str) -> None:
+    path = tmp_path / "cifar10" / "x.json"
+    path.parent.mkdir()
+    path.write_bytes(text.encode(errors="surrogatepass"))
+    (line,) = refusal(tmp_path)
+    assert line.startswith(str(path))
+    assert reason in line
+    assert len(line) <= 400
+
+
+def test_a_record_in_another_place_is_refused(tmp_path: Path) -> None:
+    record = make_record()
+    record.write(tmp_path / "cifar10" / "moved.json")
+    (line,) = refusal(tmp_path)
+    assert f"its content belongs in {record.path()}" in line
+
+
+def test_symbolic_links_and_odd_files_are_refused(tmp_path: Path) -> None:
+    results, outside = tmp_path / "results", tmp_path / "outside"
+    path = file_record(outside, make_record())
+    results.mkdir()
+    (results / "linked").symlink_to(outside)
+    target = results / "cifar100" / "x.json"
+    target.parent.mkdir()
+    target.symlink_to(path)
+    os.mkfifo(results / "pipe.json")
+    assert [(Path(line.split(": ")[0]).name, line.split(": ")[1]) for line in refusal(results)] == [
+        ("x.json", "symbolic links are not allowed among records"),
+        ("linked", "symbolic links are not allowed among records"),
+        ("pipe.json", "not a regular file"),
+    ]
+
+
+def test_one_trained_net_is_not_two_seeds(tmp_path: Path) -> None:
+    same: dict[str, Any] = {"checkpoint__sha256": sha("one net")}
+    file_record(tmp_path, make_record(0, **same))
+    second = file_record(tmp_path, make_record(1, **same))
+    (line,) = refusal(tmp_path)
+    assert line.startswith(f"{second}: checkpoint.sha256: the same trained net")
+
+
+def test_calibrations_of_one_source_net_are_seeds(tmp_path: Path) -> None:
+    for seed in range(2):
+        file_record(tmp_path, make_record(seed, checkpoint__sha256=sha("one"), conversion__retrained=False))
+    assert len(load(tmp_path)[0]) == 2
+
+
+def test_two_test_sets_under_one_name_are_refused(tmp_path: Path) -> None:
+    file_record(tmp_path, make_record(0))
+    file_record(tmp_path, make_record(1, data__fingerprint=sha("another")))
+    (line,) = refusal(tmp_path)
+    assert "another cifar10 test set" in line
+
+
+def test_names_of_files_cannot_break_the_message(tmp_path: Path) -> None:
+    (tmp_path / "a\nerror: forged\x1b[31m.json").write_text("{}")
+    (line,) = refusal(tmp_path)
+    assert "\x1b" not in line
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("key: bu2022qcfs", "key: other", "its name must be other.yaml"),
+        ("title: A title", "titel: A title", "titel"),
+        ("title: A title", "title: A title\ntitle: B", "duplicate key"),
+        ("4: 83.75", "4: 83.75, 4: 83.76", "duplicate key"),
+        ("83.75", "83", "as printed"),
+        ("83.75", ".nan", "as printed"),
+        ("83.75", "183.75", "less than or equal to 100"),
+        ("4: 83.75", "0: 83.75", "top1"),
+        ("cifar_resnet20", "cifar_resnet21", "same_as"),
+        ("dataset: CIFAR-10", "dataset: MNIST", "dataset"),
+        ("dataset: CIFAR-10", "dataset: ImageNet", "32x32"),
+        ("kind: own", "kind: replication", "who"),
+        ("kind: own", "kind: own\n    who: me", "who"),
+        ("kind: own", "kind: replication\n    who: me", "replications"),
+        ("title: A title", "title: &a A title\nvenue: *a", "aliases"),
+        ("title: A title", "title: " + "[" * 50_000, "nesting"),
+        ("title: A title", "title: !!python/object:os.system x", ""),
+        ("title: A title", "title: [unclosed", "not a readable file"),
+        ("title: A title", "title: A\x00title", "not a readable file"),
+        ("title: A title", "title: " + "x" * 2_000_000, "larger than 1 MB"),
+    ],
+)
+def test_bad_reported_files_are_refused_in_one_line(tmp_path: Path, old: str, new: str, reason: str) -> None:
+    assert old in PAPER
+    path = tmp_path / "bu2022qcfs.yaml"
+    path.write_text(PAPER.replace(old, new, 1))
+    if not reason:  # a tag is inert: the loader makes strings only
+        assert read_paper(path).title == "x"
+        return
+    with pytest.raises(UserError) as caught:
+        read_paper(path)
+    (line,) = str(caught.value).splitlines()
+    assert reason in line
+
+
+def test_printed_digits_are_kept(papers: tuple[Paper, ...]) -> None:
+    assert str(papers[0].rows[0].top1["8"]) == "89.50"
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+def test_no_records_at_all(tmp_path: Path, reported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert run(tmp_path / "none", reported, out, False, False, []) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["README.md", "cifar10.csv", "cifar10.md"]
+    assert "No run is filed yet." in (out / "cifar10.md").read_text()
+    capsys.readouterr()
+    assert run(tmp_path / "none", reported, tmp_path / "unwritten", False, True, []) == 0
+    assert not (tmp_path / "unwritten").exists()
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["badge"] for row in rows] == ["reported only"] * 4
+
+
+def test_check_writes_nothing_and_names_stale_missing_and_surplus_files(
+    tmp_path: Path, reported: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results, out = tmp_path / "results", tmp_path / "out"
+    assert run(results, reported, out, True, False, []) == 1
+    assert not out.exists()
+    run(results, reported, out, False, False, [])
+    assert run(results, reported, out, True, False, []) == 0
+    (out / "notes.md").write_text("a person's own file")
+    (out / "digits.md").write_bytes((out / "cifar10.md").read_bytes())
+    (out / "digits.csv").write_bytes((out / "cifar10.csv").read_bytes())
+    (out / "README.md").write_text("edited")
+    (out / "cifar10.csv").unlink()
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    capsys.readouterr()
+    assert run(results, reported, out, True, False, []) == 1
+    names = ["README.md: stale", "cifar10.csv: missing", "digits.csv: surplus", "digits.md: surplus"]
+    assert capsys.readouterr().out.splitlines() == [f"{out}/{name}" for name in names]
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+    assert run(results, reported, out, False, False, []) == 0
+    assert run(results, reported, out, True, False, []) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["README.md", "cifar10.csv", "cifar10.md", "notes.md"]
+
+
+def test_unchanged_files_are_not_rewritten(tmp_path: Path, reported: Path) -> None:
+    results, out = tmp_path / "results", tmp_path / "out"
+    run(results, reported, out, False, False, [])
+    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    inodes = {path.name: path.stat().st_ino for path in out.iterdir()}
+    file_record(results, make_record(data__name="digits"))
+    run(results, reported, out, False, False, [])
+    same = {"cifar10.md", "cifar10.csv"}
+    assert {path.name for path in out.iterdir() if inodes.get(path.name) == path.stat().st_ino} == same
+    assert all((out / name).stat().st_mtime_ns == before[name] for name in same)
+
+
+def test_add_files_a_record_and_regenerates(tmp_path: Path, reported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results, out, record = tmp_path / "results", tmp_path / "out", make_record()
+    record.write(tmp_path / "run" / "record.json")
+    assert run(results, reported, out, False, True, [tmp_path / "run" / "record.json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)[0]["top1"] == 73.2
+    assert f"filed {results / record.path()}" in printed.err
+    assert (results / record.path()).read_text() == record.dumps()
+    assert run(results, reported, out, True, False, []) == 0
+    assert "73.20" in (out / "cifar10.md").read_text()
+    with pytest.raises(UserError, match="already filed"):
+        run(results, reported, out, False, False, [tmp_path / "run" / "record.json"])
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ([{}, {}], "given twice"),
+        ([{}, {"limited": True}], "limited"),
+        ([{"code__dirty": True}], "dirty"),
+        ([{"recipe__overrides": ["x" * 300]}], "too long"),
+    ],
+)
+def test_nothing_is_written_where_an_addition_is_refused(
+    tmp_path: Path, reported: Path, changes: list[dict[str, Any]], reason: str
+) -> None:
+    paths = []
+    for index, change in enumerate(changes):
+        paths.append(tmp_path / f"run{index}" / "record.json")
+        make_record(**change).write(paths[-1])
+    before = snapshot(tmp_path)
+    with pytest.raises(UserError, match=reason):
+        run(tmp_path / "results", reported, tmp_path / "out", False, False, paths)
+    assert snapshot(tmp_path) == before
+
+
+def test_nothing_is_filed_where_rendering_fails(
+    tmp_path: Path, reported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "record.json"
+    make_record().write(path)
+    before = snapshot(tmp_path)
+    monkeypatch.setattr("bench.leaderboard.render.to_csv", lambda lines: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path / "results", reported, tmp_path / "out", False, False, [path])
+    assert snapshot(tmp_path) == before
+
+
+def test_check_and_add_exclude_each_other(tmp_path: Path, reported: Path) -> None:
+    with pytest.raises(UserError, match="--check"):
+        run(tmp_path, reported, tmp_path, True, False, [tmp_path / "record.json"])
+
+
+def test_the_command_line_refuses_with_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["leaderboard", "--results", str(tmp_path / "r"), "--out", str(tmp_path / "o")]
+    assert cli.main([*arguments, "--reported", str(tmp_path / "none")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert cli.main([*arguments, "--reported", str(COMMITTED), "--check"]) == 1
+
+
+def test_nothing_heavy_is_imported() -> None:
+    heavy = "{'torch', 'numpy', 'pandas', 'pytorch_lightning', 'matplotlib', 'timm'}"
+    code = f"import sys, bench.leaderboard; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_rows_sort_totally() -> None:
+    rows: list[Row] = aggregate(many_records(), ())
+    places = [row.place for row in rows]
+    assert len(set(places)) == len(places)
+    assert places == sorted(places)
