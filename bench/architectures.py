@@ -199,13 +199,14 @@ def count_macs(net: nn.Module, input_shape: Sequence[int]) -> int:
 
     kinds = (nn.modules.conv._ConvNd, nn.Linear)
     hooks = [m.register_forward_hook(count) for m in net.modules() if isinstance(m, kinds)]
-    training = net.training
+    modes = {module: module.training for module in net.modules()}
     try:
         with torch.no_grad():
             device = next(net.parameters()).device
             net.eval()(torch.zeros(1, *input_shape, device=device))
     finally:
-        net.train(training)
+        for module, training in modes.items():
+            module.training = training
         for hook in hooks:
             hook.remove()
     return total

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from bench.errors import UserError
 from bench.snn.activations import Activation
+from bench.snn.graph import check_convertible
 from bench.snn.neurons import SpikingNeuron
 from bench.snn.simulate import SpikingNetwork
-from bench.snn.surgery import check_convertible, fold_batch_norm, replace, replace_max_pool, split_norm_act
+from bench.snn.surgery import fold_batch_norm, replace, replace_max_pool, split_norm_act
 
 Batch = tuple[Tensor, Tensor]
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import UserError
+from bench.snn.graph import mixes_constant_input
 from bench.snn.neurons import Clock, SpikingNeuron
-from bench.snn.surgery import mixes_constant_input, replace
+from bench.snn.surgery import replace
 
 # Image-steps in one pass: enough to keep the convolutions busy, few enough to stay in a CPU's cache and far below
 # the memory of an ordinary evaluation batch.

@@ -1,0 +1,205 @@
+"""The dataflow of a network, and the refusal of what cannot be converted.
+
+A network is looked at through ``torch.fx``: whatever is neither linear nor an activation that conversion knows is
+refused by name, because a nonlinearity left as it was gives wrong spikes in silence.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections import Counter
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from bench.errors import UserError
+from bench.snn.activations import Activation
+from bench.snn.neurons import SpikingNeuron
+
+Linear = (nn.modules.conv._ConvNd, nn.Linear)
+BatchNorm = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+# Linear in their input (in evaluation mode), so they commute with the average over time.
+_LINEAR_MODULES = (
+    *Linear,
+    *BatchNorm,
+    nn.AvgPool2d,
+    nn.AdaptiveAvgPool2d,
+    nn.Flatten,
+    nn.Dropout,
+    nn.Dropout2d,
+    nn.Identity,
+    nn.ZeroPad2d,
+    nn.Upsample,
+)
+_ACTIVATIONS = (nn.ReLU, Activation, SpikingNeuron)
+_LINEAR_FUNCTIONS = {
+    operator.add, operator.iadd, operator.sub, operator.isub, operator.getitem, operator.neg, getattr,
+    torch.add, torch.flatten, torch.cat, torch.mean, torch.reshape, torch.permute, torch.transpose,
+    torch.split, torch.chunk, F.avg_pool2d, F.adaptive_avg_pool2d, F.dropout, F.pad,
+}  # fmt: skip
+_LINEAR_METHODS = {
+    "flatten", "view", "reshape", "mean", "contiguous", "permute", "transpose", "add", "add_", "split", "chunk",
+}  # fmt: skip
+# Linear in their first argument while the others do not depend on the image; gates and attention are not.
+_SCALINGS = {operator.truediv, operator.itruediv, torch.div, "div", "div_", F.conv2d, F.linear}
+_PRODUCTS = {operator.mul, operator.imul, torch.mul, "mul", "mul_"}
+
+
+class _DirectInterpreter(fx.Interpreter):
+    """Calls ``forward`` itself: while a trace is under way, calling a module would be traced."""
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self.fetch_attr(target).forward(*args, **kwargs)
+
+
+class _Tracer(fx.Tracer):
+    """Keeps activations whole, and answers questions about shapes (``if x.shape[-1] < 7``) from an example."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, (Activation, SpikingNeuron)) or super().is_leaf_module(m, module_qualified_name)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        graph = fx.Graph()
+        copies: dict[fx.Node, fx.Node] = {}
+        graph.graph_copy(self.graph, copies)
+        graph.output(copies[obj.node])
+        dtype = next(self.root.parameters()).dtype
+        # On the meta device: shapes are all that may be asked about.
+        module = fx.GraphModule(copy.deepcopy(self.root).eval().to("meta"), graph)
+        answer = _DirectInterpreter(module).run(torch.zeros(1, 3, 32, 32, device="meta", dtype=dtype))
+        if isinstance(answer, torch.Tensor):
+            raise fx.proxy.TraceError("its forward pass depends on the values of the images")
+        return bool(answer)
+
+
+def trace(net: nn.Module) -> fx.Graph:
+    """The dataflow of ``net``, with torch's own layers, activations and neurons as nodes.
+
+    Raises:
+        UserError: the forward pass depends on the data, so it cannot be traced.
+    """
+    try:
+        graph: fx.Graph = _Tracer().trace(net)
+    except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{type(net).__name__} cannot be converted: torch.fx cannot trace it ({reason})") from error
+    return graph
+
+
+def _shapes(graph: fx.Graph) -> set[fx.Node]:
+    """Nodes that hold sizes, and what is reckoned from sizes alone; any arithmetic is right there."""
+    shapes: set[fx.Node] = set()
+    for node in graph.nodes:
+        asks = (node.target is getattr and node.args[1] in ("shape", "dtype", "device", "ndim")) or (
+            node.op == "call_method" and node.target in ("size", "dim", "numel")
+        )
+        if asks or (node.all_input_nodes and all(source in shapes for source in node.all_input_nodes)):
+            shapes.add(node)
+    return shapes
+
+
+def _from_image(node: fx.Node, shapes: set[fx.Node]) -> list[fx.Node]:
+    """The inputs of ``node`` that depend on pixels: neither sizes nor parameters."""
+    return [source for source in node.all_input_nodes if source not in shapes and source.op != "get_attr"]
+
+
+def check_convertible(net: nn.Module) -> None:
+    """Refuses what conversion would get wrong.
+
+    Raises:
+        UserError: names the module and the reason: a nonlinearity other than ReLU, a functional one inside a
+            ``forward``, an activation called from several places, or no activation at all.
+    """
+    modules = dict(net.named_modules())
+    calls: Counter[str] = Counter()
+    problems = []
+    graph = trace(net)
+    shapes = _shapes(graph)
+    for node in graph.nodes:
+        module = modules[node.target] if node.op == "call_module" else None
+        if isinstance(module, _ACTIVATIONS):
+            calls[node.target] += 1
+        if node.op == "output" or node in shapes:
+            continue
+        problem = _problem(node, module, shapes)
+        if problem:
+            problems.append(problem)
+    problems += [
+        f"{name} ({type(modules[name]).__name__}) is called from {n} places; give each call a module of its own"
+        for name, n in calls.items()
+        if n > 1
+    ]
+    if not calls:
+        problems.append("it has no nn.ReLU module, so nothing would be replaced")
+    if problems:
+        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise UserError(f"{type(net).__name__} cannot be converted: {'; '.join(problems[:3])}{more}")
+
+
+def _problem(node: fx.Node, module: nn.Module | None, shapes: set[fx.Node]) -> str | None:
+    if module is not None:
+        name = f"{node.target} ({type(module).__name__})"
+        if not isinstance(module, (*_ACTIVATIONS, *_LINEAR_MODULES, nn.MaxPool2d)):
+            return f"{name} has no spiking counterpart"
+        if isinstance(module, BatchNorm) and module.running_mean is None:
+            return f"{name} uses the statistics of the batch, which time is folded into"
+        if getattr(module, "inplace", False) and _read_later(node):
+            return f"{name} works in place on a value that is read again; use its result"
+        return None
+    if node.op not in ("call_function", "call_method"):
+        return None
+    name = node.target if isinstance(node.target, str) else node.target.__name__
+    if not _is_linear(node, shapes):
+        remedy = "; make it an nn.ReLU module of its own" if name in ("relu", "relu_") else ""
+        return f"{_owner(node)} calls the function {name}, which conversion cannot see into{remedy}"
+    if (name.endswith("_") or name in ("iadd", "isub", "imul", "itruediv")) and _read_later(node):
+        return f"{_owner(node)} calls {name} in place on a value that is read again; use its result"
+    return None
+
+
+def _read_later(node: fx.Node) -> bool:
+    """Whether what an in-place operation overwrote is read after it, or its own result is not."""
+    order = {other: index for index, other in enumerate(node.graph.nodes)}
+    source = node.args[0]
+    return not node.users or (
+        isinstance(source, fx.Node) and any(order[user] > order[node] for user in source.users if user is not node)
+    )
+
+
+def _is_linear(node: fx.Node, shapes: set[fx.Node]) -> bool:
+    moving = _from_image(node, shapes)
+    if node.target in _PRODUCTS:
+        return len(moving) < 2
+    if node.target in _SCALINGS:
+        return moving == [node.args[0]]
+    return node.target in (_LINEAR_METHODS if node.op == "call_method" else _LINEAR_FUNCTIONS)
+
+
+def _owner(node: fx.Node) -> str:
+    stack = node.meta.get("nn_module_stack") or {}
+    paths = [path for path, _ in stack.values() if path]
+    return paths[-1] if paths else "the network's forward"
+
+
+def mixes_constant_input(net: nn.Module) -> bool:
+    """Whether a path that is still constant in time meets one that has passed a neuron.
+
+    Pre-activation nets do so: their first shortcut leaves before the first neuron. Such nets need their input
+    repeated for every step; all others let the first neuron begin time.
+    """
+    modules = dict(net.named_modules())
+    graph = trace(net)
+    shapes = _shapes(graph)
+    timed: set[fx.Node] = set()
+    for node in graph.nodes:
+        sources = _from_image(node, shapes)
+        if node.op == "call_module" and isinstance(modules[node.target], SpikingNeuron):
+            timed.add(node)
+        elif any(source in timed for source in sources):
+            if not all(source in timed for source in sources):
+                return True
+            timed.add(node)
+    return False
