@@ -65,7 +65,7 @@ def evaluate_and_record(
         schema_version=records.SCHEMA_VERSION,
         **_what(model, datamodule, entry, header),
         protocol=_protocol(model, datamodule, conversion),
-        conversion=_conversion(entry, conversion),
+        conversion=_conversion(entry, header, conversion),
         ann=records.Accuracy(**conversion.results["ann"]),
         snn=[records.SnnAccuracy(**point) for point in conversion.results["snn"]],
         training=records.Training(code=header["code"], epochs=header["epochs"], seconds=header.get("seconds")),
@@ -116,7 +116,7 @@ def _protocol(model: Any, datamodule: Any, conversion: ConversionCallback) -> re
     )
 
 
-def _conversion(entry: MethodEntry, conversion: ConversionCallback) -> records.Conversion:
+def _conversion(entry: MethodEntry, header: dict[str, Any], conversion: ConversionCallback) -> records.Conversion:
     neurons = list(conversion.evaluated.neurons.values())
     return records.Conversion(
         alphabet=neurons[0].alphabet,
@@ -124,7 +124,7 @@ def _conversion(entry: MethodEntry, conversion: ConversionCallback) -> records.C
         causal=conversion.evaluated.causal,
         per_T=entry.per_T,
         retrained=entry.source is None,
-        source_sha256=None,
+        source_sha256=header["recipe"]["config"].get("source", {}).get("sha256"),
     )
 
 

@@ -6,40 +6,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
-import torch
-
 from bench import architectures, checkpoints, records
+from bench.building import HEADER_VERSION, build, build_trained, check_header
 from bench.callbacks import EpochSeed, StopOnNaN
 from bench.config import Settings, differences
 from bench.errors import UserError
 from bench.files import require_writable
 from bench.logs import make_loggers
 from bench.provenance import code_state
-from bench.registry import lookup
+from bench.registry import ARCHITECTURES
 from bench.results import evaluate_and_record
 from bench.trainers import LAST, PREVIOUS, LastCheckpoint, make_trainer, quiet, train
-from datamodules import DATA
 from methods import METHODS
-
-HEADER_VERSION = 1
-_HEADER_KEYS = {"version", "method", "arch", "data", "seed", "recipe", "code", "epochs"}
-
-
-def build(
-    method: str, arch: str, data: str, model_args: dict[str, Any], data_args: dict[str, Any], seed: int
-) -> tuple[Any, Any]:
-    """Makes method and data module from names and arguments; the weights depend on ``seed`` alone.
-
-    Returns:
-        The method's LightningModule and the data module, loaded.
-    """
-    datamodule = lookup("--data", data, DATA).load()(**data_args)
-    datamodule.seed = seed
-    datamodule.setup()
-    pl.seed_everything(seed, workers=True, verbose=False)
-    net = architectures.create(arch, datamodule.num_classes).to(memory_format=torch.channels_last)
-    return lookup("--method", method, METHODS).load()(net, **model_args), datamodule
 
 
 def fit(settings: Settings, argv: list[str]) -> Path:
@@ -57,6 +35,8 @@ def fit(settings: Settings, argv: list[str]) -> Path:
         Interrupted: a signal ended the training; it can be resumed.
     """
     quiet()
+    if METHODS[settings.method].source:
+        return convert(settings, argv)
     science = settings.science()
     label = "+".join([settings.recipe, *settings.overrides])
     out = settings.out or _default_folder(settings, label)
@@ -74,7 +54,7 @@ def fit(settings: Settings, argv: list[str]) -> Path:
         print(f"note: {settings.method} has no recipe for {settings.arch} on {settings.data}; its defaults are used")
     resume = _find_resume(settings, out / "checkpoints", header)
     model, datamodule = build(
-        settings.method, settings.arch, settings.data, settings.model_args, settings.data_args, settings.seed
+        settings.data, settings.method, settings.arch, settings.model_args, settings.data_args, settings.seed
     )
     seconds = 0.0
     if resume:
@@ -98,6 +78,74 @@ def fit(settings: Settings, argv: list[str]) -> Path:
     return evaluate_and_record(
         model, datamodule, entry, header, settings.steps, settings.trainer_args, loggers, out, argv
     )
+
+
+def convert(settings: Settings, argv: list[str]) -> Path:
+    """Converts a trained net by a method that does not train, evaluates, writes the record.
+
+    Args:
+        settings: ``ckpt`` names the source net; without it the net in the source method's default folder is taken,
+            and trained first where there is none.
+        argv: the command, for the record.
+
+    Returns:
+        The record's path.
+
+    Raises:
+        UserError: the source net is of another method, architecture, data set or seed.
+    """
+    entry = METHODS[settings.method]
+    assert entry.source is not None
+    if settings.ckpt == "last":
+        raise UserError(f"--ckpt last: {settings.method} does not train; give the file of a {entry.source} net")
+    path = Path(settings.ckpt) if settings.ckpt else _source_net(settings, entry.source)
+    weights = checkpoints.read(path)
+    source = check_header(weights.header, path)
+    wanted = {"method": entry.source, "arch": settings.arch, "data": settings.data, "seed": settings.seed}
+    for key, value in wanted.items():
+        if source[key] != value:
+            raise UserError(f"--ckpt {path}: is of {key} {source[key]}, and {settings.method} needs {key} {value}")
+    science = settings.science()
+    science.pop("trainer")
+    # How the source was trained is its own affair, and is recorded with it.
+    science["data"] = {key: science["data"][key] for key in ("name", "subset", "val_split", "eval_split")}
+    science["source"] = {**source["recipe"]["config"], "sha256": weights.sha256}
+    recipe = source["recipe"]
+    overrides = sorted({*recipe["overrides"], *settings.overrides})
+    header = {
+        **source,
+        "method": settings.method,
+        "recipe": {"name": recipe["name"], "overrides": overrides, "config": science},
+        "source": source,
+    }
+    out = settings.out or _default_folder(settings, "+".join([recipe["name"], *overrides]))
+    require_writable(out)
+    model, datamodule = build_trained(header, weights, settings.data_args, path)
+    loggers = make_loggers(settings.logger, out, f"{settings.data}-{settings.arch}-{settings.method}", science)
+    return evaluate_and_record(
+        model, datamodule, entry, header, settings.steps, settings.trainer_args, loggers, out, argv
+    )
+
+
+def _source_net(settings: Settings, source: str) -> Path:
+    command = ["--method", source, "--arch", settings.arch, "--data", settings.data, "--seed", str(settings.seed)]
+    command += ["--logger", settings.logger]
+    if settings.arch not in ARCHITECTURES:
+        command[3] = f"{architectures.TIMM_PREFIX}{settings.arch}"
+    for name in ("subset", "root"):
+        if settings.data_args.get(name) is not None:
+            command += [f"--data.{name}", str(settings.data_args[name])]
+    from bench.config import parse_fit
+
+    first = parse_fit(command)
+    folder = first.out or _default_folder(first, "+".join([first.recipe, *first.overrides]))
+    path = folder / "model.safetensors"
+    if not path.exists():
+        print(f"{settings.method} converts a {source} net and --ckpt names none: training one first, in {folder}")
+        if (folder / "checkpoints" / LAST).exists():
+            first.ckpt = "last"
+        fit(first, ["python", "-m", "bench", "fit", *command])
+    return path
 
 
 def evaluate(
@@ -126,25 +174,12 @@ def evaluate(
     config = header["recipe"]["config"]
     data_args = {key: value for key, value in config["data"].items() if key != "name"}
     data_args |= {key: value for key, value in options.items() if key != "accelerator"}
-    model, datamodule = build(
-        header["method"], header["arch"], header["data"], config["model"], data_args, header["seed"]
-    )
-    try:
-        model.load_state_dict(weights.state)
-    except RuntimeError as error:
-        raise UserError(f"--ckpt {ckpt}: its weights do not fit {header['method']} on {header['arch']}") from error
+    model, datamodule = build_trained(header, weights, data_args, ckpt)
     name = f"evaluate-{header['data']}-{header['arch']}-{header['method']}-seed{header['seed']}"
     loggers = make_loggers(logger, out, name, config)
-    trainer_args = {**config["trainer"], "accelerator": options.get("accelerator", "auto"), "devices": 1}
+    trainer_args = {**config.get("trainer", {}), "accelerator": options.get("accelerator", "auto"), "devices": 1}
     entry = METHODS[header["method"]]
     return evaluate_and_record(model, datamodule, entry, header, steps, trainer_args, loggers, out, argv)
-
-
-def check_header(header: dict[str, Any], ckpt: Path) -> dict[str, Any]:
-    """Refuses a header that this version cannot read."""
-    if not set(header) >= _HEADER_KEYS or header["version"] != HEADER_VERSION:
-        raise UserError(f"--ckpt {ckpt}: written by another version of the suite; use the version that wrote it")
-    return header
 
 
 def _find_resume(settings: Settings, folder: Path, header: dict[str, Any]) -> Path | None:

@@ -1,78 +1,53 @@
-"""The base of all methods: a network with the method's activation, the papers' optimiser, and its conversion."""
+"""The base of all methods: a network with its activations, and how it becomes an SNN."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Sequence
 
 import pytorch_lightning as pl
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.errors import UserError
 from bench.snn.activations import Activation
-from bench.snn.graph import check_convertible
 from bench.snn.neurons import SpikingNeuron
 from bench.snn.simulate import SpikingNetwork
-from bench.snn.surgery import fold_batch_norm, replace, replace_max_pool, split_norm_act
+from bench.snn.surgery import fold_batch_norm, replace
 
 Batch = tuple[Tensor, Tensor]
 
 
 class ConversionModule(pl.LightningModule):
-    """Trains an ANN that is made to be converted, and converts it.
+    """A trained network and its conversion.
 
-    A method gives :meth:`activation` (what stands for ReLU in training) and :meth:`neuron` (what stands for the
-    activation in the SNN); what else it changes, it overrides.
+    A method gives :meth:`neuron` (what stands for each activation in the SNN); where thresholds or weights depend on
+    data or on T, it overrides :meth:`calibrate`. Methods that train derive from
+    :class:`methods.training.TrainingModule`.
 
     Args:
-        net: a network with ``nn.ReLU`` modules; changed in place.
-        lr: learning rate of SGD, decayed to 0 by a cosine over all epochs, stepped per epoch.
-        momentum: of SGD.
-        weight_decay: on all parameters, thresholds and BN included.
-        label_smoothing: of the cross-entropy.
+        net: a network whose nonlinearities are :class:`bench.snn.activations.Activation`.
 
     Attributes:
-        calibration_images: training images that conversion looks at.
-
-    Raises:
-        UserError: the network has something that cannot be converted; the message names it.
+        calibration_images: training images, without augmentation, that conversion looks at; 0 for none.
     """
 
     calibration_images = 0
 
-    def __init__(
-        self,
-        net: nn.Module,
-        lr: float = 0.1,
-        momentum: float = 0.9,
-        weight_decay: float = 5e-4,
-        label_smoothing: float = 0.0,
-    ) -> None:
+    def __init__(self, net: nn.Module) -> None:
         super().__init__()
-        split_norm_act(net)
-        check_convertible(net)
-        replace_max_pool(net)
-        replace(net, nn.ReLU, lambda name, _: self.activation(name))
         self.net = net
-        self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
-        self.label_smoothing = label_smoothing
-        self._step_net: list[Any] = [net]
-
-    def activation(self, name: str) -> Activation:
-        """The training-time activation of the layer called ``name``."""
-        raise NotImplementedError
 
     def neuron(self, activation: Activation) -> SpikingNeuron:
-        """The neuron that replaces a trained activation."""
+        """The neuron that replaces an activation."""
         raise NotImplementedError
 
-    def prepare(self, calibration: Iterable[Batch]) -> None:
-        """Called once before training from scratch, for starts that depend on data."""
+    def calibrate(self, net: nn.Module, calibration: Sequence[Batch], T: int) -> None:
+        """Changes, in place, a copy of the network (BN folded) before its activations are replaced."""
 
-    def convert(self, T: int, calibration: Iterable[Batch]) -> SpikingNetwork:
+    def spiking(self, net: nn.Module) -> SpikingNetwork:
+        """Wraps a network of neurons; two-phase methods say here how many steps come first."""
+        return SpikingNetwork(net)
+
+    def convert(self, T: int, calibration: Sequence[Batch]) -> SpikingNetwork:
         """Builds the SNN; the trained network stays as it is.
 
         Args:
@@ -84,45 +59,15 @@ class ConversionModule(pl.LightningModule):
         """
         net = copy.deepcopy(self.net).eval()
         fold_batch_norm(net)
+        self.calibrate(net, calibration, T)
         replace(net, Activation, lambda _, activation: self.neuron(activation))  # type: ignore[arg-type]
-        return SpikingNetwork(net)
-
-    def compile_step(self) -> None:
-        """Compiles the network for training steps; evaluation stays eager and exact."""
-        # In a list, or Lightning would register the compiled twin and save every weight twice.
-        self._step_net = [torch.compile(self.net)]
+        return self.spiking(net)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``[B, classes]`` of the ANN."""
         logits: Tensor = self.net(x)
         return logits
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Cross-entropy on one batch."""
-        images, labels = batch
-        logits = self._step_net[0](images)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
-        self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(labels))
-        accuracy = (logits.detach().argmax(1) == labels).float().mean()
-        self.log("train/acc", accuracy, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(labels))
-        return loss
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Accuracy on the held-out training images."""
-        images, labels = batch
-        accuracy = (self(images).argmax(1) == labels).float().mean()
-        self.log("val/acc", accuracy, prog_bar=True, sync_dist=True, batch_size=len(labels))
-
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Logits of the ANN; the conversion callback measures it and the SNN."""
         return self(batch[0])  # type: ignore[no-any-return]
-
-    def configure_optimizers(self) -> Any:
-        """SGD with a cosine to 0 over all epochs."""
-        optimizer = torch.optim.SGD(
-            self.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
-        )
-        epochs = self.trainer.max_epochs
-        if not epochs or epochs < 1:
-            raise UserError("--trainer.max_epochs: must be at least 1, the cosine schedule ends there")
-        return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)]

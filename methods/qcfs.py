@@ -30,10 +30,11 @@ from torch import Tensor, nn
 from bench.errors import UserError
 from bench.snn.activations import Activation, QCFSActivation, Region
 from bench.snn.neurons import IFNode, SpikingNeuron
-from methods.base import Batch, ConversionModule
+from methods.base import Batch
+from methods.training import TrainingModule
 
 
-class QCFS(ConversionModule):
+class QCFS(TrainingModule):
     """Quantisation clip-floor-shift (https://arxiv.org/abs/2303.04347).
 
     Args:
@@ -43,7 +44,7 @@ class QCFS(ConversionModule):
         lambda_percentile: start each threshold at this percentile of its layer's positive pre-activations on one batch
             instead, for short recipes.
         region: where the gradient passes; ``clip_first`` is the authors' final code, ``floor_first`` their first.
-        **kwargs: optimiser settings of :class:`methods.base.ConversionModule`.
+        **kwargs: optimiser settings of :class:`methods.training.TrainingModule`.
     """
 
     def __init__(

@@ -23,15 +23,18 @@ class SpikingNetwork(nn.Module):
 
     Args:
         net: a network whose activations are :class:`SpikingNeuron`.
-        warmup: steps run before the first counted one.
+        warmup: steps that come on top of T, as the record and the latency count them.
+        uncounted: steps whose logits are left out of the read-out; ``None`` for ``warmup``.
+        least: steps that a run must have, however small T is.
 
     Raises:
         UserError: ``net`` has no neuron.
     """
 
-    def __init__(self, net: nn.Module, warmup: int = 0) -> None:
+    def __init__(self, net: nn.Module, warmup: int = 0, uncounted: int | None = None, least: int = 1) -> None:
         super().__init__()
-        self.net, self.warmup = net.eval(), warmup
+        self.net, self.warmup, self.least = net.eval(), warmup, least
+        self.uncounted = warmup if uncounted is None else uncounted
         self.clock = Clock()
         self.neurons = {name: m for name, m in net.named_modules() if isinstance(m, SpikingNeuron)}
         if not self.neurons:
@@ -95,7 +98,7 @@ def simulate(snn: SpikingNetwork, x: Tensor, T: int, image_steps: int | None = N
     if T < 1:
         raise UserError(f"T = {T}: must be at least 1")
     limit = image_steps or IMAGE_STEPS.get(x.device.type, IMAGE_STEPS["cuda"])
-    steps = snn.warmup + T
+    steps = max(snn.uncounted + T, snn.least)
     part = max(1, limit // steps)
     per_pass = max(1, min(steps, limit // part)) if snn.causal else steps
     for images in torch.split(x, part):
@@ -104,5 +107,6 @@ def simulate(snn: SpikingNetwork, x: Tensor, T: int, image_steps: int | None = N
         for start in range(0, steps, per_pass):
             logits.append(snn(images, min(per_pass, steps - start)))
             spikes.append(torch.stack([neuron.spike_counts for neuron in snn.neurons.values()]).sum(0))
-        yield torch.cat(logits)[snn.warmup :], torch.cat(spikes)[snn.warmup :]
+        counted = slice(snn.uncounted, snn.uncounted + T)
+        yield torch.cat(logits)[counted], torch.cat(spikes)[counted]
     snn.reset()

@@ -1,0 +1,61 @@
+"""From names, arguments and checkpoints to a method and its data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from bench import architectures
+from bench.checkpoints import Weights
+from bench.errors import UserError
+from bench.registry import lookup
+from datamodules import DATA
+from methods import METHODS
+
+HEADER_VERSION = 1
+_HEADER_KEYS = {"version", "method", "arch", "data", "seed", "recipe", "code", "epochs"}
+
+
+def build(
+    data: str, method: str, arch: str, model_args: dict[str, Any], data_args: dict[str, Any], seed: int
+) -> tuple[Any, Any]:
+    """Makes method and data module from names and arguments; the weights depend on ``seed`` alone.
+
+    Returns:
+        The method's LightningModule and the data module, loaded.
+    """
+    datamodule = lookup("--data", data, DATA).load()(**data_args)
+    datamodule.seed = seed
+    datamodule.setup()
+    pl.seed_everything(seed, workers=True, verbose=False)
+    net = architectures.create(arch, datamodule.num_classes).to(memory_format=torch.channels_last)
+    return lookup("--method", method, METHODS).load()(net, **model_args), datamodule
+
+
+def build_trained(header: dict[str, Any], weights: Weights, data_args: dict[str, Any], ckpt: Path) -> tuple[Any, Any]:
+    """Makes a method with its trained weights, from what its checkpoint says of itself.
+
+    Raises:
+        UserError: the weights do not fit what the header says.
+    """
+    origin = header.get("source", header)
+    args = origin["recipe"]["config"]["model"]
+    model, datamodule = build(header["data"], origin["method"], header["arch"], args, data_args, header["seed"])
+    try:
+        model.load_state_dict(weights.state)
+    except RuntimeError as error:
+        raise UserError(f"--ckpt {ckpt}: its weights do not fit {origin['method']} on {header['arch']}") from error
+    if origin is not header:
+        options = header["recipe"]["config"]["model"]
+        model = lookup("--method", header["method"], METHODS).load()(model.net, **options)
+    return model, datamodule
+
+
+def check_header(header: dict[str, Any], ckpt: Path) -> dict[str, Any]:
+    """Refuses a header that this version cannot read."""
+    if not set(header) >= _HEADER_KEYS or header["version"] != HEADER_VERSION:
+        raise UserError(f"--ckpt {ckpt}: written by another version of the suite; use the version that wrote it")
+    return header

@@ -1,0 +1,87 @@
+"""SRP: eliminating unevenness error by the residual membrane potential.
+
+Hao, Bu, Ding, Huang, Yu: Reducing ANN-SNN Conversion Error through Residual Membrane Potential, AAAI 2023,
+https://arxiv.org/abs/2302.02091
+
+A neuron whose residual potential is negative after tau steps has sent too many spikes: its mean input is (nearly
+always) at most 0, and it should be silent. All layers of a QCFS net run tau steps together; then each neuron stores
+
+    mask = [ v(tau) > eps theta ],   eps = 1e-3,
+
+sets v = theta / 2, and in the T steps that follow integrates, fires and resets as before, but sends mask * theta * s.
+Logits are summed over those T steps only: T as printed excludes tau, the latency is tau + T.
+
+From the paper or its authors' code: tau = 4 on CIFAR, 14 (VGG-16) or 8 (ResNet-34) on ImageNet; eps.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from bench.errors import UserError
+from bench.snn.activations import Activation, QCFSActivation
+from bench.snn.neurons import IFNode, SpikingNeuron
+from bench.snn.simulate import SpikingNetwork
+from methods.base import ConversionModule
+
+
+class SRPNode(IFNode):
+    """IF neuron that is silenced after ``tau`` steps where its residual potential says so.
+
+    Args:
+        threshold: theta.
+        tau: steps before the mask is taken.
+        epsilon: fraction of theta that the residual must exceed.
+    """
+
+    def __init__(self, threshold: Tensor, tau: int, epsilon: float) -> None:
+        super().__init__(threshold, v_init=0.5)
+        self.tau, self.epsilon = tau, epsilon
+        self.elapsed = 0
+        self.mask: Tensor | None = None
+
+    def reset(self) -> None:
+        """Forgets potential, step count and mask."""
+        super().reset()
+        self.elapsed, self.mask = 0, None
+
+    def run(self, x_TBX: Tensor) -> Tensor:
+        """See :class:`bench.snn.neurons.SpikingNeuron`; a pass may end before, at or after ``tau``."""
+        first = max(0, min(len(x_TBX), self.tau - self.elapsed))
+        parts = []
+        if first:
+            parts.append(super().run(x_TBX[:first]))
+        self.elapsed += len(x_TBX)
+        if first < len(x_TBX):
+            if self.mask is None:
+                assert self.v is not None
+                self.mask = self.v > self.epsilon * self.threshold
+                self.v = self.initial(self.v)
+            parts.append(super().run(x_TBX[first:]) * self.mask)
+        return torch.cat(parts)
+
+
+class SRP(ConversionModule):
+    """Residual-membrane-potential masks on a QCFS net (https://arxiv.org/abs/2302.02091).
+
+    Args:
+        net: trained network with QCFS activations.
+        tau: steps before the mask is taken; 0 gives plain QCFS.
+        epsilon: fraction of theta that the residual must exceed.
+    """
+
+    def __init__(self, net: nn.Module, tau: int = 4, epsilon: float = 1e-3) -> None:
+        if tau < 1:
+            raise UserError(f"--model.tau {tau}: must be at least 1")
+        super().__init__(net)
+        self.tau, self.epsilon = tau, epsilon
+
+    def neuron(self, activation: Activation) -> SpikingNeuron:
+        """Theta = lambda, v_0 = theta / 2, and the mask after tau."""
+        assert isinstance(activation, QCFSActivation)
+        return SRPNode(activation.threshold, self.tau, self.epsilon)
+
+    def spiking(self, net: nn.Module) -> SpikingNetwork:
+        """The first tau steps are run and not counted."""
+        return SpikingNetwork(net, warmup=self.tau)

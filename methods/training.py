@@ -1,0 +1,88 @@
+"""The base of methods that train: the papers' optimiser, and their own activation in ReLU's place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.errors import UserError
+from bench.snn.activations import Activation
+from bench.snn.graph import check_convertible
+from bench.snn.surgery import replace, replace_max_pool, split_norm_act
+from methods.base import Batch, ConversionModule
+
+
+class TrainingModule(ConversionModule):
+    """Trains an ANN that is made to be converted.
+
+    A method gives :meth:`activation` (what stands for ReLU in training) beside the base's ``neuron``.
+
+    Args:
+        net: a network with ``nn.ReLU`` modules; changed in place.
+        lr: learning rate of SGD, decayed to 0 by a cosine over all epochs, stepped per epoch.
+        momentum: of SGD.
+        weight_decay: on all parameters, thresholds and BN included.
+        label_smoothing: of the cross-entropy.
+
+    Raises:
+        UserError: the network has something that cannot be converted; the message names it.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        lr: float = 0.1,
+        momentum: float = 0.9,
+        weight_decay: float = 5e-4,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        split_norm_act(net)
+        check_convertible(net)
+        replace_max_pool(net)
+        replace(net, nn.ReLU, lambda name, _: self.activation(name))
+        super().__init__(net)
+        self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
+        self.label_smoothing = label_smoothing
+        self._step_net: list[Any] = [net]
+
+    def activation(self, name: str) -> Activation:
+        """The training-time activation of the layer called ``name``."""
+        raise NotImplementedError
+
+    def prepare(self, calibration: Iterable[Batch]) -> None:
+        """Called once before training from scratch, for starts that depend on data."""
+
+    def compile_step(self) -> None:
+        """Compiles the network for training steps; evaluation stays eager and exact."""
+        # In a list, or Lightning would register the compiled twin and save every weight twice.
+        self._step_net = [torch.compile(self.net)]
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Cross-entropy on one batch."""
+        images, labels = batch
+        logits = self._step_net[0](images)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
+        self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(labels))
+        accuracy = (logits.detach().argmax(1) == labels).float().mean()
+        self.log("train/acc", accuracy, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(labels))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Accuracy on the held-out training images."""
+        images, labels = batch
+        accuracy = (self(images).argmax(1) == labels).float().mean()
+        self.log("val/acc", accuracy, prog_bar=True, sync_dist=True, batch_size=len(labels))
+
+    def configure_optimizers(self) -> Any:
+        """SGD with a cosine to 0 over all epochs."""
+        optimizer = torch.optim.SGD(
+            self.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
+        )
+        epochs = self.trainer.max_epochs
+        if not epochs or epochs < 1:
+            raise UserError("--trainer.max_epochs: must be at least 1, the cosine schedule ends there")
+        return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)]
