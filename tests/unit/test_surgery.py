@@ -114,6 +114,8 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "control flow by item": (lambda: Parts(lambda net, x: x if x.mean().item() > 0 else -x), "."),
     "reciprocal": (lambda: Parts(lambda _, x: 1 / (x + 1)), "truediv"),
     "floor division": (lambda: Parts(lambda _, x: x // 0.5), "floordiv"),
+    "torch.div that rounds": (lambda: Parts(lambda _, x: torch.div(x, 0.5, rounding_mode="floor")), "div"),
+    "x.div that rounds": (lambda: Parts(lambda _, x: x.div(0.5, rounding_mode="trunc")), "div"),
     "weights that depend on data": (lambda: Parts(lambda net, x: F.linear(x, net.conv2(x)[0, 0])), "linear"),
     "F.relu in place, result dropped": (lambda: Parts(_statement(lambda x: F.relu(x, inplace=True))), "relu"),
     "x.relu_() in place, result dropped": (lambda: Parts(_statement(lambda x: x.relu_())), "relu"),
@@ -196,6 +198,8 @@ def test_all_problems_are_counted_and_the_first_three_named() -> None:
         lambda net, x: x[:, :, ::2, ::2],
         lambda net, x: x.view(x.size(0), 4, x.shape[2] * 2, x.shape[3] // 2),
         lambda net, x: net.conv2(x) if x.shape[-1] > 2 else x,
+        lambda net, x: net.conv2(input=x),
+        lambda net, x: F.conv2d(input=x, weight=net.conv2.weight, padding=1),
     ],
 )
 def test_linear_code_is_let_through_and_simulated_right(between: Callable[[Parts, Tensor], Tensor]) -> None:
@@ -348,6 +352,31 @@ def test_batch_norm_with_another_reader_or_caller_is_not_folded() -> None:
         assert torch.allclose(net(x), folded(x), rtol=1e-11, atol=1e-11)
 
 
+class TwoNames(nn.Module):
+    """The convolution has two names and runs under the second; its BN has one; the BN is called by keyword."""
+
+    def __init__(self, keyword: bool) -> None:
+        super().__init__()
+        self.conv, self.bn, self.act = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU()
+        self.body, self.fc = nn.Sequential(self.conv), nn.Linear(4, 5)
+        self.keyword = keyword
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.bn(input=self.conv(x)) if self.keyword else self.bn(self.body(x))
+        return self.fc(self.act(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize("keyword", [False, True])
+def test_batch_norm_is_not_lost_where_its_convolution_has_two_names(keyword: bool) -> None:
+    net = TwoNames(keyword).double().eval()
+    randomise(net, 4)
+    folded = copy.deepcopy(net)
+    fold_batch_norm(folded)
+    x = images_for("resnet20")
+    with torch.no_grad():
+        assert torch.allclose(net(x), folded(x), rtol=1e-11, atol=1e-11)
+
+
 class AddsInPlace(nn.Module):
     """``out.add_(x)`` as a statement: the sum is made without a value being passed on."""
 
@@ -466,6 +495,16 @@ def test_pooled_spikes_are_quarters_after_folding() -> None:
         assert torch.isin(read[layer] * 4, torch.arange(5.0)).all(), layer
 
 
+@pytest.mark.parametrize("name", ["resnet20", "vgg"])
+def test_folding_thresholds_twice_is_folding_them_once(name: str) -> None:
+    """Two users of one net (the cost, the export) must not scale its weights twice."""
+    model, images = named_model(name)
+    snn = model.convert(3, [])
+    expected, _ = _run(snn, images, 3)
+    twice, _ = _run(SpikingNetwork(fold_thresholds(fold_thresholds(snn.net))), images, 3)
+    assert torch.allclose(twice, expected, rtol=1e-10, atol=1e-10)
+
+
 def test_an_identity_shortcut_keeps_its_threshold_as_one_factor() -> None:
     """Of the nine blocks of a ResNet-20, seven have an identity shortcut."""
     model, _ = named_model("resnet20")
@@ -551,6 +590,26 @@ def test_nets_that_mix_constant_and_timed_input_equal_the_reference(
     expected, expected_spikes = step_by_step(model.net, images, T)
     assert torch.allclose(logits, expected, rtol=1e-10, atol=1e-10)
     assert spikes.tolist() == [sum(int(fired[t].sum()) for fired in expected_spikes.values()) for t in range(T)]
+
+
+class SizeOfTheImage(nn.Module):
+    """The batch size is asked of the image and used behind the neurons, as ``view(b, -1)`` often does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.act, self.fc = nn.Conv2d(3, 4, 3, stride=2), nn.ReLU(), nn.Linear(4 * 49, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b = x.shape[0]
+        return self.fc(self.act(self.conv(x)).view(b, -1))
+
+
+def test_a_net_that_asks_the_image_for_the_batch_size_equals_the_reference() -> None:
+    """Behind the neurons a batch is T times as large."""
+    images = images_for("resnet20", batch=2)
+    model = trained(SizeOfTheImage(), images)
+    logits, _ = _run(model.convert(3, []), images, 3)
+    assert torch.allclose(logits, step_by_step(model.net, images, 3)[0], rtol=1e-10, atol=1e-10)
 
 
 # --------------------------------------------------------------------------------------------------- nets of timm
