@@ -157,6 +157,10 @@ def resolve(name: str, family: str) -> str:
     """
     if name.startswith(TIMM_PREFIX):
         bare = name.removeprefix(TIMM_PREFIX)
+        if "." in bare:
+            raise UserError(
+                f"--arch {name}: names pretrained weights, which are not loaded; leave out what follows the dot"
+            )
         if timm.is_model(bare):
             return bare
         raise UserError(f"--arch {name}: timm has no such net{nearest(bare, timm.list_models())}")
@@ -169,9 +173,9 @@ def resolve(name: str, family: str) -> str:
     )
 
 
-def create(name: str, num_classes: int, pretrained: bool = False) -> nn.Module:
-    """Builds a registered net with random (seeded by the caller) or timm's pretrained weights."""
-    net: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_classes)
+def create(name: str, num_classes: int) -> nn.Module:
+    """Builds a registered net; the caller seeds its random weights."""
+    net: nn.Module = timm.create_model(name, num_classes=num_classes)
     return net
 
 

@@ -16,7 +16,6 @@ from datamodules import DATA
 from methods import METHODS
 
 HEADER_VERSION = 1
-_HEADER_KEYS = {"version", "method", "arch", "data", "seed", "recipe", "code", "epochs"}
 
 
 def build(
@@ -43,7 +42,11 @@ def build_trained(header: dict[str, Any], weights: Weights, data_args: dict[str,
     """
     origin = header.get("source", header)
     args = origin["recipe"]["config"]["model"]
-    model, datamodule = build(header["data"], origin["method"], header["arch"], args, data_args, header["seed"])
+    try:
+        model, datamodule = build(header["data"], origin["method"], header["arch"], args, data_args, header["seed"])
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"--ckpt {ckpt}: its settings or the options given do not fit ({reason})") from error
     try:
         model.load_state_dict(weights.state)
     except RuntimeError as error:
@@ -52,10 +55,3 @@ def build_trained(header: dict[str, Any], weights: Weights, data_args: dict[str,
         options = header["recipe"]["config"]["model"]
         model = lookup("--method", header["method"], METHODS).load()(model.net, **options)
     return model, datamodule
-
-
-def check_header(header: dict[str, Any], ckpt: Path) -> dict[str, Any]:
-    """Refuses a header that this version cannot read."""
-    if not set(header) >= _HEADER_KEYS or header["version"] != HEADER_VERSION:
-        raise UserError(f"--ckpt {ckpt}: written by another version of the suite; use the version that wrote it")
-    return header

@@ -9,8 +9,9 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_only
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
-from torchmetrics import Metric, MetricCollection, SumMetric
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from bench.errors import UserError
@@ -55,6 +56,8 @@ class ConversionCallback(pl.Callback):
         self.networks: dict[int, SpikingNetwork] = {}
         self.twins: dict[int, nn.Module] = {}
         self.metrics = nn.ModuleDict()
+        # Whole numbers add up exactly, in whatever order: images, images with logits that are not finite, spikes by T.
+        self.counts: dict[str | int, int | Tensor] = {}
         self.results: dict[str, Any] = {}
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -69,13 +72,12 @@ class ConversionCallback(pl.Callback):
             for T in self.steps if self.per_T else self.steps[-1:]:
                 self.networks[T] = pl_module.convert(T, batches).to(pl_module.device)  # type: ignore[operator]
             self.twins = {T: self._network(T).twin(T) for T in self.steps}
-        self.metrics = nn.ModuleDict({"ann": _Accuracies(datamodule.num_classes), "samples": SumMetric()})
+        self.metrics = nn.ModuleDict({"ann": _Accuracies(datamodule.num_classes)})
         for T in self.steps:
             self.metrics[f"snn{T}"] = _Accuracies(datamodule.num_classes)
             self.metrics[f"twin{T}"] = _Accuracies(datamodule.num_classes)
-            # In double precision whole numbers of spikes add up exactly, in whatever order they come.
-            self.metrics[f"spikes{T}"] = SumMetric().set_dtype(torch.float64)
         self.metrics.to(trainer.strategy.root_device)
+        self.counts = {"samples": 0, "not_finite": 0, **dict.fromkeys(self.steps, 0)}
 
     def _network(self, T: int) -> SpikingNetwork:
         return self.networks[T if self.per_T else self.steps[-1]]
@@ -90,8 +92,11 @@ class ConversionCallback(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Simulates the batch that the ANN has just seen."""
+        if trainer.received_sigterm:
+            raise SIGTERMException
         images, labels = batch
-        self.metrics["samples"].update(len(labels))  # type: ignore[operator]
+        self.counts["samples"] += len(labels)
+        self.counts["not_finite"] += (~torch.isfinite(outputs)).sum()
         self.metrics["ann"].update(outputs, labels)  # type: ignore[operator]
         for T, twin in self.twins.items():
             self.metrics[f"twin{T}"].update(twin(images), labels)  # type: ignore[operator]
@@ -101,20 +106,24 @@ class ConversionCallback(pl.Callback):
             for logits_TBK, spikes_T in simulate(network, images, run):
                 part = labels[start : start + logits_TBK.shape[1]]
                 start += len(part)
-                sums_TBK, spike_sums_T = logits_TBK.cumsum(0), spikes_T.cumsum(0)
-                for T in readings:
-                    self.metrics[f"snn{T}"].update(sums_TBK[T - 1], part)  # type: ignore[operator]
-                    self.metrics[f"spikes{T}"].update(spike_sums_T[T - 1])  # type: ignore[operator]
+                self.counts["not_finite"] += (~torch.isfinite(logits_TBK)).sum()
+                scores_BK = torch.zeros_like(logits_TBK[0])
+                for step, logits_BK in enumerate(logits_TBK, 1):
+                    scores_BK += logits_BK
+                    if step in readings:
+                        self.metrics[f"snn{step}"].update(scores_BK, part)  # type: ignore[operator]
+                        self.counts[step] += spikes_T[:step].sum()
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Computes, on all processes together, and logs."""
-        samples = int(self.metrics["samples"].compute())  # type: ignore[operator]
+        samples = self._count(trainer, "samples")
+        if self._count(trainer, "not_finite"):
+            raise UserError("the network's logits are not all finite numbers: its weights are broken")
         ann = self._compute("ann", samples)
         points = []
         for T in self.steps:
             point = {"T": T, "warmup": self._network(T).warmup, **self._compute(f"snn{T}", samples)}
-            spikes = float(self.metrics[f"spikes{T}"].compute())  # type: ignore[operator]
-            point["firing_rate"] = spikes / (samples * self._network(T).num_neurons * T)
+            point["firing_rate"] = self._count(trainer, T) / (samples * self._network(T).num_neurons * T)
             point["quantised_top1"] = self._compute(f"twin{T}", samples)["top1"]
             points.append(point)
         self.results = {"ann": ann, "snn": points, "num_eval_samples": samples}
@@ -125,6 +134,11 @@ class ConversionCallback(pl.Callback):
             logged[f"snn/firing_rate@T={point['T']}"] = point["firing_rate"]
             logged[f"ann/quantised_acc@T={point['T']}"] = point["quantised_top1"]
         pl_module.log_dict(logged, rank_zero_only=True)
+
+    def _count(self, trainer: pl.Trainer, key: str | int) -> int:
+        """The sum over all processes."""
+        local = torch.as_tensor(self.counts[key], device=trainer.strategy.root_device)
+        return int(trainer.strategy.reduce(local, reduce_op="sum"))
 
     def _compute(self, name: str, samples: int) -> dict[str, float]:
         accuracies = self.metrics[name]

@@ -11,27 +11,63 @@ import io
 import json
 import os
 import pickle
+import shutil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import safetensors
 import safetensors.torch
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
 from bench.errors import UserError
 from bench.files import write_atomically
+from bench.records import Code, Count, Name, Strict, Text
 
 HEADER = "bench"
+_RESUMABLE = {"epoch", "global_step", "loops", "optimizer_states", "lr_schedulers", "pytorch-lightning_version"}
+
+
+class RecipeHeader(Strict):
+    """How it was trained."""
+
+    name: Name
+    overrides: list[Text]
+    config: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _parts(self) -> Self:
+        if not all(isinstance(self.config.get(part), dict) for part in ("model", "data")):
+            raise ValueError("config lacks model or data")
+        return self
+
+
+class Header(Strict):
+    """What every checkpoint says of itself."""
+
+    version: Literal[1]
+    method: Name
+    arch: Name
+    data: Name
+    seed: Count
+    recipe: RecipeHeader
+    code: Code
+    epochs: Count
+    seconds: Annotated[float, Field(ge=0)] | None = None
+    source: Header | None = None
 
 
 class Weights(NamedTuple):
-    """A network's tensors by name, the header that describes them, and the SHA-256 of both as safetensors."""
+    """A network's tensors by name, and the header that describes them (as :class:`Header` allows)."""
 
     state: dict[str, Tensor]
     header: dict[str, Any]
-    sha256: str
+
+    def sha256(self) -> str:
+        """Of both as safetensors, without the time that training took."""
+        return hashlib.sha256(to_safetensors(self.state, self.header)).hexdigest()
 
 
 def to_safetensors(state: dict[str, Tensor], header: dict[str, Any]) -> bytes:
@@ -39,11 +75,13 @@ def to_safetensors(state: dict[str, Tensor], header: dict[str, Any]) -> bytes:
 
     Args:
         state: tensors by name.
-        header: JSON-serialisable, without anything that changes from run to run.
+        header: JSON-serialisable; its ``seconds`` are left out.
     """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    # Times would make two equal trainings differ.
+    stable = {key: value for key, value in header.items() if key != "seconds"}
     # One metadata key only: safetensors does not promise an order among several.
-    return safetensors.torch.save(contiguous, {HEADER: json.dumps(header, sort_keys=True)})
+    return safetensors.torch.save(contiguous, {HEADER: json.dumps(stable, sort_keys=True)})
 
 
 def read(path: Path) -> Weights:
@@ -69,7 +107,21 @@ def read(path: Path) -> Weights:
         raise UserError(f"--ckpt {path}: the file is damaged or not a checkpoint ({reason[:120]})") from error
     if not isinstance(header, dict) or not state:
         raise UserError(f"--ckpt {path}: not a checkpoint of this suite (its header is missing)")
-    return Weights(state, header, hashlib.sha256(to_safetensors(state, header)).hexdigest())
+    if not isinstance(state, dict) or not all(isinstance(n, str) and torch.is_tensor(t) for n, t in state.items()):
+        raise UserError(f"--ckpt {path}: the file is damaged (its weights are not tensors by name)")
+    if path.suffix != ".safetensors" and not set(content) >= _RESUMABLE:
+        raise UserError(
+            f"--ckpt {path}: the file is damaged ({', '.join(sorted(_RESUMABLE - set(content)))} is missing)"
+        )
+    try:
+        Header.model_validate(header, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(
+            f"--ckpt {path}: written by another version, or damaged (header {where}: {first['msg']})"
+        ) from error
+    return Weights(state, header)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -87,7 +139,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             # A hard link, so that at every moment one whole file is there under the name of the last.
             link = target.with_name(".previous.tmp")
             link.unlink(missing_ok=True)
-            os.link(target, link)
+            try:
+                os.link(target, link)
+            except OSError:  # a file system without hard links
+                shutil.copy2(target, link)
             os.replace(link, target.with_name("previous.ckpt"))
         write_atomically(target, buffer.getvalue())
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.arguments import Parser
-from bench.errors import UserError
+from bench.errors import Interrupted, UserError
 from bench.registry import nearest
 
 COMMANDS = {
@@ -57,6 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return stop.status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -90,13 +93,8 @@ def _fit(arguments: list[str]) -> int:
     except SystemExit as stop:  # --help and --print_config end here
         return int(stop.code or 0)
     from bench.run import fit
-    from bench.trainers import Interrupted
 
-    try:
-        fit(settings, ["python", "-m", "bench", "fit", *arguments])
-    except Interrupted as stop:
-        print(stop, file=sys.stderr)
-        return stop.status
+    fit(settings, ["python", "-m", "bench", "fit", *arguments])
     return 0
 
 
@@ -110,6 +108,7 @@ def _evaluate(arguments: list[str]) -> int:
     parser.add_argument("--T", default="1,2,4,8,16,32", help="time-steps to report")
     parser.add_argument("--out", type=Path, help="folder of the record (default: evaluate/ beside the checkpoint)")
     parser.add_argument("--logger", choices=["wandb", "csv", "none"], default="csv")
+    parser.add_argument("--overwrite", action="store_true", help="replace the record in --out")
     parser.add_argument("--accelerator", default="auto", help="cpu, gpu or auto")
     parser.add_argument("--data.root", dest="root", help="folder of the data set")
     parser.add_argument("--data.num_workers", dest="num_workers", type=int)
@@ -121,6 +120,8 @@ def _evaluate(arguments: list[str]) -> int:
     names = ("root", "num_workers", "eval_batch_size", "accelerator")
     overrides = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     out = options.out or options.ckpt.parent / "evaluate"
+    if (out / "record.json").exists() and not options.overwrite:
+        raise UserError(f"{out} already holds a record; give another --out, or --overwrite")
     evaluate(options.ckpt, parse_steps(options.T), out, options.logger, overrides,
              ["python", "-m", "bench", "evaluate", *arguments])  # fmt: skip
     return 0

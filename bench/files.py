@@ -45,5 +45,5 @@ def require_writable(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-    except OSError as error:
-        raise UserError(f"--out {folder}: cannot be written ({error.strerror or error})") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"--out {str(folder)!r}: cannot be written ({error})") from error

@@ -30,7 +30,8 @@ def make_loggers(kind: str, out: Path, name: str, config: dict[str, Any]) -> lis
         return []
     loggers: list[Logger] = [CSVLogger(out, name="csv", flush_logs_every_n_steps=1)]
     if kind == "wandb":
-        mode = "online" if wandb_reachable() else "offline"
+        disabled = os.environ.get("WANDB_MODE") == "disabled"
+        mode: Any = "disabled" if disabled else "online" if wandb_reachable() else "offline"
         project = os.environ.get("WANDB_PROJECT", "ann2snn-bench")
         loggers.append(WandbLogger(name=name, save_dir=out, project=project, mode=mode, config=config, log_model=False))
     return loggers

@@ -19,15 +19,19 @@ CODE_PATHS = ("bench", "methods", "datamodules", "pyproject.toml")
 
 def code_state() -> Code:
     """Commit of the checkout this package runs from, and whether its code differs from it."""
-    commit = _git("rev-parse", "HEAD")
-    if commit is None:
+    commit, top = _git("rev-parse", "HEAD"), _git("rev-parse", "--show-toplevel")
+    # Installed into an environment inside some other checkout, that one's commit would say nothing of this code.
+    if commit is None or top is None or Path(top).resolve() != ROOT:
         return Code(commit="unknown", dirty=True)
     return Code(commit=commit, dirty=bool(_git("status", "--porcelain", "--", *CODE_PATHS)))
 
 
 def _git(*arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True)
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+        done = subprocess.run(
+            ["git", *arguments], cwd=ROOT, env=clean, capture_output=True, text=True, timeout=30, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return None  # no git or no checkout: recorded as "unknown", which the leaderboard refuses
     return done.stdout.strip()

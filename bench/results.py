@@ -19,7 +19,7 @@ from bench.files import write_atomically
 from bench.logs import finish, log_record
 from bench.provenance import code_state, environment
 from bench.registry import MethodEntry
-from bench.trainers import make_trainer
+from bench.trainers import full_precision, interruptible, make_trainer
 
 
 def evaluate_and_record(
@@ -51,15 +51,17 @@ def evaluate_and_record(
     """
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
     conversion = ConversionCallback(steps, per_T=entry.per_T)
-    trainer = make_trainer(trainer_args, loggers, [conversion], out, precision="32-true")
-    trainer.test(model, datamodule=datamodule, verbose=False)
     path = out / "record.json"
+    trainer = make_trainer(trainer_args, loggers, [conversion], out, precision="32-true")
+    model = model.float()
+    weights = checkpoints.to_safetensors(model.state_dict(), header)
+    if trainer.is_global_zero:
+        write_atomically(out / "model.safetensors", weights)
+    advice = f"the trained weights are kept; go on with python -m bench evaluate --ckpt {out / 'model.safetensors'}"
+    with interruptible("evaluation", advice), full_precision():
+        trainer.test(model, datamodule=datamodule, verbose=False)
     if not trainer.is_global_zero:
         return path
-    # Times would make two equal trainings differ in their hash.
-    weights = checkpoints.to_safetensors(
-        model.state_dict(), {key: value for key, value in header.items() if key != "seconds"}
-    )
     limits = (trainer_args.get("limit_train_batches"), trainer_args.get("limit_test_batches"))
     record = records.Record(
         schema_version=records.SCHEMA_VERSION,
@@ -70,12 +72,11 @@ def evaluate_and_record(
         snn=[records.SnnAccuracy(**point) for point in conversion.results["snn"]],
         training=records.Training(code=header["code"], epochs=header["epochs"], seconds=header.get("seconds")),
         code=code_state(),
-        environment=environment(model.device, trainer.world_size, datamodule.num_workers),
+        environment=environment(trainer.strategy.root_device, trainer.world_size, datamodule.num_workers),
         run=records.Run(argv=argv, started=started, seconds=round(time.monotonic() - clock, 3)),
         checkpoint=records.Checkpoint(sha256=hashlib.sha256(weights).hexdigest(), format="safetensors"),
         limited=datamodule.limited or any(limit not in (None, 1.0) for limit in limits),
     )
-    write_atomically(out / "model.safetensors", weights)
     record.write(path)
     log_record(loggers, record, path)
     finish(loggers)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+from pydantic import ValidationError
+
 from bench import architectures, checkpoints, records
-from bench.building import HEADER_VERSION, build, build_trained, check_header
+from bench.building import HEADER_VERSION, build, build_trained
 from bench.callbacks import EpochSeed, StopOnNaN
 from bench.config import Settings, differences
 from bench.errors import UserError
@@ -40,8 +45,7 @@ def fit(settings: Settings, argv: list[str]) -> Path:
     science = settings.science()
     label = "+".join([settings.recipe, *settings.overrides])
     out = settings.out or _default_folder(settings, label)
-    require_writable(out)
-    header = {
+    header: dict[str, Any] = {
         "version": HEADER_VERSION,
         "method": settings.method,
         "arch": settings.arch,
@@ -52,18 +56,24 @@ def fit(settings: Settings, argv: list[str]) -> Path:
     }
     if settings.recipe == "default":
         print(f"note: {settings.method} has no recipe for {settings.arch} on {settings.data}; its defaults are used")
+    check_early(header, argv)
     resume = _find_resume(settings, out / "checkpoints", header)
+    require_writable(out)
     model, datamodule = build(
         settings.data, settings.method, settings.arch, settings.model_args, settings.data_args, settings.seed
     )
     seconds = 0.0
     if resume:
         before = checkpoints.read(resume).header
-        # What began the training is named in the record, even if the code has changed since.
-        seconds, header["code"] = before["seconds"], before["code"]
+        now = header["code"]
+        # The record names the code that began; if other code went on, no commit describes the training.
+        dirty = before["code"]["dirty"] or now["dirty"] or before["code"]["commit"] != now["commit"]
+        seconds, header["code"] = before.get("seconds") or 0.0, {**before["code"], "dirty": dirty}
     else:
-        model.prepare(datamodule.calibration_dataloader(min(datamodule.batch_size, len(datamodule.split("train")))))
-    if settings.compile:
+        for name in ("record.json", "model.safetensors", f"checkpoints/{PREVIOUS}"):
+            (out / name).unlink(missing_ok=True)
+        model.prepare(datamodule.calibration_dataloader(min(model.start_images, len(datamodule.split("train")))))
+    if settings.compile and can_compile():
         model.compile_step()
     name = f"{settings.data}-{settings.arch}-{settings.method}-{label}-seed{settings.seed}"
     loggers = make_loggers(settings.logger, out, name, science)
@@ -78,6 +88,30 @@ def fit(settings: Settings, argv: list[str]) -> Path:
     return evaluate_and_record(
         model, datamodule, entry, header, settings.steps, settings.trainer_args, loggers, out, argv
     )
+
+
+def check_early(header: dict[str, Any], argv: list[str]) -> None:
+    """Makes now, of what is known, the parts of the record that would else be refused after the training.
+
+    Raises:
+        UserError: a name or an argument is too long or has characters that a record cannot hold.
+    """
+    try:
+        checkpoints.Header.model_validate({**header, "epochs": 0}, strict=True)
+        records.Run(argv=argv, started="", seconds=0)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{where}: {str(first['input'])[:80]!r} cannot stand in a record ({first['msg']})") from error
+
+
+def can_compile() -> bool:
+    """Whether there is the C++ compiler that ``torch.compile`` needs on a CPU; says so where there is none."""
+    compiler = os.environ.get("CXX", "g++")
+    if torch.cuda.is_available() or shutil.which(compiler):
+        return True
+    print(f"note: there is no {compiler}, so training steps are not compiled; they take longer and give the same")
+    return False
 
 
 def convert(settings: Settings, argv: list[str]) -> Path:
@@ -100,7 +134,7 @@ def convert(settings: Settings, argv: list[str]) -> Path:
         raise UserError(f"--ckpt last: {settings.method} does not train; give the file of a {entry.source} net")
     path = Path(settings.ckpt) if settings.ckpt else _source_net(settings, entry.source)
     weights = checkpoints.read(path)
-    source = check_header(weights.header, path)
+    source = weights.header
     wanted = {"method": entry.source, "arch": settings.arch, "data": settings.data, "seed": settings.seed}
     for key, value in wanted.items():
         if source[key] != value:
@@ -109,7 +143,7 @@ def convert(settings: Settings, argv: list[str]) -> Path:
     science.pop("trainer")
     # How the source was trained is its own affair, and is recorded with it.
     science["data"] = {key: science["data"][key] for key in ("name", "subset", "val_split", "eval_split")}
-    science["source"] = {**source["recipe"]["config"], "sha256": weights.sha256}
+    science["source"] = {**source["recipe"]["config"], "sha256": weights.sha256()}
     recipe = source["recipe"]
     overrides = sorted({*recipe["overrides"], *settings.overrides})
     header = {
@@ -169,7 +203,7 @@ def evaluate(
     """
     quiet()
     weights = checkpoints.read(ckpt)
-    header = check_header(weights.header, ckpt)
+    header = weights.header
     require_writable(out)
     config = header["recipe"]["config"]
     data_args = {key: value for key, value in config["data"].items() if key != "name"}
@@ -183,12 +217,13 @@ def evaluate(
 
 
 def _find_resume(settings: Settings, folder: Path, header: dict[str, Any]) -> Path | None:
+    ours = settings.ckpt is not None and (settings.ckpt == "last" or Path(settings.ckpt).parent == folder)
+    if not ours and (folder / LAST).exists() and not settings.overwrite:
+        raise UserError(
+            f"{folder.parent} already holds a run; go on with --ckpt last, begin anew with --overwrite, "
+            "or give another --out"
+        )
     if settings.ckpt is None:
-        if (folder / LAST).exists() and not settings.overwrite:
-            raise UserError(
-                f"{folder.parent} already holds a run; go on with --ckpt last, begin anew with --overwrite, "
-                "or give another --out"
-            )
         return None
     path = folder / LAST if settings.ckpt == "last" else Path(settings.ckpt)
     if settings.ckpt == "last" and not path.exists():
@@ -203,7 +238,7 @@ def _find_resume(settings: Settings, folder: Path, header: dict[str, Any]) -> Pa
         path = folder / PREVIOUS
         print(f"warning: {error}; going on from {path}", file=sys.stderr)
         found = checkpoints.read(path)
-    old = check_header(found.header, path)
+    old = found.header
     for key in ("method", "arch", "data", "seed"):
         if old[key] != header[key]:
             raise UserError(f"--ckpt {path}: is of {key} {old[key]}, not {header[key]}")

@@ -6,27 +6,23 @@ import logging
 import sys
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from bench import checkpoints
 from bench.callbacks import EpochLine
-from bench.errors import UserError
+from bench.errors import Interrupted, UserError
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
-
-
-class Interrupted(Exception):  # noqa: N818 - a signal is no error
-    """SIGINT or SIGTERM ended the training; ``status`` is the shell's for that signal."""
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -89,31 +85,60 @@ def make_trainer(
     options = {key: value for key, value in arguments.items() if value is not None}
     options = {"enable_progress_bar": sys.stdout.isatty(), "enable_model_summary": False, **options, **fixed}
     callbacks = [*callbacks, RichProgressBar() if options["enable_progress_bar"] else EpochLine()]
-    return pl.Trainer(
-        **options,
-        logger=loggers or False,
-        callbacks=callbacks,
-        plugins=[checkpoints.AtomicCheckpointIO()],
-        default_root_dir=out,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,
-        enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
-    )
+    try:
+        return pl.Trainer(
+            **options,
+            logger=loggers or False,
+            callbacks=callbacks,
+            plugins=[checkpoints.AtomicCheckpointIO()],
+            default_root_dir=out,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,
+            enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
+        )
+    except (MisconfigurationException, ValueError, TypeError, KeyError, ImportError, RuntimeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"--trainer.*: {reason[:300]}") from error
+
+
+@contextmanager
+def interruptible(doing: str, advice: str) -> Iterator[None]:
+    """Makes Lightning's ways to end on a signal one.
+
+    Args:
+        doing: what was under way, for the message.
+        advice: how to go on.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM came.
+    """
+    try:
+        yield
+    except SIGTERMException as error:
+        raise Interrupted(f"{doing} was terminated; {advice}", 143) from error
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise Interrupted(f"{doing} was interrupted; {advice}", 130) from error
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """No TF32: on recent GPUs convolutions would otherwise keep 10 bits, and spikes near the threshold would flip."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def train(trainer: pl.Trainer, model: pl.LightningModule, datamodule: Any, resume: Path | None) -> None:
-    """``Trainer.fit`` with Lightning's ways to end on a signal made one.
+    """``Trainer.fit``.
 
     Raises:
         Interrupted: SIGINT or SIGTERM came; the last whole epoch is in the checkpoint.
     """
-    advice = "the last whole epoch is kept; go on with the same command and --ckpt last"
-    try:
+    with interruptible("training", "the last whole epoch is kept; go on with the same command and --ckpt last"):
         trainer.fit(model, datamodule=datamodule, ckpt_path=resume and str(resume), weights_only=True)
-    except SIGTERMException as error:
-        raise Interrupted(f"terminated in epoch {trainer.current_epoch}; {advice}", 143) from error
-    except (SystemExit, KeyboardInterrupt) as error:
-        raise Interrupted(f"interrupted in epoch {trainer.current_epoch}; {advice}", 130) from error
     if not trainer.state.finished:
         raise UserError(f"training ended in epoch {trainer.current_epoch} with status {trainer.state.status}")

@@ -41,8 +41,8 @@ class QCFS(TrainingModule):
         net: a network with ``nn.ReLU`` modules; changed in place.
         L: quantisation steps in training; small is better at low T, large has the higher ceiling.
         lambda_init: start of every threshold.
-        lambda_percentile: start each threshold at this percentile of its layer's positive pre-activations on one batch
-            instead, for short recipes.
+        lambda_percentile: start each threshold at this percentile of its layer's positive pre-activations on 100
+            training images instead, for short recipes.
         region: where the gradient passes; ``clip_first`` is the authors' final code, ``floor_first`` their first.
         **kwargs: optimiser settings of :class:`methods.training.TrainingModule`.
     """
@@ -56,8 +56,8 @@ class QCFS(TrainingModule):
         region: Region = "clip_first",
         **kwargs: Any,
     ) -> None:
-        if L < 1:
-            raise UserError(f"--model.L {L}: must be at least 1")
+        if not 1 <= L <= 2**16:
+            raise UserError(f"--model.L {L}: must be at least 1 and at most {2**16}")
         if not lambda_init > 0:
             raise UserError(f"--model.lambda_init {lambda_init}: must be positive")
         if lambda_percentile is not None and not 0 < lambda_percentile <= 100:
@@ -77,7 +77,22 @@ class QCFS(TrainingModule):
     def prepare(self, calibration: Iterable[Batch]) -> None:
         """Starts lambda at the activations' own scale where ``lambda_percentile`` asks for it."""
         if self.lambda_percentile is not None:
-            set_thresholds_by_percentile(self.net, next(iter(calibration))[0], self.lambda_percentile)
+            images = torch.cat([images for images, _ in calibration])
+            set_thresholds_by_percentile(self.net, images, self.lambda_percentile)
+
+    def on_train_epoch_end(self) -> None:
+        """Stops where a lambda has left the positive numbers: such a net cannot be converted.
+
+        Raises:
+            UserError: names the layer.
+        """
+        for name, module in self.net.named_modules():
+            if isinstance(module, QCFSActivation) and not module.threshold.item() > 0:
+                raise UserError(
+                    f"lambda of {name} is {module.threshold.item():.4g} after epoch {self.current_epoch}, and a "
+                    "threshold must be positive; lower --model.lr, or start higher (--model.lambda_init, "
+                    "--model.lambda_percentile)"
+                )
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -28,9 +29,15 @@ class TrainingModule(ConversionModule):
         weight_decay: on all parameters, thresholds and BN included.
         label_smoothing: of the cross-entropy.
 
+    Attributes:
+        start_images: plain training images that :meth:`prepare` sees; a fixed number, so that no batch size decides.
+
     Raises:
-        UserError: the network has something that cannot be converted; the message names it.
+        UserError: the network has something that cannot be converted, which the message names, or an option is out of
+            its range.
     """
+
+    start_images = 100
 
     def __init__(
         self,
@@ -40,6 +47,14 @@ class TrainingModule(ConversionModule):
         weight_decay: float = 5e-4,
         label_smoothing: float = 0.0,
     ) -> None:
+        for name, value, low, high in (
+            ("lr", lr, 0.0, math.inf),
+            ("momentum", momentum, 0.0, 1.0),
+            ("weight_decay", weight_decay, 0.0, math.inf),
+            ("label_smoothing", label_smoothing, 0.0, 1.0),
+        ):
+            if not low <= value <= high or not math.isfinite(value):
+                raise UserError(f"--model.{name} {value}: must be a finite number from {low:g} to {high:g}")
         split_norm_act(net)
         check_convertible(net)
         replace_max_pool(net)
@@ -66,9 +81,11 @@ class TrainingModule(ConversionModule):
         images, labels = batch
         logits = self._step_net[0](images)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
-        self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(labels))
+        self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, sync_dist=True, batch_size=len(labels))
         accuracy = (logits.detach().argmax(1) == labels).float().mean()
-        self.log("train/acc", accuracy, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(labels))
+        self.log(
+            "train/acc", accuracy, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=len(labels)
+        )
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

@@ -88,6 +88,11 @@ def reasons(record: Record) -> Iterator[str]:
             yield f"{what}.dirty: the code differed from its commit"
         if code.commit == "unknown":
             yield f"{what}.commit is unknown"
+    config = record.recipe.config
+    trainer = (config["source"] if isinstance(config.get("source"), dict) else config).get("trainer")
+    planned = trainer.get("max_epochs") if isinstance(trainer, dict) else None
+    if record.training.epochs != planned:
+        yield f"training.epochs is {record.training.epochs} of {planned}: the training was not finished"
     if record.protocol.eval_split != "test":
         yield f"protocol.eval_split is {record.protocol.eval_split}, not test"
     if record.protocol.version > PROTOCOL_VERSION:

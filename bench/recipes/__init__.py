@@ -37,11 +37,16 @@ def read_recipe(path: Path) -> Recipe:
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"--recipe {path}: cannot be read ({str(error).splitlines()[0]})") from error
     if not isinstance(content, dict) or not isinstance(content.get("name"), str):
         raise UserError(f"--recipe {path}: must be a mapping with a name")
-    return Recipe(content.pop("name"), content, path)
+    for reserved in ("method", "arch", "recipe", "config", "ckpt", "out", "seed"):
+        if reserved in content:
+            raise UserError(f"--recipe {path}: {reserved} is not a recipe's to set; give it as an option")
+    # A file of the user's own must not pass for the paper's recipe.
+    name = content.pop("name") if path.is_relative_to(FOLDER) else f"file.{content.pop('name')}"
+    return Recipe(name, content, path)
 
 
 def all_recipes() -> Iterator[tuple[str, str, Path]]:
@@ -63,7 +68,7 @@ def find_recipe(wanted: str, method: str, data: str, arch: str) -> Recipe:
         UserError: there is none of that name for this method, data set and architecture.
     """
     if wanted.endswith((".yaml", ".yml")) or "/" in wanted:
-        return read_recipe(Path(wanted))
+        return read_recipe(Path(wanted).resolve())
     stems = (f"{data}_{arch}", data)
     # The net's own files come before those for any net.
     found = [read_recipe(path) for stem in stems for owner, name, path in all_recipes()

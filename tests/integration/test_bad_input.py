@@ -53,6 +53,21 @@ def refused(result, *words: str) -> None:
         ((*FIT, "--ckpt", "last"), ["--ckpt last", "no checkpoint"]),
         ((*FIT, "--ckpt", "absent.ckpt"), ["absent.ckpt", "no such file"]),
         ((*FIT, "--model.lr", "1e30", "--data.batch_size", "16"), ["not finite", "step "]),
+        ((*FIT, "--model.lr", "-0.1"), ["--model.lr -0.1"]),
+        ((*FIT, "--model.label_smoothing", "2"), ["--model.label_smoothing 2"]),
+        ((*FIT, "--model.L", "1" + "0" * 30), ["--model.L"]),
+        ((*FIT, "--trainer.devices", "0"), ["--trainer"]),
+        ((*FIT, "--trainer.accelerator", "nonsense"), ["--trainer", "nonsense"]),
+        ((*FIT, "--trainer.strategy", "nonsense"), ["--trainer", "nonsense"]),
+        ((*FIT, "--trainer.precision", "nonsense"), ["precision"]),
+        ((*FIT, "--arch", "timm/resnet18.a1_in1k"), ["timm/resnet18.a1_in1k", "dot"]),
+        ((*FIT, "--config", "a.yaml", "--config", "b.yaml"), ["--config", "one file"]),
+        ((*FIT, "--config", ""), ["--config"]),
+        ((*FIT, "--out", "a\0b"), ["--out"]),
+        ((*FIT, "--config", "nested.yaml"), ["nested.yaml"]),
+        ((*FIT, "--config", "date.yaml"), ["date.yaml", "model.lr"]),
+        ((*FIT, "--recipe", "my.yaml"), ["my recipe", "record"]),
+        ((*FIT, "--recipe", "arch.yaml"), ["arch.yaml", "arch"]),
         (("evaluate",), ["--ckpt"]),
         (("evaluate", "--ckpt", "absent.ckpt"), ["absent.ckpt", "no such file"]),
         (("evaluate", "--ckpt", "x", "--Q"), ["--Q"]),
@@ -66,6 +81,10 @@ def test_refused_in_one_line(bench, arguments, words, monkeypatch):
         raise OSError("offline")
 
     monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", offline)
+    Path("nested.yaml").write_text("a: " + "[" * 3000)
+    Path("date.yaml").write_text("model: {lr: 2020-01-01}")
+    Path("my.yaml").write_text("name: my recipe\nmodel: {L: 2}")
+    Path("arch.yaml").write_text("name: own\narch: vgg16")
     refused(bench(*arguments), *words)
     assert not list(Path().rglob("record.json"))
 
@@ -100,6 +119,51 @@ def test_a_checkpoint_that_would_run_code_is_refused(bench):
     torch.save({"state_dict": Bomb()}, "bomb.ckpt")
     refused(bench("evaluate", "--ckpt", "bomb.ckpt", "--logger", "none"), "bomb.ckpt")
     assert not Path("exploded").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("recipe", 5), ("recipe", {}), ("seed", -1), ("seed", "x"), ("method", 5), ("arch", "no_such_net"),
+        ("data", []), ("code", {}), ("epochs", "many"), ("version", 99),
+        ("recipe", {"name": "a", "overrides": [], "config": {"model": {"Q": 1}, "data": {"name": "digits"}}}),
+        ("recipe", {"name": "a", "overrides": [], "config": {"model": {"L": "x"}, "data": {"name": "digits"}}}),
+    ],
+)  # fmt: skip
+def test_a_header_that_lies(bench, trained, key, value):
+    content = torch.load(trained, weights_only=True)
+    content[checkpoints.HEADER][key] = value
+    torch.save(content, trained)
+    refused(bench("evaluate", "--ckpt", str(trained), "--logger", "none"))
+    refused(bench("fit", *TINY, "--out", "run", "--ckpt", str(trained)))
+
+
+@pytest.mark.parametrize("change", [{"state_dict": 5}, {"state_dict": {"w": 1}}, {"loops": None}])
+def test_a_checkpoint_with_parts_of_the_wrong_kind(bench, trained, change):
+    content = torch.load(trained, weights_only=True) | change
+    torch.save({key: value for key, value in content.items() if value is not None}, trained)
+    refused(bench("evaluate", "--ckpt", str(trained), "--logger", "none"), "damaged")
+
+
+def test_broken_weights_give_no_record(bench, trained):
+    content = torch.load(trained, weights_only=True)
+    content["state_dict"]["net.conv1.weight"].fill_(float("nan"))
+    torch.save(content, trained)
+    refused(bench("evaluate", "--ckpt", str(trained), "--logger", "none", "--out", "nan"), "not all finite")
+    assert not Path("nan/record.json").exists()
+
+
+def test_evaluate_does_not_replace_a_record_in_silence(bench, trained):
+    before = Path("run/record.json").read_bytes()
+    arguments = ["evaluate", "--ckpt", str(trained), "--logger", "none", "--T", "1", "--out", "run"]
+    refused(bench(*arguments), "already holds a record", "--overwrite")
+    assert Path("run/record.json").read_bytes() == before
+    assert bench(*arguments, "--overwrite").status == 0
+
+
+def test_a_checkpoint_from_elsewhere_does_not_replace_a_run(bench, trained):
+    assert bench("fit", *TINY, "--seed", "1", "--out", "other").status == 0
+    refused(bench("fit", *TINY, "--out", "other", "--ckpt", str(trained)), "already holds a run")
 
 
 def test_a_foreign_checkpoint(bench):

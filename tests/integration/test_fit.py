@@ -56,6 +56,12 @@ def test_evaluate_repeats_what_fit_measured(bench, file):
     assert (new.training.code, new.training.epochs) == (old.training.code, 2)
 
 
+def test_the_evaluation_batch_size_does_not_change_the_training(bench):
+    for folder, size in (("a", "100"), ("b", "7")):
+        assert bench("fit", *TINY, "--data.eval_batch_size", size, "--out", folder).status == 0
+    assert Path("a/model.safetensors").read_bytes() == Path("b/model.safetensors").read_bytes()
+
+
 def test_csv_log_holds_training_and_every_T(bench):
     arguments = [*TINY[:-1], "csv", "--data.val_split", "32"]
     assert bench("fit", *arguments, "--out", "run").status == 0
@@ -82,7 +88,7 @@ def test_a_recipe_file_of_ones_own(bench):
     result = bench("fit", *arguments, "--recipe", "mine.yaml", "--out", "run")
     assert result.status == 0, result.err
     record = read_record(Path("run/record.json"))
-    assert record.recipe.name == "mine" and record.recipe.overrides == ["data.subset=64"]
+    assert record.recipe.name == "file.mine" and record.recipe.overrides == ["data.subset=64"]
     assert record.method.options["L"] == 2 and record.training.epochs == 1
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.config import differences, expand_shorthands, parse_fit, parse_steps
+from bench.config import differences, parse_fit, parse_steps
 from bench.errors import UserError
+from bench.options import expand_shorthands
 
 BASE = ["--method", "qcfs", "--data", "digits"]
 
@@ -20,7 +21,7 @@ def test_defaults_then_recipe_then_config_then_options(tmp_path: Path) -> None:
     settings = parse_fit([*BASE, "--recipe", str(recipe), "--config", str(config), "--model.momentum", "0.125"])
     model = settings.model_args
     assert (model["weight_decay"], model["L"], model["lr"], model["momentum"]) == (5e-4, 5, 0.25, 0.125)
-    assert settings.recipe == "r"
+    assert settings.recipe == "file.r"
     assert model["lambda_percentile"] is None
     assert settings.overrides == ["model.lambda_percentile=None", "model.lr=0.25", "model.momentum=0.125"]
 

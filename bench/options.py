@@ -1,0 +1,168 @@
+"""The options of ``bench fit``: their parser, their short forms, and files that hold them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bench.arguments import Parser
+from bench.errors import UserError
+from bench.registry import nearest
+
+DEFAULT_STEPS = (1, 2, 4, 8, 16, 32)
+# Options of pl.Trainer that the suite sets itself.
+MANAGED = {
+    "logger", "callbacks", "plugins", "profiler", "default_root_dir", "enable_checkpointing", "fast_dev_run",
+    "use_distributed_sampler", "inference_mode", "num_sanity_val_steps", "reload_dataloaders_every_n_epochs",
+    "barebones", "max_time", "min_epochs", "min_steps", "max_steps", "model_registry", "overfit_batches",
+    "log_every_n_steps", "val_check_interval", "sync_batchnorm", "detect_anomaly", "check_val_every_n_epoch",
+    "enable_autolog_hparams",
+}  # fmt: skip
+
+SHORTHANDS = {"--data": "--data.name", "--max_epochs": "--trainer.max_epochs", "--subset": "--data.subset"}
+SWITCHES = ("--overwrite", "--compile")
+
+
+def expand_shorthands(argv: Sequence[str]) -> list[str]:
+    """``--data digits`` to ``--data.name digits``, a bare ``--compile`` to ``--compile true``, and so on."""
+    expanded = []
+    for index, token in enumerate(argv):
+        option, equals, value = token.partition("=")
+        expanded.append(SHORTHANDS.get(option, option) + equals + value)
+        if token in SWITCHES and (index + 1 == len(argv) or argv[index + 1].startswith("-")):
+            expanded.append("true")
+    return expanded
+
+
+def first_stage() -> Parser:
+    """Reads only what decides which classes the second stage needs."""
+    parser = Parser(prog="python -m bench fit", add_help=False, allow_abbrev=False)
+    for option in ("--method", "--arch", "--data.name", "--recipe", "--config"):
+        parser.add_argument(option)
+    return parser
+
+
+def without(arguments: list[str], option: str) -> list[str]:
+    """The arguments without an option and its value."""
+    kept: list[str] = []
+    skip = False
+    for token in arguments:
+        if not skip and token != option and not token.startswith(f"{option}="):
+            kept.append(token)
+        skip = token == option and not skip
+    return kept
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Reads the file of ``--config``: any options, nested or with dots, short forms included.
+
+    Returns:
+        Values by full option name.
+
+    Raises:
+        UserError: it cannot be read, or is not a mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise UserError(f"--config {path}: cannot be read ({str(error).splitlines()[0]})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"--config {path}: must hold a mapping such as 'model: {{L: 4}}'")
+    try:
+        flat = flatten(content)
+    except RecursionError as error:
+        raise UserError(f"--config {path}: is nested too deeply") from error
+    if "config" in flat:
+        raise UserError(f"--config {path}: cannot name another configuration file")
+    return {SHORTHANDS.get(f"--{key}", f"--{key}")[2:]: value for key, value in flat.items()}
+
+
+def second_stage(method_class: type, data_class: type) -> Any:
+    """A jsonargparse parser for every option of one method and one data set."""
+    import pytorch_lightning as pl
+    from jsonargparse import ActionConfigFile, ArgumentParser
+
+    summary = (method_class.__doc__ or "").splitlines()[0]
+    parser = ArgumentParser(prog="python -m bench fit", exit_on_error=False, description=summary)
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these options")
+    parser.add_argument("--method", type=str, help="see python -m bench list")
+    parser.add_argument("--arch", type=str, default="resnet20", help="short name, or timm/<name>")
+    parser.add_argument("--data.name", type=str, default="cifar10", help="data set (short form: --data NAME)")
+    parser.add_argument("--recipe", type=str, default="", help="name or YAML file; default: the paper's")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--T", type=str | int | list[int], default=",".join(map(str, DEFAULT_STEPS)), help="time-steps to report"
+    )
+    parser.add_argument("--logger", choices=["wandb", "csv", "none"], default="wandb", help="wandb is csv and W&B")
+    parser.add_argument("--ckpt", type=str, default=None, help="'last' or a file, to resume from")
+    parser.add_argument("--out", type=str, default=None, help="folder of the run; default under runs/")
+    parser.add_argument("--overwrite", type=bool, default=False, help="start anew in a folder that holds a run")
+    parser.add_argument("--compile", type=bool, default=False, help="compile training steps (torch.compile)")
+    parser.add_class_arguments(method_class, "model", skip={"net"})
+    parser.add_class_arguments(data_class, "data")
+    parser.add_class_arguments(pl.Trainer, "trainer", skip=MANAGED)
+    parser.set_defaults({"trainer.max_epochs": 300, "trainer.accelerator": "auto", "trainer.devices": 1})
+    return parser
+
+
+def tokens(parser: Any, settings: dict[str, Any], origin: str) -> list[str]:
+    """A file's settings as options, so that one parser checks them all by the same types."""
+    tokens = []
+    known = sorted(_option_names(parser))
+    for key, value in settings.items():
+        if key not in known:
+            raise UserError(f"{origin}: unknown setting {key}{nearest(key, known)}")
+        if not isinstance(value, str):
+            try:
+                value = json.dumps(value)
+            except (TypeError, ValueError, RecursionError) as error:
+                raise UserError(f"{origin}: {key}: {value!r} is not a number, a text or a list of them") from error
+        tokens.append(f"--{key}={value}")
+    try:
+        parse(parser, tokens)
+    except UserError as error:
+        raise UserError(f"{origin}: {error}") from error
+    return tokens
+
+
+def parse(parser: Any, arguments: list[str]) -> dict[str, Any]:
+    """Parses; ``UserError`` names the nearest option, or what is wrong with a value."""
+    from jsonargparse import ArgumentError
+
+    help_asked = any(token in ("-h", "--help") for token in arguments)
+    known = sorted(_option_names(parser))
+    for token in arguments:
+        option = token.partition("=")[0]
+        if option.startswith("--") and option[2:] not in known and option not in ("--help", "--print_config"):
+            raise UserError(f"{option}: unknown option{nearest(option, [f'--{name}' for name in known])}")
+    try:
+        namespace = parser.parse_args(arguments)
+    except ArgumentError as error:
+        if help_asked:
+            raise
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise UserError(" ".join(lines)[:400]) from error
+    config: dict[str, Any] = namespace.as_dict()
+    return config
+
+
+def _option_names(parser: Any) -> list[str]:
+    names = []
+    for action in parser._actions:
+        names += [option[2:] for option in action.option_strings if option.startswith("--")]
+    return names
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted name."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
