@@ -26,6 +26,7 @@ def point(T: int, top1: float, warmup: int = 0, **changes: Any) -> dict[str, Any
 def record_dict(seed: int = 0, snn: Sequence[dict[str, Any]] | None = None, **changes: Any) -> dict[str, Any]:
     """A record as JSON data; ``changes`` name fields with ``__`` for a dot: ``protocol__version=2``."""
     config = changes.pop("config", {"model": {"L": 4}, "data": {"batch_size": 128}})
+    config = {"trainer": {"max_epochs": 300}, **config}
     data: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "method": {"name": "qcfs", "paper": "bu2022qcfs", "options": {"L": 4}},
