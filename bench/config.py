@@ -108,10 +108,11 @@ def parse_fit(argv: Sequence[str]) -> Settings:
     )
     recipe = find_recipe(chosen["recipe"], chosen["method"], chosen["data"], short)
     parser = second_stage(method_class, data_class)
-    recipe_tokens = tokens(parser, flatten(recipe.settings), f"recipe {recipe.path}")
-    config_tokens = tokens(parser, from_file, f"--config {first.config}")
-    baseline = parse(parser, recipe_tokens)
-    config = parse(parser, [*recipe_tokens, *config_tokens, *rest])
+    recipe_settings = flatten(recipe.settings)
+    baseline = parse(parser, tokens(parser, recipe_settings, f"recipe {recipe.path}"))
+    parser = second_stage(method_class, data_class)
+    from_files = tokens(parser, recipe_settings | from_file, f"--config {first.config}")
+    config = parse(parser, [*from_files, *rest])
     settings = Settings(
         method=chosen["method"],
         arch=arch,

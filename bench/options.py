@@ -116,6 +116,10 @@ def tokens(parser: Any, settings: dict[str, Any], origin: str) -> list[str]:
     for key, value in settings.items():
         if key not in known:
             raise UserError(f"{origin}: unknown setting {key}{nearest(key, known)}")
+        if value is None:
+            # On a command line "null" would be a text; as a default it is nothing, whatever the option's type.
+            parser.set_defaults({key: None})
+            continue
         if not isinstance(value, str):
             try:
                 value = json.dumps(value)

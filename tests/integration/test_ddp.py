@@ -13,14 +13,14 @@ DDP = ("--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.stra
 
 def test_two_processes_measure_what_one_measures(bench):
     # Long enough to be far from chance, where any two nets would score alike.
-    longer = ("--max_epochs", "6", "--data.batch_size", "8", "--model.lr", "0.02")
+    longer = ("--subset", "256", "--max_epochs", "8", "--data.batch_size", "16")
     process = start("fit", *TINY, *longer, *DDP, "--data.eval_batch_size", "7", "--out", "two")
     out, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
     assert out.count("record: ") == 1, "one process writes and prints"
     two = read_record(Path("two/record.json"))
     assert two.ann.top1 > 0.3
-    assert two.environment.world_size == 2 and two.protocol.num_eval_samples == 64
+    assert two.environment.world_size == 2 and two.protocol.num_eval_samples == 256
     assert bench("evaluate", "--ckpt", "two/model.safetensors", "--T", "1,2,4", "--out", "one",
                  "--logger", "none").status == 0  # fmt: skip
     one = read_record(Path("one/record.json"))
