@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from bench.leaderboard import run
 from bench.leaderboard.load import load
 from bench.leaderboard.reported import Paper, load_reported, read_paper
+from bench.records import read_record
 from methods import METHODS
 
 ROOT = Path(__file__).parents[2]
@@ -92,3 +94,15 @@ def test_every_method_of_the_suite_has_a_file_for_its_paper(papers: tuple[Paper,
     keys = {paper.key for paper in papers}
     assert {name: entry.paper for name, entry in METHODS.items() if entry.paper not in keys} == {}
     assert set(METHODS) <= METHOD_NAMES
+
+
+def test_every_committed_checkpoint_is_named_by_a_record() -> None:
+    """By the SHA-256 of its bytes, so that a row says which weights it is of."""
+    named = {
+        record.checkpoint.sha256 for record in map(read_record, sorted((LEADERBOARDS / "results").rglob("*.json")))
+    }
+    files = sorted((LEADERBOARDS / "checkpoints").iterdir())
+    assert len(files) <= 15
+    for file in files:
+        assert file.suffix == ".safetensors"
+        assert hashlib.sha256(file.read_bytes()).hexdigest() in named, file.name
