@@ -258,6 +258,14 @@ def test_conversion_leaves_the_trained_network_as_it_was(small: tuple[QCFS, Spik
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize("name", ["resnet20", "resnet18", "vgg", "linear"])
+def test_a_converted_net_has_its_batch_norm_folded(name: str) -> None:
+    """So the weights that are counted, priced and exported are those that spikes meet."""
+    model, _ = named_model(name)
+    assert any(isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)) for m in model.net.modules())
+    assert not any(isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)) for m in model.convert(1, []).net.modules())
+
+
 def test_only_mixed_nets_repeat_their_input() -> None:
     """Repeating costs the first convolution T times over; only a shortcut that is still constant needs it."""
     for name in NETS:
