@@ -62,7 +62,8 @@ class BatchedAutoAugment(v2.AutoAugment):
     """torchvision's AutoAugment (Cubuk et al., CVPR 2019) with one draw per image of a batch.
 
     The policy table, magnitudes and operations are torchvision's; images that drew the same operation and sign
-    are transformed together.
+    are transformed together. The QCFS authors' released code differs from torchvision in details: it fills with grey
+    (128) instead of black, shears with bicubic interpolation, and rotates without a random sign.
     """
 
     def __init__(self) -> None:

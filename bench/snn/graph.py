@@ -89,6 +89,11 @@ def trace(net: nn.Module) -> fx.Graph:
     return graph
 
 
+def first_input(node: fx.Node) -> Any:
+    """What a call works on, given by position or by name."""
+    return node.args[0] if node.args else node.kwargs.get("input")
+
+
 def _shapes(graph: fx.Graph) -> set[fx.Node]:
     """Nodes that hold sizes, and what is reckoned from sizes alone; any arithmetic is right there."""
     shapes: set[fx.Node] = set()
@@ -163,7 +168,7 @@ def _problem(node: fx.Node, module: nn.Module | None, shapes: set[fx.Node]) -> s
 def _read_later(node: fx.Node) -> bool:
     """Whether what an in-place operation overwrote is read after it, or its own result is not."""
     order = {other: index for index, other in enumerate(node.graph.nodes)}
-    source = node.args[0]
+    source = first_input(node)
     return not node.users or (
         isinstance(source, fx.Node) and any(order[user] > order[node] for user in source.users if user is not node)
     )
@@ -174,7 +179,7 @@ def _is_linear(node: fx.Node, shapes: set[fx.Node]) -> bool:
     if node.target in _PRODUCTS:
         return len(moving) < 2
     if node.target in _SCALINGS:
-        return moving == [node.args[0]]
+        return moving == [first_input(node)] and not node.kwargs.get("rounding_mode")
     return node.target in (_LINEAR_METHODS if node.op == "call_method" else _LINEAR_FUNCTIONS)
 
 
@@ -195,7 +200,12 @@ def mixes_constant_input(net: nn.Module) -> bool:
     shapes = _shapes(graph)
     timed: set[fx.Node] = set()
     for node in graph.nodes:
-        sources = _from_image(node, shapes)
+        if node in shapes:
+            # A size read behind a neuron knows of time; one read before it must not be used behind it.
+            if any(source in timed for source in node.all_input_nodes):
+                timed.add(node)
+            continue
+        sources = [source for source in node.all_input_nodes if source.op != "get_attr"]
         if node.op == "call_module" and isinstance(modules[node.target], SpikingNeuron):
             timed.add(node)
         elif any(source in timed for source in sources):

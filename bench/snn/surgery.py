@@ -12,7 +12,7 @@ from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from bench.errors import UserError
-from bench.snn.graph import BatchNorm, Linear, trace
+from bench.snn.graph import BatchNorm, Linear, first_input, trace
 from bench.snn.neurons import SpikingNeuron
 
 
@@ -30,17 +30,20 @@ def replace(net: nn.Module, kind: type[nn.Module], make: Callable[[str, nn.Modul
     Raises:
         UserError: ``make`` refused one; the message names the module.
     """
-    # A module may have two names (an attribute, and a place in a Sequential); both must see the new one.
-    found = [(n, m) for n, m in net.named_modules(remove_duplicate=False) if isinstance(m, kind) and n]
-    new: dict[nn.Module, nn.Module] = {}
+    found = [(name, module) for name, module in net.named_modules() if isinstance(module, kind) and name]
     for name, module in found:
-        if module not in new:
-            try:
-                new[module] = make(name, module).train(module.training)
-            except UserError as error:
-                raise UserError(f"{name}: {error}") from error
-        net.set_submodule(name, new[module])
-    return len(new)
+        try:
+            new = make(name, module)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error
+        _put(net, module, new.train(module.training))
+    return len(found)
+
+
+def _put(net: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Under every name: a module may be an attribute and stand in a Sequential as well."""
+    for name in [name for name, module in net.named_modules(remove_duplicate=False) if module is old]:
+        net.set_submodule(name, new)
 
 
 def split_norm_act(net: nn.Module) -> int:
@@ -82,7 +85,7 @@ def fold_batch_norm(net: nn.Module) -> int:
     for node in nodes:
         if node.op != "call_module" or not isinstance(modules[node.target], BatchNorm):
             continue
-        source = node.args[0]
+        source = first_input(node)
         if source.op != "call_module" or len(source.users) != 1 or calls[source.target] + calls[node.target] != 2:
             continue
         layer, norm = modules[source.target], modules[node.target]
@@ -92,8 +95,8 @@ def fold_batch_norm(net: nn.Module) -> int:
             fused = fuse_linear_bn_eval(layer, norm)
         else:
             continue
-        net.set_submodule(source.target, fused)
-        net.set_submodule(node.target, nn.Identity())
+        _put(net, layer, fused)
+        _put(net, norm, nn.Identity())
         folded += 1
     return folded
 
@@ -145,7 +148,7 @@ def fold_thresholds(net: nn.Module) -> fx.GraphModule:
 
     for node in list(graph.nodes):
         neuron = modules.get(str(node.target)) if node.op == "call_module" else None
-        if not isinstance(neuron, SpikingNeuron):
+        if not isinstance(neuron, SpikingNeuron) or neuron.unit_spikes:
             continue
         if neuron.threshold.numel() != 1:
             raise UserError(f"{node.target}: only a scalar threshold can be folded into weights")
