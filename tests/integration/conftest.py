@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -50,8 +51,13 @@ def bench(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
     return run
 
 
+def sha256(path: Path | str) -> str:
+    """Of a file; comparing megabytes themselves would keep pytest busy for minutes where they differ."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
 def start(*arguments: str) -> subprocess.Popen[str]:
-    """Starts ``python -m bench ...`` as a process of its own."""
+    """Starts ``python -m bench ...`` as a process of its own, with one thread (the number of them changes sums)."""
     return subprocess.Popen(
         [sys.executable, "-m", "bench", *arguments],
         stdin=subprocess.DEVNULL,
