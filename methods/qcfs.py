@@ -43,6 +43,8 @@ class QCFS(TrainingModule):
         lambda_init: start of every threshold.
         lambda_percentile: start each threshold at this percentile of its layer's positive pre-activations on 100
             training images instead, for short recipes.
+        lambda_lr_scale: learning rate of the thresholds as a fraction of ``lr``. Their gradient is a sum over a whole
+            layer, so where they start at the activations' own scale a full step can throw them across zero.
         region: where the gradient passes; ``clip_first`` is the authors' final code, ``floor_first`` their first.
         **kwargs: optimiser settings of :class:`methods.training.TrainingModule`.
     """
@@ -53,6 +55,7 @@ class QCFS(TrainingModule):
         L: int = 4,
         lambda_init: float = 8.0,
         lambda_percentile: float | None = None,
+        lambda_lr_scale: float = 1.0,
         region: Region = "clip_first",
         **kwargs: Any,
     ) -> None:
@@ -62,7 +65,10 @@ class QCFS(TrainingModule):
             raise UserError(f"--model.lambda_init {lambda_init}: must be positive")
         if lambda_percentile is not None and not 0 < lambda_percentile <= 100:
             raise UserError(f"--model.lambda_percentile {lambda_percentile}: must be above 0 and at most 100")
+        if not 0 <= lambda_lr_scale <= 1:
+            raise UserError(f"--model.lambda_lr_scale {lambda_lr_scale}: must be from 0 to 1")
         self.L, self.lambda_init, self.lambda_percentile, self.region = L, lambda_init, lambda_percentile, region
+        self.lambda_lr_scale = lambda_lr_scale
         super().__init__(net, **kwargs)
 
     def activation(self, name: str) -> QCFSActivation:
@@ -73,6 +79,14 @@ class QCFS(TrainingModule):
         """The paper's: theta = lambda, v_0 = theta / 2."""
         assert isinstance(activation, QCFSActivation)
         return IFNode(activation.threshold, v_init=0.5)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Thresholds have a learning rate of their own where ``lambda_lr_scale`` says so."""
+        if self.lambda_lr_scale == 1:
+            return super().parameter_groups()
+        thresholds = [m.threshold for m in self.net.modules() if isinstance(m, QCFSActivation)]
+        others = [p for p in self.parameters() if all(p is not threshold for threshold in thresholds)]
+        return [{"params": others}, {"params": thresholds, "lr": self.lr * self.lambda_lr_scale}]
 
     def prepare(self, calibration: Iterable[Batch]) -> None:
         """Starts lambda at the activations' own scale where ``lambda_percentile`` asks for it."""

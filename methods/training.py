@@ -94,10 +94,14 @@ class TrainingModule(ConversionModule):
         accuracy = (self(images).argmax(1) == labels).float().mean()
         self.log("val/acc", accuracy, prog_bar=True, sync_dist=True, batch_size=len(labels))
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What SGD trains; a method gives thresholds a learning rate or weight decay of their own here."""
+        return [{"params": list(self.parameters())}]
+
     def configure_optimizers(self) -> Any:
         """SGD with a cosine to 0 over all epochs."""
         optimizer = torch.optim.SGD(
-            self.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
+            self.parameter_groups(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
         )
         epochs = self.trainer.max_epochs
         if not epochs or epochs < 1:
