@@ -15,6 +15,7 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from bench.errors import UserError
+from bench.snn.fused import worth_fusing
 from bench.snn.simulate import SpikingNetwork, simulate
 
 
@@ -34,6 +35,19 @@ class _Accuracies(nn.Module):
     def compute(self, samples: int) -> dict[str, float]:
         # torchmetrics answers in single precision; whole numbers of right answers give the fraction in double.
         return {name: round(float(value) * samples) / samples for name, value in self.metrics.compute().items()}
+
+
+def calibration_size(model: Any, datamodule: Any) -> int:
+    """How many training images the conversion looks at; in a run on a subset no more than there are.
+
+    Raises:
+        UserError: the method asks for more than the training set has.
+    """
+    wanted: int = model.calibration_images
+    there = len(datamodule.split("train"))
+    if wanted > there and datamodule.subset is None:
+        raise UserError(f"--model.calibration_images {wanted}: the training set of {datamodule.name} has only {there}")
+    return min(wanted, there)
 
 
 class ConversionCallback(pl.Callback):
@@ -66,16 +80,19 @@ class ConversionCallback(pl.Callback):
         # Lightning tests in inference mode, whose tensors cannot be copied and changed as conversion does.
         with torch.inference_mode(False), torch.no_grad():
             batches = []
-            if size := getattr(pl_module, "calibration_images", 0):
+            if size := calibration_size(pl_module, datamodule):
                 loader = datamodule.calibration_dataloader(size)
                 batches = [(x.to(pl_module.device), y.to(pl_module.device)) for x, y in loader]
             for T in self.steps if self.per_T else self.steps[-1:]:
                 self.networks[T] = pl_module.convert(T, batches).to(pl_module.device)  # type: ignore[operator]
+                self.networks[T].clock.fused = worth_fusing(len(datamodule.split(datamodule.eval_split)) * T)
             self.twins = {T: self._network(T).twin(T) for T in self.steps}
         self.metrics = nn.ModuleDict({"ann": _Accuracies(datamodule.num_classes)})
         for T in self.steps:
             self.metrics[f"snn{T}"] = _Accuracies(datamodule.num_classes)
             self.metrics[f"twin{T}"] = _Accuracies(datamodule.num_classes)
+        for name in pl_module.extras:  # type: ignore[union-attr]
+            self.metrics[name] = _Accuracies(datamodule.num_classes)
         self.metrics.to(trainer.strategy.root_device)
         self.counts = {"samples": 0, "not_finite": 0, **dict.fromkeys(self.steps, 0)}
 
@@ -98,6 +115,8 @@ class ConversionCallback(pl.Callback):
         self.counts["samples"] += len(labels)
         self.counts["not_finite"] += (~torch.isfinite(outputs)).sum()
         self.metrics["ann"].update(outputs, labels)  # type: ignore[operator]
+        for name in pl_module.extras:  # type: ignore[union-attr]
+            self.metrics[name].update(pl_module.extra_logits(name, images, batch_idx), labels)  # type: ignore[operator]
         for T, twin in self.twins.items():
             self.metrics[f"twin{T}"].update(twin(images), labels)  # type: ignore[operator]
         for run, network in self.networks.items():
@@ -126,8 +145,10 @@ class ConversionCallback(pl.Callback):
             point["firing_rate"] = self._count(trainer, T) / (samples * self._network(T).num_neurons * T)
             point["quantised_top1"] = self._compute(f"twin{T}", samples)["top1"]
             points.append(point)
-        self.results = {"ann": ann, "snn": points, "num_eval_samples": samples}
-        logged = {"ann/acc": ann["top1"], "ann/acc_top5": ann["top5"]}
+        extras = {name: self._compute(name, samples)["top1"] for name in pl_module.extras}  # type: ignore[union-attr]
+        self.results = {"ann": ann, "snn": points, "extras": extras, "num_eval_samples": samples}
+        logged = {f"{name}/acc": value for name, value in extras.items()}
+        logged |= {"ann/acc": ann["top1"], "ann/acc_top5": ann["top5"]}
         for point in points:
             logged[f"snn/acc@T={point['T']}"] = point["top1"]
             logged[f"snn/acc_top5@T={point['T']}"] = point["top5"]

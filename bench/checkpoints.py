@@ -22,7 +22,7 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
-from bench.errors import UserError
+from bench.errors import UserError, first_error
 from bench.files import write_atomically
 from bench.records import Code, Count, Name, Strict, Text
 
@@ -78,10 +78,16 @@ def to_safetensors(state: dict[str, Tensor], header: dict[str, Any]) -> bytes:
         header: JSON-serialisable; its ``seconds`` are left out.
     """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    # Times would make two equal trainings differ.
-    stable = {key: value for key, value in header.items() if key != "seconds"}
     # One metadata key only: safetensors does not promise an order among several.
-    return safetensors.torch.save(contiguous, {HEADER: json.dumps(stable, sort_keys=True)})
+    return safetensors.torch.save(contiguous, {HEADER: json.dumps(_without_times(header), sort_keys=True)})
+
+
+def _without_times(header: dict[str, Any]) -> dict[str, Any]:
+    """Times, those of a source net as well, would make two equal trainings differ."""
+    stable = {key: value for key, value in header.items() if key != "seconds"}
+    if stable.get("source"):
+        stable["source"] = _without_times(stable["source"])
+    return stable
 
 
 def read(path: Path) -> Weights:
@@ -116,10 +122,8 @@ def read(path: Path) -> Weights:
     try:
         Header.model_validate(header, strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
         raise UserError(
-            f"--ckpt {path}: written by another version, or damaged (header {where}: {first['msg']})"
+            f"--ckpt {path}: written by another version, or damaged (header {first_error(error)})"
         ) from error
     return Weights(state, header)
 

@@ -24,8 +24,8 @@ Trains, converts, evaluates the SNN at every T and writes runs/.../record.json.
 
   --method NAME        conversion method (python -m bench list)
   --arch NAME          resnet18, resnet20, vgg16 or timm/<name>     [resnet20]
-  --data NAME          cifar10, digits                              [cifar10]
-  --recipe NAME|FILE   training settings                            [the paper's]
+  --data NAME          cifar10, cifar100, digits                    [cifar10]
+  --recipe NAME|FILE   training settings                            [paper's or ours]
   --seed N             weights, order and augmentation              [0]
   --T 1,2,4,8          time-steps to report                         [1,2,4,8,16,32]
   --max_epochs N       shorter or longer than the recipe
@@ -136,8 +136,7 @@ def _list(arguments: list[str]) -> int:
 
     print("methods (--method)")
     for name, method in METHODS.items():
-        origin = f"converts a {method.source} net" if method.source else "trains"
-        traits = [origin] + ["one conversion per T"] * method.per_T + ["warm-up"] * method.warmup
+        traits = [method.origin] + ["one conversion per T"] * method.per_T + ["warm-up"] * method.warmup
         print(f"  {name:<12} {method.summary} [{', '.join(traits)}]")
     print("\ndata sets (--data)")
     for name, data in DATA.items():

@@ -44,6 +44,11 @@ class Settings:
     out: Path | None = None
     overwrite: bool = False
 
+    @property
+    def label(self) -> str:
+        """Recipe and what was changed."""
+        return "+".join([self.recipe, *self.overrides])
+
     def science(self) -> dict[str, Any]:
         """What decides the result, without the seed: the part that is hashed."""
         data = {key: value for key, value in self.data_args.items() if key not in NOT_SCIENCE_DATA}

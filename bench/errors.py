@@ -1,5 +1,12 @@
 """The exceptions that the command line turns into one line and an exit status."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 
 class UserError(Exception):
     """Bad input: the message says what is wrong, where, and what to do, in one line. Exit status 2."""
@@ -11,3 +18,11 @@ class Interrupted(Exception):  # noqa: N818 - a signal is no error
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
+
+
+def first_error(error: ValidationError, show_input: bool = False) -> str:
+    """The first thing that pydantic refused: where, what was there if it may be shown, and why."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the whole"
+    shown = f" {str(first['input'])[:80]!r}" if show_input else ""
+    return f"{where}:{shown} {first['msg']}"

@@ -92,7 +92,7 @@ def second_stage(method_class: type, data_class: type) -> Any:
     parser.add_argument("--method", type=str, help="see python -m bench list")
     parser.add_argument("--arch", type=str, default="resnet20", help="short name, or timm/<name>")
     parser.add_argument("--data.name", type=str, default="cifar10", help="data set (short form: --data NAME)")
-    parser.add_argument("--recipe", type=str, default="", help="name or YAML file; default: the paper's")
+    parser.add_argument("--recipe", type=str, default="", help="name or YAML file; default: the paper's, else ours")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--T", type=str | int | list[int], default=",".join(map(str, DEFAULT_STEPS)), help="time-steps to report"

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from bench.errors import UserError
+from bench.errors import UserError, first_error
 from bench.files import write_atomically
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -181,6 +181,8 @@ class Record(Strict):
     conversion: Conversion
     ann: Accuracy
     snn: Annotated[list[SnnAccuracy], Field(min_length=1)]
+    # Top-1 of what a method measures besides, such as its ANN with the training noise on.
+    extras: dict[Name, Fraction] = {}
     training: Training
     code: Code
     environment: Environment
@@ -228,9 +230,7 @@ def read_record(path: Path) -> Record:
         data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_nan)
         return Record.model_validate(data, strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "record"
-        raise UserError(f"{path}: {where}: {first['msg']}") from error
+        raise UserError(f"{path}: {first_error(error)}") from error
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a readable record: {error}") from error
 

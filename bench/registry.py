@@ -40,15 +40,29 @@ class MethodEntry(Entry):
 
     Attributes:
         paper: key of the paper in ``leaderboards/reported``.
-        source: name of the method whose checkpoint it converts; ``None`` where it trains its own net.
+        source: name of the method whose checkpoint it converts; ``None`` where it trains its own net. Where the
+            method's option ``source`` chooses, a mapping from its values to names.
         per_T: the conversion depends on T and is done once for each.
         warmup: has steps before the first counted one.
     """
 
     paper: str
-    source: str | None = None
+    source: str | Mapping[str, str] | None = None
     per_T: bool = False
     warmup: bool = False
+
+    def source_for(self, options: Mapping[str, Any]) -> str:
+        """The method whose checkpoint it converts under these options (``--model.*``)."""
+        assert self.source is not None
+        return self.source if isinstance(self.source, str) else self.source[options["source"]]
+
+    @property
+    def origin(self) -> str:
+        """Where its network comes from, for ``bench list``."""
+        if self.source is None:
+            return "trains"
+        names = [self.source] if isinstance(self.source, str) else list(self.source.values())
+        return f"converts a {' or '.join(names)} net"
 
 
 ARCHITECTURES: Mapping[str, str] = {

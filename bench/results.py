@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import architectures, checkpoints, records
-from bench.callbacks import ConversionCallback
+from bench.callbacks import ConversionCallback, calibration_size
 from bench.files import write_atomically
 from bench.logs import finish, log_record
 from bench.provenance import code_state, environment
@@ -70,6 +70,7 @@ def evaluate_and_record(
         conversion=_conversion(entry, header, conversion),
         ann=records.Accuracy(**conversion.results["ann"]),
         snn=[records.SnnAccuracy(**point) for point in conversion.results["snn"]],
+        extras=conversion.results["extras"],
         training=records.Training(code=header["code"], epochs=header["epochs"], seconds=header.get("seconds")),
         code=code_state(),
         environment=environment(trainer.strategy.root_device, trainer.world_size, datamodule.num_workers),
@@ -111,7 +112,7 @@ def _protocol(model: Any, datamodule: Any, conversion: ConversionCallback) -> re
         eval_split=datamodule.eval_split,
         num_train_samples=len(datamodule.split("train")),
         num_eval_samples=conversion.results["num_eval_samples"],
-        calibration_images=model.calibration_images,
+        calibration_images=calibration_size(model, datamodule),
         precision="fp32",
         bn_folded=True,
     )
@@ -136,6 +137,8 @@ def print_result(record: records.Record, path: Path) -> None:
     for heading in ("T", "SNN top-1 %", "top-5 %", "quantised ANN %", "firing rate"):
         table.add_column(heading, justify="right")
     table.add_row("ANN", f"{100 * record.ann.top1:.2f}", f"{100 * record.ann.top5:.2f}", "", "")
+    for name, value in record.extras.items():
+        table.add_row(name, f"{100 * value:.2f}", "", "", "")
     for point in record.snn:
         steps = f"{point.T}" + (f" + {point.warmup}" if point.warmup else "")
         twin = "" if point.quantised_top1 is None else f"{100 * point.quantised_top1:.2f}"

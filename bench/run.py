@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 
 from bench import architectures, checkpoints, records
 from bench.building import HEADER_VERSION, build, build_trained
-from bench.callbacks import EpochSeed, StopOnNaN
+from bench.callbacks import EpochSeed, StopOnNaN, calibration_size
 from bench.config import Settings, differences
-from bench.errors import UserError
+from bench.errors import UserError, first_error
 from bench.files import require_writable
 from bench.logs import make_loggers
 from bench.provenance import code_state
 from bench.registry import ARCHITECTURES
 from bench.results import evaluate_and_record
+from bench.snn.fused import can_compile
 from bench.trainers import LAST, PREVIOUS, LastCheckpoint, make_trainer, quiet, train
 from methods import METHODS
 
@@ -43,8 +41,7 @@ def fit(settings: Settings, argv: list[str]) -> Path:
     if METHODS[settings.method].source:
         return convert(settings, argv)
     science = settings.science()
-    label = "+".join([settings.recipe, *settings.overrides])
-    out = settings.out or _default_folder(settings, label)
+    out = settings.out or _default_folder(settings)
     header: dict[str, Any] = {
         "version": HEADER_VERSION,
         "method": settings.method,
@@ -62,6 +59,7 @@ def fit(settings: Settings, argv: list[str]) -> Path:
     model, datamodule = build(
         settings.data, settings.method, settings.arch, settings.model_args, settings.data_args, settings.seed
     )
+    calibration_size(model, datamodule)  # refused now and not after the training
     seconds = 0.0
     if resume:
         before = checkpoints.read(resume).header
@@ -75,7 +73,7 @@ def fit(settings: Settings, argv: list[str]) -> Path:
         model.prepare(datamodule.calibration_dataloader(min(model.start_images, len(datamodule.split("train")))))
     if settings.compile and can_compile():
         model.compile_step()
-    name = f"{settings.data}-{settings.arch}-{settings.method}-{label}-seed{settings.seed}"
+    name = f"{settings.data}-{settings.arch}-{settings.method}-{settings.label}-seed{settings.seed}"
     loggers = make_loggers(settings.logger, out, name, science)
     keeper = LastCheckpoint(out / "checkpoints", header, seconds)
     validation = {} if len(datamodule.split("val")) else {"limit_val_batches": 0}
@@ -100,18 +98,7 @@ def check_early(header: dict[str, Any], argv: list[str]) -> None:
         checkpoints.Header.model_validate({**header, "epochs": 0}, strict=True)
         records.Run(argv=argv, started="", seconds=0)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{where}: {str(first['input'])[:80]!r} cannot stand in a record ({first['msg']})") from error
-
-
-def can_compile() -> bool:
-    """Whether there is the C++ compiler that ``torch.compile`` needs on a CPU; says so where there is none."""
-    compiler = os.environ.get("CXX", "g++")
-    if torch.cuda.is_available() or shutil.which(compiler):
-        return True
-    print(f"note: there is no {compiler}, so training steps are not compiled; they take longer and give the same")
-    return False
+        raise UserError(f"this cannot stand in a record: {first_error(error, show_input=True)}") from error
 
 
 def convert(settings: Settings, argv: list[str]) -> Path:
@@ -129,13 +116,13 @@ def convert(settings: Settings, argv: list[str]) -> Path:
         UserError: the source net is of another method, architecture, data set or seed.
     """
     entry = METHODS[settings.method]
-    assert entry.source is not None
+    kind = entry.source_for(settings.model_args)
     if settings.ckpt == "last":
-        raise UserError(f"--ckpt last: {settings.method} does not train; give the file of a {entry.source} net")
-    path = Path(settings.ckpt) if settings.ckpt else _source_net(settings, entry.source)
+        raise UserError(f"--ckpt last: {settings.method} does not train; give the file of a {kind} net")
+    path = Path(settings.ckpt) if settings.ckpt else _source_net(settings, kind)
     weights = checkpoints.read(path)
     source = weights.header
-    wanted = {"method": entry.source, "arch": settings.arch, "data": settings.data, "seed": settings.seed}
+    wanted = {"method": kind, "arch": settings.arch, "data": settings.data, "seed": settings.seed}
     for key, value in wanted.items():
         if source[key] != value:
             raise UserError(f"--ckpt {path}: is of {key} {source[key]}, and {settings.method} needs {key} {value}")
@@ -153,6 +140,11 @@ def convert(settings: Settings, argv: list[str]) -> Path:
         "source": source,
     }
     out = settings.out or _default_folder(settings, "+".join([recipe["name"], *overrides]))
+    check_early(header, argv)
+    if (out / "checkpoints").exists() or path.parent.resolve() == out.resolve():
+        raise UserError(f"--out {out}: holds a training, whose weights would be lost; give another folder")
+    if (out / "record.json").exists() and not settings.overwrite:
+        raise UserError(f"{out} already holds a record; begin anew with --overwrite, or give another --out")
     require_writable(out)
     model, datamodule = build_trained(header, weights, settings.data_args, path)
     loggers = make_loggers(settings.logger, out, f"{settings.data}-{settings.arch}-{settings.method}", science)
@@ -172,7 +164,7 @@ def _source_net(settings: Settings, source: str) -> Path:
     from bench.config import parse_fit
 
     first = parse_fit(command)
-    folder = first.out or _default_folder(first, "+".join([first.recipe, *first.overrides]))
+    folder = first.out or _default_folder(first)
     path = folder / "model.safetensors"
     if not path.exists():
         print(f"{settings.method} converts a {source} net and --ckpt names none: training one first, in {folder}")
@@ -248,7 +240,7 @@ def _find_resume(settings: Settings, folder: Path, header: dict[str, Any]) -> Pa
     return path
 
 
-def _default_folder(settings: Settings, label: str) -> Path:
-    leaf = label.replace("/", "-").replace(" ", "")[:80]
+def _default_folder(settings: Settings, label: str = "") -> Path:
+    leaf = (label or settings.label).replace("/", "-").replace(" ", "")[:80]
     leaf = f"{leaf}-seed{settings.seed}-{records.config_sha256(settings.science())[:8]}"
     return Path("runs") / settings.data / settings.arch / settings.method / leaf

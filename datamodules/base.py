@@ -109,6 +109,8 @@ class ImageDataModule(pl.LightningDataModule):
         subset: use only the first N images of a fixed permutation of the training and of the test set. A run with
             a subset is marked ``limited`` and never ranked.
         val_split: training images held out (fixed, the same for each seed) for validation and for choosing.
+        val_augment: augment the held-out images as in training, a new draw in each epoch, incomplete batches left out;
+            some methods measure on such images.
         eval_split: which images are evaluated: ``test``, or ``val`` to choose settings without touching the test set.
     """
 
@@ -125,6 +127,7 @@ class ImageDataModule(pl.LightningDataModule):
         num_workers: int = 0,
         subset: int | None = None,
         val_split: int = 0,
+        val_augment: bool = False,
         eval_split: Literal["test", "val"] = "test",
     ) -> None:
         super().__init__()
@@ -138,6 +141,7 @@ class ImageDataModule(pl.LightningDataModule):
             raise UserError("--data.eval_split val: there is no validation split; give --data.val_split N as well")
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.subset, self.val_split, self.eval_split = subset, val_split, eval_split
+        self.val_augment = val_augment
         self.seed = 0
         self._splits: dict[str, Images] | None = None
 
@@ -197,9 +201,9 @@ class ImageDataModule(pl.LightningDataModule):
         return self._loader(self.split("train"), self.batch_size, self.seed)
 
     def val_dataloader(self) -> list[DataLoader[tuple[Tensor, Tensor]]]:
-        """The held-out training images, plain; no loader where nothing is held out."""
+        """The held-out training images, plain unless ``val_augment``; no loader where nothing is held out."""
         part = self.split("val")
-        return [self._loader(part, self.eval_batch_size)] if len(part) else []
+        return [self._loader(part, self.eval_batch_size, self.seed if self.val_augment else None)] if len(part) else []
 
     def test_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         """The evaluated images, plain, in file order."""

@@ -1,4 +1,4 @@
-"""CIFAR-10 with the augmentation of the conversion papers."""
+"""CIFAR-10 and CIFAR-100 with the augmentation of the conversion papers."""
 
 from __future__ import annotations
 
@@ -8,32 +8,36 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torchvision.datasets import CIFAR10
+from torchvision.datasets import CIFAR10, CIFAR100
 
 from bench.errors import UserError
 from datamodules.augment import Pipeline
 from datamodules.base import ImageDataModule, Images
 
 
-class CIFAR10DataModule(ImageDataModule):
-    """CIFAR-10 (Krizhevsky, 2009), from disk or by torchvision's download, checked against its checksums.
+class CIFARDataModule(ImageDataModule):
+    """Either CIFAR (Krizhevsky, 2009), from disk or by torchvision's download, checked against its checksums.
 
-    The augmentation of the papers is a random crop with padding 4, mirroring, the AutoAugment CIFAR-10 policy,
-    normalisation and then one Cutout hole of zeros.
+    The augmentation of the papers is a random crop with padding 4, mirroring, the AutoAugment CIFAR-10 policy (on
+    CIFAR-100 as well), normalisation and then one Cutout hole of zeros.
 
     Args:
-        root: folder of ``cifar-10-batches-py``; default ``$BENCH_DATA_DIR``, else ``data``.
+        root: folder that holds ``cifar-10-batches-py`` or ``cifar-100-python``; default ``$BENCH_DATA_DIR``, else
+            ``data``.
         autoaugment: the CIFAR-10 policy of AutoAugment.
-        cutout: side of the Cutout hole in pixels; 0 for none. The papers use 16.
+        cutout: side of the Cutout hole in pixels; 0 for none. The papers use 16, some 8 on CIFAR-100.
         **kwargs: as for :class:`ImageDataModule`.
+
+    Attributes:
+        source: torchvision's class, which knows files and checksums. Its CIFAR100 is a subclass of its CIFAR10.
+        mean: per channel, as in the papers' code.
+        std: per channel, as in the papers' code.
     """
 
-    name = "cifar10"
-    num_classes: ClassVar[int] = 10
     num_test: ClassVar[int] = 10_000
-    source: ClassVar[type[CIFAR10]] = CIFAR10
-    mean: ClassVar[tuple[float, ...]] = (0.4914, 0.4822, 0.4465)
-    std: ClassVar[tuple[float, ...]] = (0.2023, 0.1994, 0.2010)
+    source: ClassVar[type[CIFAR10]]
+    mean: ClassVar[tuple[float, ...]]
+    std: ClassVar[tuple[float, ...]]
 
     def __init__(self, root: str | None = None, autoaugment: bool = True, cutout: int = 16, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -74,3 +78,23 @@ class CIFAR10DataModule(ImageDataModule):
     def pipeline(self) -> Pipeline:
         """The papers' order: crop, flip, AutoAugment, normalise, Cutout."""
         return Pipeline(self.mean, self.std, 4, True, self.autoaugment, self.cutout)
+
+
+class CIFAR10DataModule(CIFARDataModule):
+    """CIFAR-10: 50,000 training and 10,000 test images of 10 classes."""
+
+    name = "cifar10"
+    num_classes: ClassVar[int] = 10
+    source: ClassVar[type[CIFAR10]] = CIFAR10
+    mean: ClassVar[tuple[float, ...]] = (0.4914, 0.4822, 0.4465)
+    std: ClassVar[tuple[float, ...]] = (0.2023, 0.1994, 0.2010)
+
+
+class CIFAR100DataModule(CIFARDataModule):
+    """CIFAR-100 with its 100 fine labels: 50,000 training and 10,000 test images."""
+
+    name = "cifar100"
+    num_classes: ClassVar[int] = 100
+    source: ClassVar[type[CIFAR10]] = CIFAR100
+    mean: ClassVar[tuple[float, ...]] = (129.3 / 255, 124.1 / 255, 112.4 / 255)
+    std: ClassVar[tuple[float, ...]] = (68.2 / 255, 65.4 / 255, 70.4 / 255)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytorch_lightning as pl
 from torch import Tensor, nn
 
+from bench.errors import UserError
 from bench.snn.activations import Activation
 from bench.snn.neurons import SpikingNeuron
 from bench.snn.simulate import SpikingNetwork
@@ -28,9 +29,13 @@ class ConversionModule(pl.LightningModule):
 
     Attributes:
         calibration_images: training images, without augmentation, that conversion looks at; 0 for none.
+        T: steps that the conversion under way is for.
+        extras: names of further classifiers whose accuracy the record holds beside the ANN's.
     """
 
     calibration_images = 0
+    T = 1
+    extras: tuple[str, ...] = ()
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -43,9 +48,26 @@ class ConversionModule(pl.LightningModule):
     def calibrate(self, net: nn.Module, calibration: Sequence[Batch], T: int) -> None:
         """Changes, in place, a copy of the network (BN folded) before its activations are replaced."""
 
+    def replace_pooling(self, net: nn.Module) -> None:
+        """Refuses max-pooling, the maximum of spike trains not being the train of the maximum.
+
+        Raises:
+            UserError: names the module.
+        """
+        for name, module in net.named_modules():
+            if isinstance(module, nn.MaxPool2d):
+                raise UserError(
+                    f"{name} is max-pooling, which {type(self).__name__} cannot convert; train with "
+                    "--model.max_pool average, or convert by burst"
+                )
+
     def spiking(self, net: nn.Module) -> SpikingNetwork:
         """Wraps a network of neurons; two-phase methods say here how many steps come first."""
         return SpikingNetwork(net)
+
+    def extra_logits(self, name: str, images: Tensor, batch_idx: int) -> Tensor:
+        """Logits of one of :attr:`extras` in the test, ``[B, classes]``."""
+        raise NotImplementedError
 
     def convert(self, T: int, calibration: Sequence[Batch]) -> SpikingNetwork:
         """Builds the SNN; the trained network stays as it is.
@@ -55,9 +77,11 @@ class ConversionModule(pl.LightningModule):
             calibration: batches of plain training images.
 
         Raises:
-            UserError: a threshold is not positive; the message names the layer.
+            UserError: a threshold is not positive, or a layer cannot be converted; the message names the layer.
         """
+        self.T = T
         net = copy.deepcopy(self.net).eval()
+        self.replace_pooling(net)
         fold_batch_norm(net)
         self.calibrate(net, calibration, T)
         replace(net, Activation, lambda _, activation: self.neuron(activation))  # type: ignore[arg-type]

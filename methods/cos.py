@@ -21,6 +21,7 @@ T as printed excludes rho. The calibration goes layer by layer, so a layer must 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -30,7 +31,7 @@ from bench.errors import UserError
 from bench.snn.activations import Activation, QCFSActivation
 from bench.snn.neurons import IFNode, SpikingNeuron
 from bench.snn.simulate import SpikingNetwork
-from methods.base import ConversionModule
+from methods.base import Batch, ConversionModule
 
 Saturated = Literal["release", "keep"]
 EMPTY = 1000.0
@@ -116,6 +117,17 @@ class COS(ConversionModule):
         """Theta = lambda, and v_0 from the calibration."""
         assert isinstance(activation, QCFSActivation)
         return COSNode(activation.threshold, self.rho, self.rounds, self.saturated, self.epsilon)
+
+    def calibrate(self, net: nn.Module, calibration: Sequence[Batch], T: int) -> None:
+        """Needs no images, but as many steps as it calibrates on.
+
+        Raises:
+            UserError: the longest run is shorter than rho.
+        """
+        if self.rho > T:
+            raise UserError(
+                f"--model.rho {self.rho}: COS calibrates on rho steps; give a --T of at least as many as well"
+            )
 
     def spiking(self, net: nn.Module) -> SpikingNetwork:
         """Even T = 1 needs rho steps of input; no step is left out of the read-out."""

@@ -68,8 +68,9 @@ class QCFS(TrainingModule):
         if not 0 <= lambda_lr_scale <= 1:
             raise UserError(f"--model.lambda_lr_scale {lambda_lr_scale}: must be from 0 to 1")
         self.L, self.lambda_init, self.lambda_percentile, self.region = L, lambda_init, lambda_percentile, region
-        self.lambda_lr_scale = lambda_lr_scale
         super().__init__(net, **kwargs)
+        if lambda_lr_scale != 1:
+            self.threshold_options(lr=self.lr * lambda_lr_scale)
 
     def activation(self, name: str) -> QCFSActivation:
         """QCFS with its own lambda."""
@@ -80,33 +81,11 @@ class QCFS(TrainingModule):
         assert isinstance(activation, QCFSActivation)
         return IFNode(activation.threshold, v_init=0.5)
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Thresholds have a learning rate of their own where ``lambda_lr_scale`` says so."""
-        if self.lambda_lr_scale == 1:
-            return super().parameter_groups()
-        thresholds = [m.threshold for m in self.net.modules() if isinstance(m, QCFSActivation)]
-        others = [p for p in self.parameters() if all(p is not threshold for threshold in thresholds)]
-        return [{"params": others}, {"params": thresholds, "lr": self.lr * self.lambda_lr_scale}]
-
     def prepare(self, calibration: Iterable[Batch]) -> None:
         """Starts lambda at the activations' own scale where ``lambda_percentile`` asks for it."""
         if self.lambda_percentile is not None:
             images = torch.cat([images for images, _ in calibration])
             set_thresholds_by_percentile(self.net, images, self.lambda_percentile)
-
-    def on_train_epoch_end(self) -> None:
-        """Stops where a lambda has left the positive numbers: such a net cannot be converted.
-
-        Raises:
-            UserError: names the layer.
-        """
-        for name, module in self.net.named_modules():
-            if isinstance(module, QCFSActivation) and not module.threshold.item() > 0:
-                raise UserError(
-                    f"lambda of {name} is {module.threshold.item():.4g} after epoch {self.current_epoch}, and a "
-                    "threshold must be positive; lower --model.lr, or start higher (--model.lambda_init, "
-                    "--model.lambda_percentile)"
-                )
 
 
 @torch.no_grad()

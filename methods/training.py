@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,8 @@ class TrainingModule(ConversionModule):
         momentum: of SGD.
         weight_decay: on all parameters, thresholds and BN included.
         label_smoothing: of the cross-entropy.
+        max_pool: ``average`` puts average pooling in the place of max-pooling, as nearly all methods need; ``keep``
+            leaves it.
 
     Attributes:
         start_images: plain training images that :meth:`prepare` sees; a fixed number, so that no batch size decides.
@@ -46,6 +48,7 @@ class TrainingModule(ConversionModule):
         momentum: float = 0.9,
         weight_decay: float = 5e-4,
         label_smoothing: float = 0.0,
+        max_pool: Literal["average", "keep"] = "average",
     ) -> None:
         for name, value, low, high in (
             ("lr", lr, 0.0, math.inf),
@@ -57,12 +60,18 @@ class TrainingModule(ConversionModule):
                 raise UserError(f"--model.{name} {value}: must be a finite number from {low:g} to {high:g}")
         split_norm_act(net)
         check_convertible(net)
-        replace_max_pool(net)
+        if max_pool == "average":
+            replace_max_pool(net)
+        self.examine(net)
         replace(net, nn.ReLU, lambda name, _: self.activation(name))
         super().__init__(net)
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
         self.label_smoothing = label_smoothing
+        self._threshold_options: dict[str, float] = {}
         self._step_net: list[Any] = [net]
+
+    def examine(self, net: nn.Module) -> None:
+        """Called on the network before its ReLUs are replaced, for activations that depend on their layer."""
 
     def activation(self, name: str) -> Activation:
         """The training-time activation of the layer called ``name``."""
@@ -88,15 +97,50 @@ class TrainingModule(ConversionModule):
         )
         return loss
 
+    def on_train_epoch_end(self) -> None:
+        """Stops where a trained threshold has left the positive numbers: such a net cannot be converted.
+
+        Raises:
+            UserError: names the layer.
+        """
+        for name, module in self.net.named_modules():
+            threshold = getattr(module, "threshold", None) if isinstance(module, Activation) else None
+            if threshold is not None and not bool((threshold > 0).all()):
+                raise UserError(
+                    f"lambda of {name} is {threshold.min().item():.4g} after epoch {self.current_epoch}, and a "
+                    "threshold must be positive; lower --model.lr, or start higher (--model.lambda_init)"
+                )
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Accuracy on the held-out training images."""
         images, labels = batch
         accuracy = (self(images).argmax(1) == labels).float().mean()
         self.log("val/acc", accuracy, prog_bar=True, sync_dist=True, batch_size=len(labels))
 
+    def threshold_options(self, **options: float | None) -> None:
+        """Gives the activations' parameters SGD settings of their own.
+
+        Args:
+            **options: ``lr`` or ``weight_decay``; ``None`` for that of everything else.
+
+        Raises:
+            UserError: one is negative or not finite.
+        """
+        for name, value in options.items():
+            if value is None:
+                continue
+            if not 0 <= value < math.inf:
+                raise UserError(f"--model: {name} {value} of thresholds must be a finite number of at least 0")
+            self._threshold_options[name] = value
+
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """What SGD trains; a method gives thresholds a learning rate or weight decay of their own here."""
-        return [{"params": list(self.parameters())}]
+        """What SGD trains: one group, or two where thresholds have settings of their own."""
+        if not self._threshold_options:
+            return [{"params": list(self.parameters())}]
+        activations = [module for module in self.net.modules() if isinstance(module, Activation)]
+        thresholds = {id(p): p for module in activations for p in module.parameters()}
+        others = [p for p in self.parameters() if id(p) not in thresholds]
+        return [{"params": others}, {"params": list(thresholds.values()), **self._threshold_options}]
 
     def configure_optimizers(self) -> Any:
         """SGD with a cosine to 0 over all epochs."""

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from bench.errors import UserError
+from bench.errors import UserError, first_error
 from bench.leaderboard.text import one_line
 from bench.records import Name
 from bench.registry import ARCHITECTURES
@@ -126,9 +126,7 @@ def read_paper(path: Path) -> Paper:
             raise ValueError("larger than 1 MB")
         paper = Paper.model_validate(_plain(data.decode()))
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "file"
-        raise UserError(one_line(f"{path}: {where}: {first['msg']}")) from error
+        raise UserError(one_line(f"{path}: {first_error(error)}")) from error
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(one_line(f"{path}: not a readable file of reported numbers: {error}")) from error
     if path.name != f"{paper.key}.yaml":

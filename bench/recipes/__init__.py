@@ -1,8 +1,9 @@
-"""Recipes: the papers' training settings, one YAML file for each method, data set and architecture.
+"""Recipes: training settings, one YAML file for each method, data set and, where nets differ, architecture.
 
 ``<method>/<data>_<arch>.yaml`` is what ``bench fit`` takes by default, ``<method>/<data>.yaml`` for a net without
-a file of its own; ``<data>_<arch>.<name>.yaml`` is asked for by ``--recipe <name>``. The comment at the top of each
-states command, cost and the number to expect.
+a file of its own; ``<data>_<arch>.<name>.yaml`` is asked for by ``--recipe <name>``. A recipe is named ``paper`` where
+it has the paper's settings and ``ours`` where these are not known. The comment at the top of each states command, cost
+and the number to expect.
 """
 
 from __future__ import annotations

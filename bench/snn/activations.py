@@ -37,8 +37,8 @@ class _ClipFloorShift(torch.autograd.Function):
         return torch.where(inside, g, 0.0).to(grad.dtype), grad_threshold.sum_to_size(threshold.shape), None, None
 
 
-def _quantise(z: Tensor, threshold: Tensor, levels: int, shift: float = 0.5) -> Tensor:
-    return torch.floor(z * (levels / threshold) + shift).clamp(0, levels) * (threshold / levels)
+def _quantise(z: Tensor, threshold: Tensor, levels: int) -> Tensor:
+    return torch.floor(z * (levels / threshold) + 0.5).clamp(0, levels) * (threshold / levels)
 
 
 def clip_floor_shift(z: Tensor, threshold: Tensor, levels: int, region: Region = "clip_first") -> Tensor:
@@ -93,22 +93,114 @@ class QCFSActivation(Activation):
         return f"L={self.L}, region={self.region}"
 
 
-class QuantisedReLU(Activation):
-    """Inference only: ``theta * clip(floor(z T / theta + shift), 0, T) / T``, the rate of an ideal neuron.
+class ReLUActivation(Activation):
+    """Plain ReLU, and the threshold that a calibration finds for its neuron.
+
+    Attributes:
+        threshold: ``theta``, broadcastable to one image's input; ``None`` until a calibration sets it.
+    """
+
+    threshold: Tensor | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("threshold", None, persistent=False)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """``max(z, 0)`` for pre-activations of any shape."""
+        return torch.relu(z)
+
+
+class _Clip(torch.autograd.Function):
+    """``min(max(z, 0), threshold)`` with the masks written out, for the reason given at ``_ClipFloorShift``."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, threshold: Tensor) -> Tensor:
+        ctx.save_for_backward(z, threshold)
+        return torch.minimum(z.to(threshold.dtype).clamp_min(0), threshold).to(z.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:
+        saved, threshold = ctx.saved_tensors
+        z, g = saved.to(threshold.dtype), grad.to(threshold.dtype)
+        above = z > threshold
+        above_only = torch.where(above, g, 0.0).sum_to_size(threshold.shape) if ctx.needs_input_grad[1] else None
+        return torch.where((z >= 0) & ~above, g, 0.0).to(grad.dtype), above_only
+
+
+def clip(z: Tensor, ceiling: Tensor) -> Tensor:
+    """``clip(z, 0, ceiling)``.
+
+    With ``d`` the upstream gradient, ``dz = d`` in ``[0, ceiling]`` and ``dceiling = d`` above it; else both are 0.
 
     Args:
-        threshold: ``theta``, broadcastable to one image's input.
-        T: number of levels.
-        shift: initial membrane potential as a fraction of the threshold.
+        z: pre-activations of any shape and floating type; the arithmetic runs in the ceiling's type.
+        ceiling: positive, broadcastable to ``z``.
+
+    Returns:
+        The activations, in the shape and type of ``z``.
+    """
+    output: Tensor = _Clip.apply(z, ceiling)
+    return output
+
+
+class ClippedReLU(Activation):
+    """:func:`clip` with a fixed or trainable ceiling.
+
+    Args:
+        ceiling: of every output, or where it starts.
+        trainable: whether the ceiling is a parameter (TCL's lambda).
     """
 
     threshold: Tensor
 
-    def __init__(self, threshold: Tensor, T: int, shift: float = 0.5) -> None:
+    def __init__(self, ceiling: float, trainable: bool) -> None:
+        super().__init__()
+        value = torch.tensor(float(ceiling))
+        if trainable:
+            self.threshold = nn.Parameter(value)
+        else:
+            self.register_buffer("threshold", value)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Clips pre-activations of any shape."""
+        return clip(z, self.threshold)
+
+
+class QuantisedReLU(Activation):
+    """Inference only: the rate of an ideal neuron.
+
+    ``theta clip(floor((z + bias) T / theta + shift), 0, levels T) / T``
+
+    Args:
+        threshold: ``theta``, broadcastable to one image's input.
+        T: number of steps.
+        shift: initial membrane potential as a fraction of the threshold.
+        bias: current that the neuron adds at each step.
+        levels: spikes that it may send in one step.
+        unit: give the rate itself, without the factor ``theta``.
+    """
+
+    threshold: Tensor
+    shift: Tensor
+    bias: Tensor
+
+    def __init__(
+        self,
+        threshold: Tensor,
+        T: int,
+        shift: float | Tensor = 0.5,
+        bias: float | Tensor = 0.0,
+        levels: int = 1,
+        unit: bool = False,
+    ) -> None:
         super().__init__()
         self.register_buffer("threshold", threshold.detach().clone())
-        self.T, self.shift = T, shift
+        self.register_buffer("shift", torch.as_tensor(shift).to(threshold).clone())
+        self.register_buffer("bias", torch.as_tensor(bias).to(threshold).clone())
+        self.T, self.levels, self.unit = T, levels, unit
 
     def forward(self, z: Tensor) -> Tensor:
         """Quantises pre-activations of any shape."""
-        return _quantise(z, self.threshold, self.T, self.shift)
+        counts = torch.floor((z + self.bias) * (self.T / self.threshold) + self.shift).clamp(0, self.T * self.levels)
+        return counts / self.T if self.unit else counts * (self.threshold / self.T)

@@ -1,6 +1,6 @@
-"""The dataflow of a network, and the refusal of what cannot be converted.
+"""Parts of a network, and the refusal of what cannot be converted.
 
-A network is looked at through ``torch.fx``: whatever is neither linear nor an activation that conversion knows is
+Whatever is neither linear nor an activation that conversion knows is
 refused by name, because a nonlinearity left as it was gives wrong spikes in silence.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import operator
 from collections import Counter
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +16,8 @@ from torch import fx, nn
 
 from bench.errors import UserError
 from bench.snn.activations import Activation
-from bench.snn.neurons import SpikingNeuron
+from bench.snn.neurons import Timed
+from bench.snn.tracing import first_input, input_size, trace
 
 Linear = (nn.modules.conv._ConvNd, nn.Linear)
 BatchNorm = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -34,7 +34,7 @@ _LINEAR_MODULES = (
     nn.ZeroPad2d,
     nn.Upsample,
 )
-_ACTIVATIONS = (nn.ReLU, Activation, SpikingNeuron)
+_ACTIVATIONS = (nn.ReLU, Activation, Timed)
 _LINEAR_FUNCTIONS = {
     operator.add, operator.iadd, operator.sub, operator.isub, operator.getitem, operator.neg, getattr,
     torch.add, torch.flatten, torch.cat, torch.mean, torch.reshape, torch.permute, torch.transpose,
@@ -48,50 +48,56 @@ _SCALINGS = {operator.truediv, operator.itruediv, torch.div, "div", "div_", F.co
 _PRODUCTS = {operator.mul, operator.imul, torch.mul, "mul", "mul_"}
 
 
-class _DirectInterpreter(fx.Interpreter):
-    """Calls ``forward`` itself: while a trace is under way, calling a module would be traced."""
-
-    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return self.fetch_attr(target).forward(*args, **kwargs)
-
-
-class _Tracer(fx.Tracer):
-    """Keeps activations whole, and answers questions about shapes (``if x.shape[-1] < 7``) from an example."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, (Activation, SpikingNeuron)) or super().is_leaf_module(m, module_qualified_name)
-
-    def to_bool(self, obj: fx.Proxy) -> bool:
-        graph = fx.Graph()
-        copies: dict[fx.Node, fx.Node] = {}
-        graph.graph_copy(self.graph, copies)
-        graph.output(copies[obj.node])
-        dtype = next(self.root.parameters()).dtype
-        # On the meta device: shapes are all that may be asked about.
-        module = fx.GraphModule(copy.deepcopy(self.root).eval().to("meta"), graph)
-        answer = _DirectInterpreter(module).run(torch.zeros(1, 3, 32, 32, device="meta", dtype=dtype))
-        if isinstance(answer, torch.Tensor):
-            raise fx.proxy.TraceError("its forward pass depends on the values of the images")
-        return bool(answer)
+def input_shapes(net: nn.Module, kind: type[nn.Module]) -> dict[str, torch.Size]:
+    """Shape of one image's input to each module of a kind, by name; nothing is computed."""
+    shapes: dict[str, torch.Size] = {}
+    probe = copy.deepcopy(net).eval().to("meta")
+    for name, module in probe.named_modules():
+        if isinstance(module, kind):
+            module.register_forward_pre_hook(lambda _, inputs, name=name: shapes.update({name: inputs[0].shape[1:]}))
+    probe(torch.zeros(1, *input_size(net), device="meta", dtype=next(net.parameters()).dtype))
+    return shapes
 
 
-def trace(net: nn.Module) -> fx.Graph:
-    """The dataflow of ``net``, with torch's own layers, activations and neurons as nodes.
+def segment(net: nn.Module, name: str) -> tuple[fx.GraphModule, list[str]]:
+    """The part of a network that computes one activation's input from the activations before it.
 
-    Raises:
-        UserError: the forward pass depends on the data, so it cannot be traced.
+    Args:
+        net: network; the part shares its parameters.
+        name: of an activation or neuron.
+
+    Returns:
+        A module that takes the outputs of the activations before (or the image, where it comes in), in order, and
+        their names; the image's is ``""``.
     """
-    try:
-        graph: fx.Graph = _Tracer().trace(net)
-    except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{type(net).__name__} cannot be converted: torch.fx cannot trace it ({reason})") from error
-    return graph
-
-
-def first_input(node: fx.Node) -> Any:
-    """What a call works on, given by position or by name."""
-    return node.args[0] if node.args else node.kwargs.get("input")
+    graph = trace(net)
+    modules = dict(net.named_modules())
+    goal = next(node for node in graph.nodes if node.op == "call_module" and node.target == name)
+    part = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    needed: set[fx.Node] = set()
+    names: list[str] = []
+    waiting = list(goal.all_input_nodes)
+    edges: set[fx.Node] = set()
+    while waiting:
+        node = waiting.pop()
+        if node in needed:
+            continue
+        needed.add(node)
+        timed = node.op == "call_module" and isinstance(modules[node.target], _ACTIVATIONS)
+        if timed or node.op == "placeholder":
+            edges.add(node)
+        else:
+            waiting += node.all_input_nodes
+    for node in graph.nodes:
+        if node in edges:
+            copies[node] = part.placeholder(f"edge_{len(names)}")
+            names.append("" if node.op == "placeholder" else str(node.target))
+        elif node in needed:
+            copies[node] = part.node_copy(node, lambda old: copies[old])
+    part.output(copies[goal.all_input_nodes[0]])
+    part.lint()
+    return fx.GraphModule(net, part), names
 
 
 def _shapes(graph: fx.Graph) -> set[fx.Node]:
@@ -206,7 +212,7 @@ def mixes_constant_input(net: nn.Module) -> bool:
                 timed.add(node)
             continue
         sources = [source for source in node.all_input_nodes if source.op != "get_attr"]
-        if node.op == "call_module" and isinstance(modules[node.target], SpikingNeuron):
+        if node.op == "call_module" and isinstance(modules[node.target], Timed):
             timed.add(node)
         elif any(source in timed for source in sources):
             if not all(source in timed for source in sources):

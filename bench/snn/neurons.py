@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from bench.errors import UserError
 from bench.snn.activations import QuantisedReLU
+from bench.snn.fused import run_fused
 
 
 @dataclass
@@ -24,10 +25,12 @@ class Clock:
     Attributes:
         T: steps in this pass.
         batch: images in this pass.
+        fused: neurons that can run as one compiled kernel.
     """
 
     T: int = 1
     batch: int = 1
+    fused: bool = False
 
     def unfold(self, x: Tensor) -> Tensor:
         """Views ``[T*B, ...]`` as ``[T, B, ...]``, and a constant ``[B, ...]`` as ``[T, B, ...]`` without a copy."""
@@ -41,35 +44,54 @@ class Clock:
         )
 
 
-class SpikingNeuron(nn.Module):
+class Timed(nn.Module):
+    """What sees time in a converted network: it finds the steps inside the batch, and remembers.
+
+    Attributes:
+        causal: step t of the output depends on steps 1..t of the input alone, so long runs may be cut in time.
+    """
+
+    causal = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = Clock()
+
+    def reset(self) -> None:
+        """Forgets what it remembers."""
+        raise NotImplementedError
+
+
+class SpikingNeuron(Timed):
     """Base of all neurons: membrane state, spike counts, folding of time.
 
     Args:
-        threshold: ``theta``, a positive scalar or broadcastable to one image's input (``[C, 1, 1]``).
+        threshold: ``theta``, a positive scalar or broadcastable to one image's input (``[C, 1, 1]``, ``[C, H, W]``).
         v_init: initial membrane potential as a fraction of the threshold.
 
     Attributes:
         v: membrane potential ``[B, ...]`` carried from one pass to the next; ``None`` before the first.
         spike_counts: spikes at each step of the last pass, ``[T]``.
-        unit_spikes: send 1 instead of ``theta``, where the threshold was folded into the next weights.
-        causal: step t of the output depends on steps 1..t of the input alone, so long runs may be cut in time.
+        unit_spikes: send 1 instead of ``theta``, where the next weights already hold the threshold.
     """
 
-    causal = True
     alphabet: Literal["binary", "ternary", "multi"] = "binary"
     levels_per_step = 1
     reset_rule: Literal["soft", "hard"] = "soft"
     threshold: Tensor
+    v_init: float | Tensor
 
-    def __init__(self, threshold: Tensor, v_init: float = 0.5) -> None:
+    def __init__(self, threshold: Tensor, v_init: float | Tensor = 0.5) -> None:
         super().__init__()
         threshold = threshold.detach().clone()
         if not bool((torch.isfinite(threshold) & (threshold > 0)).all()):
             raise UserError(f"threshold {threshold.min().item():.4g}: must be positive and finite to convert")
         self.register_buffer("threshold", threshold)
-        self.v_init = v_init
+        if isinstance(v_init, Tensor):
+            self.register_buffer("v_init", v_init.detach().clone())
+        else:
+            self.v_init = v_init
         self.unit_spikes = False
-        self.clock = Clock()
         self.v: Tensor | None = None
         self.spike_counts = torch.zeros(0)
         self.size = 0
@@ -87,31 +109,87 @@ class SpikingNeuron(nn.Module):
         x_TBX = self.clock.unfold(x)
         out_TBX = self.run(x_TBX)
         self.size = out_TBX[0, 0].numel()
-        self.spike_counts = torch.count_nonzero(out_TBX.flatten(1), dim=1)
+        self.spike_counts = self.count(out_TBX)
         return out_TBX.flatten(0, 1).div_(self.threshold) if self.unit_spikes else out_TBX.flatten(0, 1)
 
     def run(self, x_TBX: Tensor) -> Tensor:
         """Turns input currents ``[T, B, ...]`` into outputs of the same shape."""
         raise NotImplementedError
 
+    def count(self, out_TBX: Tensor) -> Tensor:
+        """Spikes in each step of an output, ``[T]``."""
+        return torch.count_nonzero(out_TBX.flatten(1), dim=1)
+
     def twin(self, T: int) -> nn.Module:
         """The quantised activation that this neuron equals when spikes arrive evenly."""
-        return QuantisedReLU(self.threshold, T, self.v_init)
+        return QuantisedReLU(self.threshold, T, self.v_init, unit=self.unit_spikes)
 
 
 class IFNode(SpikingNeuron):
     """Integrate-and-fire neuron with soft reset; it fires at equality and sends ``theta``.
 
-    ``u_t = v_{t-1} + I_t;  s_t = [u_t >= theta];  v_t = u_t - theta s_t``; the output is ``theta s_t``.
+    ``u_t = v_{t-1} + I_t + b;  s_t = [u_t >= theta];  v_t = u_t - theta s_t``; the output is ``theta s_t``.
+
+    Args:
+        threshold: ``theta``.
+        v_init: initial membrane potential as a fraction of the threshold.
+        bias: ``b``, a constant current at every step, broadcastable to one image's input; ``None`` for none.
     """
+
+    bias: Tensor | None
+
+    def __init__(self, threshold: Tensor, v_init: float | Tensor = 0.5, bias: Tensor | None = None) -> None:
+        super().__init__(threshold, v_init)
+        self.register_buffer("bias", None if bias is None else bias.detach().clone())
 
     def run(self, x_TBX: Tensor) -> Tensor:
         """See :class:`SpikingNeuron`."""
         v = self.initial(x_TBX[0]) if self.v is None else self.v
+        if self.clock.fused:
+            out_TBX, self.v = run_fused(x_TBX, v, self.threshold, self.bias)
+            return out_TBX
         out_TBX = torch.empty_like(x_TBX)
         for t, current in enumerate(x_TBX):
             v = v + current
+            if self.bias is not None:
+                v += self.bias
             torch.mul(v >= self.threshold, self.threshold, out=out_TBX[t])
             v -= out_TBX[t]
         self.v = v
         return out_TBX
+
+    def twin(self, T: int) -> nn.Module:
+        """See :class:`SpikingNeuron`."""
+        bias = 0.0 if self.bias is None else self.bias
+        return QuantisedReLU(self.threshold, T, self.v_init, bias, unit=self.unit_spikes)
+
+
+class LateralInhibitionPool(Timed):
+    """Max-pooling of rates: after every step its output sums to the largest sum of its inputs.
+
+    ``S_t`` being the sum of the inputs up to step t, it sends ``maxpool(S_t) - maxpool(S_{t-1})``: the input that leads
+    passes, and the others are inhibited until they have caught up (LIPooling; Li and Zeng, IJCAI 2022,
+    https://arxiv.org/abs/2204.13271).
+
+    Args:
+        pool: the max-pooling that it replaces.
+    """
+
+    def __init__(self, pool: nn.MaxPool2d) -> None:
+        super().__init__()
+        self.pool = pool
+        self.sums: Tensor | None = None
+
+    def reset(self) -> None:
+        """Forgets what it has seen."""
+        self.sums = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, H, W]`` or ``[T*B, C, H, W]`` in, ``[T*B, C, H', W']`` out."""
+        x_TBX = self.clock.unfold(x)
+        sums_TBX = x_TBX.cumsum(0) + (0 if self.sums is None else self.sums)
+        highest = self.clock.unfold(self.pool(sums_TBX.flatten(0, 1)))
+        start = torch.zeros_like(highest[:1]) if self.sums is None else self.pool(self.sums)[None]
+        self.sums = sums_TBX[-1]
+        out: Tensor = torch.diff(highest, dim=0, prepend=start)
+        return out.flatten(0, 1)

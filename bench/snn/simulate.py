@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bench.errors import UserError
 from bench.snn.graph import mixes_constant_input
-from bench.snn.neurons import Clock, SpikingNeuron
+from bench.snn.neurons import Clock, LateralInhibitionPool, SpikingNeuron, Timed
 from bench.snn.surgery import replace
 
 # Image-steps in one pass: enough to keep the convolutions busy, few enough to stay in a CPU's cache and far below
@@ -26,27 +26,36 @@ class SpikingNetwork(nn.Module):
         warmup: steps that come on top of T, as the record and the latency count them.
         uncounted: steps whose logits are left out of the read-out; ``None`` for ``warmup``.
         least: steps that a run must have, however small T is.
+        only_T: the one number of steps that the network was converted for; ``None`` where it may be read at any.
 
     Raises:
         UserError: ``net`` has no neuron.
     """
 
-    def __init__(self, net: nn.Module, warmup: int = 0, uncounted: int | None = None, least: int = 1) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        warmup: int = 0,
+        uncounted: int | None = None,
+        least: int = 1,
+        only_T: int | None = None,
+    ) -> None:
         super().__init__()
-        self.net, self.warmup, self.least = net.eval(), warmup, least
+        self.net, self.warmup, self.least, self.only_T = net.eval(), warmup, least, only_T
         self.uncounted = warmup if uncounted is None else uncounted
         self.clock = Clock()
         self.neurons = {name: m for name, m in net.named_modules() if isinstance(m, SpikingNeuron)}
         if not self.neurons:
             raise UserError("the network has no spiking neuron: convert it first")
-        for neuron in self.neurons.values():
-            neuron.clock = self.clock
+        self.timed = [module for module in net.modules() if isinstance(module, Timed)]
+        for module in self.timed:
+            module.clock = self.clock
         self.repeat_input = mixes_constant_input(net)
 
     def reset(self) -> None:
         """Forgets all membrane potentials."""
-        for neuron in self.neurons.values():
-            neuron.reset()
+        for module in self.timed:
+            module.reset()
 
     def forward(self, x: Tensor, T: int) -> Tensor:
         """Continues for ``T`` steps from the present state.
@@ -68,6 +77,7 @@ class SpikingNetwork(nn.Module):
         """The quantised network this one would equal after ``T`` steps if all spikes came evenly."""
         net = copy.deepcopy(self.net)
         replace(net, SpikingNeuron, lambda _, neuron: neuron.twin(T))  # type: ignore[operator]
+        replace(net, LateralInhibitionPool, lambda _, pool: pool.pool)  # type: ignore[arg-type, return-value]
         return net.eval()
 
     @property
@@ -78,7 +88,7 @@ class SpikingNetwork(nn.Module):
     @property
     def causal(self) -> bool:
         """Whether a long run may be cut in time."""
-        return all(neuron.causal for neuron in self.neurons.values())
+        return all(module.causal for module in self.timed)
 
 
 @torch.no_grad()
@@ -97,6 +107,8 @@ def simulate(snn: SpikingNetwork, x: Tensor, T: int, image_steps: int | None = N
     """
     if T < 1:
         raise UserError(f"T = {T}: must be at least 1")
+    if snn.only_T not in (None, T):
+        raise UserError(f"T = {T}: this network was converted for T = {snn.only_T}; convert once for each T")
     limit = image_steps or IMAGE_STEPS.get(x.device.type, IMAGE_STEPS["cuda"])
     steps = max(snn.uncounted + T, snn.least)
     part = max(1, limit // steps)

@@ -12,8 +12,9 @@ from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from bench.errors import UserError
-from bench.snn.graph import BatchNorm, Linear, first_input, trace
+from bench.snn.graph import BatchNorm, Linear
 from bench.snn.neurons import SpikingNeuron
+from bench.snn.tracing import first_input, trace
 
 
 def replace(net: nn.Module, kind: type[nn.Module], make: Callable[[str, nn.Module], nn.Module]) -> int:

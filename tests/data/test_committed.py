@@ -21,7 +21,7 @@ CELLS = Path(__file__).with_name("reported_cells.txt")
 
 METHOD_NAMES = {
     *("qcfs", "opi", "cos", "srp", "rts", "tcl", "rnl", "snnc_lp", "snnc_ap", "snm"),
-    *("burst", "max_norm", "robust_norm", "cs_qcfs", "nq"),
+    *("burst", "max_norm", "robust_norm", "cs_qcfs", "nq", "relu"),
 }
 PRINTED_NETS = {"cifar_vgg16": "VGG-16", "cifar_resnet18": "ResNet-18", "cifar_resnet20": "ResNet-20"}
 # Their released code shows other nets under the same names (see the notes in their files).

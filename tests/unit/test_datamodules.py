@@ -9,7 +9,7 @@ import urllib.error
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pytest
@@ -24,11 +24,14 @@ from torchvision.transforms import functional as tvf
 from torchvision.transforms.autoaugment import AutoAugment, _apply_op
 
 from bench.errors import UserError
+from bench.leaderboard.load import TEST_IMAGES
+from bench.recipes import find_recipe
 from datamodules import DATA
 from datamodules.augment import BatchedAutoAugment, Pipeline, cutout, random_crop, random_flip
 from datamodules.base import BatchSampler, ImageDataModule, Images
-from datamodules.cifar import CIFAR10DataModule
+from datamodules.cifar import CIFAR10DataModule, CIFAR100DataModule, CIFARDataModule
 from datamodules.digits import DigitsDataModule
+from methods import METHODS
 
 FEW_CORES = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 
@@ -510,25 +513,27 @@ def test_cutout_comes_after_normalisation_and_padding_before() -> None:
         assert 0.0 in values
 
 
-def test_normalisation_is_that_of_torchvision() -> None:
+@pytest.mark.parametrize("cls", [CIFAR10DataModule, CIFAR100DataModule])
+def test_normalisation_is_that_of_torchvision(cls: type[CIFARDataModule]) -> None:
     images = torch.randint(0, 256, (5, 3, 8, 8), generator=seeded(1), dtype=torch.uint8)
-    data = CIFAR10DataModule(root="nowhere")
-    ours = data.pipeline()(images)
-    theirs = tvf.normalize(images / 255, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+    ours = cls(root="nowhere").pipeline()(images)
+    theirs = tvf.normalize(images / 255, cls.mean, cls.std)
     assert ours.dtype == torch.float32
     assert torch.allclose(ours, theirs, atol=1e-6)
     assert ours.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_the_papers_pipeline_is_switched_by_its_arguments() -> None:
-    full = CIFAR10DataModule(root="x").pipeline()
+@pytest.mark.parametrize("cls", [CIFAR10DataModule, CIFAR100DataModule])
+def test_the_papers_pipeline_is_switched_by_its_arguments(cls: type[CIFARDataModule]) -> None:
+    """The same for both data sets, the AutoAugment policy of CIFAR-10 included."""
+    full = cls(root="x").pipeline()
     assert (full.crop_padding, full.flip, full.cutout_length) == (4, True, 16)
     assert full.autoaugment is not None
-    bare = CIFAR10DataModule(root="x", autoaugment=False, cutout=0).pipeline()
+    bare = cls(root="x", autoaugment=False, cutout=0).pipeline()
     assert (bare.crop_padding, bare.flip, bare.cutout_length, bare.autoaugment) == (4, True, 0, None)
     for wrong in (-1, 33):
         with pytest.raises(UserError, match=f"--data.cutout {wrong}"):
-            CIFAR10DataModule(root="x", cutout=wrong)
+            cls(root="x", cutout=wrong)
 
 
 def test_the_whole_pipeline_depends_on_its_generator_alone() -> None:
@@ -654,36 +659,76 @@ def test_the_two_operations_of_a_policy_are_drawn_independently(monkeypatch: pyt
 # ---------------------------------------------------------------------------------------------------------- CIFAR
 
 
-def write_cifar(root: Path, per_file: int = 6) -> type[torchvision.datasets.CIFAR10]:
-    """A data set in CIFAR-10's own format, and torchvision's class with its checksums."""
-    folder = root / "cifar-10-batches-py"
+class Layout(NamedTuple):
+    """The files of a data set as its authors distribute it, and what each holds beside its images."""
+
+    cls: type[CIFARDataModule]
+    folder: str
+    train: tuple[str, ...]
+    test: str
+    meta: str
+    labels: str
+    names: str
+
+    def content(self, name: str, count: int, generator: np.random.Generator) -> dict[str, Any]:
+        """One file of images. The labels differ from file to file, and CIFAR-100 has coarse ones to be mistaken for."""
+        content = {
+            "batch_label": name,
+            self.labels: [int(label) for label in generator.integers(0, self.cls.num_classes, count)],
+            "data": generator.integers(0, 256, (count, 3072), dtype=np.uint8),
+            "filenames": [f"{name}_{k}.png" for k in range(count)],
+        }
+        return content | ({"coarse_labels": [k % 20 for k in range(count)]} if self.labels == "fine_labels" else {})
+
+
+LAYOUTS = {
+    "cifar10": Layout(
+        CIFAR10DataModule,
+        "cifar-10-batches-py",
+        tuple(f"data_batch_{k}" for k in range(1, 6)),
+        "test_batch",
+        "batches.meta",
+        "labels",
+        "label_names",
+    ),
+    "cifar100": Layout(
+        CIFAR100DataModule, "cifar-100-python", ("train",), "test", "meta", "fine_labels", "fine_label_names"
+    ),
+}
+
+
+def write_cifar(root: Path, layout: Layout, per_file: int = 6) -> type[torchvision.datasets.CIFAR10]:
+    """A tiny data set in the original layout, and torchvision's class with its checksums."""
+    folder = root / layout.folder
     folder.mkdir(parents=True)
     generator = np.random.default_rng(0)
+    contents = {name: layout.content(name, per_file, generator) for name in (*layout.train, layout.test)}
+    contents[layout.meta] = {layout.names: [str(k) for k in range(layout.cls.num_classes)]}
     md5 = {}
-    for name in [*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"]:
-        content = {
-            "data": generator.integers(0, 256, (per_file, 3072), dtype=np.uint8),
-            "labels": [int(label) for label in generator.integers(0, 10, per_file)],
-        }
-        (folder / name).write_bytes(pickle.dumps(content))
+    for name, content in contents.items():
+        # Python 2 wrote the originals, with protocol 2.
+        (folder / name).write_bytes(pickle.dumps(content, protocol=2))
         md5[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
-    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [str(k) for k in range(10)]}))
-    meta_md5 = hashlib.md5((folder / "batches.meta").read_bytes()).hexdigest()
 
-    class Tiny(torchvision.datasets.CIFAR10):
-        train_list: ClassVar = [[name, digest] for name, digest in md5.items() if name != "test_batch"]
-        test_list: ClassVar = [["test_batch", md5["test_batch"]]]
-        meta: ClassVar = {"filename": "batches.meta", "key": "label_names", "md5": meta_md5}
+    class Tiny(layout.cls.source):  # type: ignore[misc]
+        train_list: ClassVar = [[name, md5[name]] for name in layout.train]
+        test_list: ClassVar = [[layout.test, md5[layout.test]]]
+        meta: ClassVar = {"filename": layout.meta, "key": layout.names, "md5": md5[layout.meta]}
 
     return Tiny
 
 
+@pytest.fixture(params=LAYOUTS)
+def layout(request: pytest.FixtureRequest) -> Layout:
+    return LAYOUTS[request.param]
+
+
 @pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a tiny CIFAR-10, which the data module takes for the real one; no network."""
+def root(layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a tiny CIFAR, which the data module takes for the real one; no network."""
     monkeypatch.delenv("BENCH_DATA_DIR", raising=False)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(CIFAR10DataModule, "source", write_cifar(tmp_path / "data"))
+    monkeypatch.setattr(layout.cls, "source", write_cifar(tmp_path / "data", layout))
     monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", _offline)
     return tmp_path / "data"
 
@@ -692,109 +737,144 @@ def _offline(*_: Any, **__: Any) -> None:
     raise urllib.error.URLError("Name or service not known")
 
 
-def test_cifar_is_read_from_its_files(root: Path) -> None:
-    data = CIFAR10DataModule(str(root))
+def test_cifar_is_read_from_its_files(root: Path, layout: Layout) -> None:
+    data = layout.cls(str(root))
     train, test = data.split("train"), data.split("test")
-    assert (train.images.shape, test.images.shape) == ((30, 3, 32, 32), (6, 3, 32, 32))
+    assert (train.images.shape, test.images.shape) == ((6 * len(layout.train), 3, 32, 32), (6, 3, 32, 32))
     assert (train.images.dtype, train.labels.dtype) == (torch.uint8, torch.int64)
-    for part, name, offset in ((train, "data_batch_2", 6), (test, "test_batch", 0)):
-        content = pickle.loads((root / "cifar-10-batches-py" / name).read_bytes())
+    places = [(train, name, 6 * k) for k, name in enumerate(layout.train)] + [(test, layout.test, 0)]
+    for part, name, offset in places:
+        content = pickle.loads((root / layout.folder / name).read_bytes())
         rows = slice(offset, offset + 6)
         assert part.images[rows].flatten(1).tolist() == content["data"].tolist(), "channels, then rows, then columns"
-        assert part.labels[rows].tolist() == content["labels"]
+        assert part.labels[rows].tolist() == content[layout.labels]
 
 
 @pytest.mark.parametrize("how", ["argument", "environment", "default", "argument before environment"])
-def test_where_cifar_is_looked_for(root: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+def test_where_cifar_is_looked_for(root: Path, layout: Layout, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     elsewhere = root.rename(root.parent / "elsewhere") if how != "default" else root
     argument = str(elsewhere) if how.startswith("argument") else None
     if how == "environment":
         monkeypatch.setenv("BENCH_DATA_DIR", str(elsewhere))
     if how == "argument before environment":
         monkeypatch.setenv("BENCH_DATA_DIR", "/nonexistent")
-    data = CIFAR10DataModule(argument)
+    data = layout.cls(argument)
     assert len(data.split("test")) == 6
 
 
-def test_an_empty_environment_variable_is_as_good_as_none(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_environment_variable_is_as_good_as_none(
+    root: Path, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("BENCH_DATA_DIR", "")
-    assert len(CIFAR10DataModule().split("test")) == 6
+    assert len(layout.cls().split("test")) == 6
 
 
-def test_a_missing_folder_without_a_network_is_one_line_that_says_what_to_do(root: Path) -> None:
-    data = CIFAR10DataModule(str(root / "typo"))
+def test_a_missing_folder_without_a_network_is_one_line_that_says_what_to_do(root: Path, layout: Layout) -> None:
+    data = layout.cls(str(root / "typo"))
     for call in (data.prepare_data, data.setup):
         with pytest.raises(UserError) as caught:
             call()
         message = str(caught.value)
         assert "\n" not in message
-        for part in ("cifar10", str(root / "typo"), "cifar-10-batches-py", "--data.root", "BENCH_DATA_DIR"):
+        for part in (layout.cls.name, str(root / "typo"), layout.folder, "--data.root", "BENCH_DATA_DIR"):
             assert part in message
 
 
 @pytest.mark.parametrize("error", [urllib.error.URLError("no route"), RuntimeError("File not found or corrupted.")])
 def test_whatever_ends_a_download_the_message_stays_one_line(
-    root: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+    root: Path, layout: Layout, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
     monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", fail)
     with pytest.raises(UserError, match=r"--data\.root") as caught:
-        CIFAR10DataModule(str(root / "typo")).prepare_data()
+        layout.cls(str(root / "typo")).prepare_data()
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["data_batch_3", "test_batch", "batches.meta"])
+@pytest.mark.parametrize("kind", ["train", "test", "meta"])
 @pytest.mark.parametrize("damage", ["flipped", "cut", "gone", "empty"])
-def test_a_damaged_file_is_refused_and_the_folder_named(root: Path, name: str, damage: str) -> None:
+def test_a_damaged_file_is_refused_and_the_folder_named(root: Path, layout: Layout, kind: str, damage: str) -> None:
     """The files are pickles: nothing may be read from one whose checksum is wrong."""
-    path = root / "cifar-10-batches-py" / name
+    path = root / layout.folder / {"train": layout.train[-1], "test": layout.test, "meta": layout.meta}[kind]
     content = path.read_bytes()
     if damage == "gone":
         path.unlink()
     else:
         changed = {"flipped": content[:-9] + bytes([content[-9] ^ 1]) + content[-8:], "cut": content[:40], "empty": b""}
         path.write_bytes(changed[damage])
-    with pytest.raises(UserError, match=r"cifar-10-batches-py.*missing or damaged") as caught:
-        CIFAR10DataModule(str(root)).setup()
+    with pytest.raises(UserError, match=rf"{layout.folder}.*missing or damaged") as caught:
+        layout.cls(str(root)).setup()
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_with_a_payload_is_not_unpickled(root: Path, tmp_path: Path) -> None:
+def test_a_file_with_a_payload_is_not_unpickled(root: Path, layout: Layout, tmp_path: Path) -> None:
     class Payload:
         def __reduce__(self) -> tuple[Any, ...]:
             return (Path.touch, (tmp_path / "executed",))
 
-    (root / "cifar-10-batches-py" / "data_batch_1").write_bytes(pickle.dumps(Payload()))
+    (root / layout.folder / layout.train[0]).write_bytes(pickle.dumps(Payload()))
     with pytest.raises(UserError):
-        CIFAR10DataModule(str(root)).setup()
+        layout.cls(str(root)).setup()
     assert not (tmp_path / "executed").exists()
 
 
-def test_files_that_are_there_are_not_downloaded_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_are_there_are_not_downloaded_again(
+    root: Path, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("no download was needed")
 
     monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", never)
-    data = CIFAR10DataModule(str(root))
+    data = layout.cls(str(root))
     data.prepare_data()
     data.setup()
 
 
-def test_a_download_that_works_is_used(root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_download_that_works_is_used(
+    root: Path, layout: Layout, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     target = tmp_path / "new"
 
     def download(url: str, download_root: Any, **_: Any) -> None:
         Path(download_root).mkdir(parents=True, exist_ok=True)
-        (root / "cifar-10-batches-py").rename(Path(download_root) / "cifar-10-batches-py")
+        (root / layout.folder).rename(Path(download_root) / layout.folder)
 
     monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", download)
-    assert len(CIFAR10DataModule(str(target)).split("train")) == 30
+    assert len(layout.cls(str(target)).split("train")) == 6 * len(layout.train)
 
 
 def test_cifar_constants_are_those_of_the_papers() -> None:
-    assert CIFAR10DataModule.num_classes == 10
-    assert CIFAR10DataModule.num_test == 10_000
+    assert (CIFAR10DataModule.num_classes, CIFAR100DataModule.num_classes) == (10, 100)
+    assert CIFAR10DataModule.num_test == CIFAR100DataModule.num_test == 10_000
     assert CIFAR10DataModule.mean == (0.4914, 0.4822, 0.4465)
     assert CIFAR10DataModule.std == (0.2023, 0.1994, 0.2010)
+    assert CIFAR100DataModule.mean == pytest.approx((129.3 / 255, 124.1 / 255, 112.4 / 255))
+    assert CIFAR100DataModule.std == pytest.approx((68.2 / 255, 65.4 / 255, 70.4 / 255))
+
+
+def test_the_files_and_checksums_of_cifar_are_torchvisions(layout: Layout) -> None:
+    """The tests above replace them, so this one says what stands there else."""
+    source = layout.cls.source
+    assert (
+        source is {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[layout.cls.name]
+    )
+    assert source.base_folder == layout.folder
+    assert [name for name, _ in source.train_list] == list(layout.train)
+    assert [name for name, _ in source.test_list] == [layout.test]
+    assert (source.meta["filename"], source.meta["key"]) == (layout.meta, layout.names)
+
+
+def test_the_sizes_of_the_test_sets_are_those_that_the_leaderboard_asks_for() -> None:
+    assert {name: entry.load().num_test for name, entry in DATA.items()}.items() <= TEST_IMAGES.items()
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "resnet20", "vgg16"])
+@pytest.mark.parametrize("data", LAYOUTS)
+def test_every_training_method_has_a_recipe_for_every_net(data: str, arch: str) -> None:
+    """By default one whose name says whose settings they are, and for ResNet-20 a short one, of one length for all."""
+    for method in [name for name, entry in METHODS.items() if entry.source is None]:
+        assert find_recipe("", method, data, arch).name in ("paper", "ours"), method
+        if arch == "resnet20":
+            assert find_recipe("quick", method, data, arch).settings["trainer"]["max_epochs"] == 64, method

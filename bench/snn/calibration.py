@@ -1,0 +1,135 @@
+"""Passes over calibration images, and the threshold rules that read from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from bench.errors import UserError
+from bench.snn.activations import Activation, ClippedReLU, QCFSActivation, ReLUActivation
+
+Batch = tuple[Tensor, Tensor]
+Granularity = Literal["layer", "channel", "neuron"]
+
+
+def require_images(number: int) -> None:
+    """Refuses an empty calibration set.
+
+    Raises:
+        UserError: ``number`` is below 1.
+    """
+    if number < 1:
+        raise UserError(f"--model.calibration_images {number}: must be at least 1, thresholds are read from them")
+
+
+@torch.no_grad()
+def observe(
+    net: nn.Module,
+    batches: Iterable[Batch],
+    see: Callable[[str, Tensor, Tensor], None],
+    kind: type[nn.Module] = Activation,
+) -> int:
+    """Runs images through a network in evaluation mode and shows input and output of each module of a kind.
+
+    Args:
+        net: network; it is left in the mode it was in.
+        batches: images ``[B, C, H, W]`` and labels.
+        see: called with layer name, input and output, for every batch.
+        kind: module type that is watched.
+
+    Returns:
+        The number of images.
+
+    Raises:
+        UserError: there are none.
+    """
+    training = net.training
+    net.eval()
+    hooks = [
+        module.register_forward_hook(lambda _, inputs, output, name=name: see(name, inputs[0], output))
+        for name, module in net.named_modules()
+        if isinstance(module, kind)
+    ]
+    images = 0
+    try:
+        for batch, _ in batches:
+            net(batch)
+            images += len(batch)
+    finally:
+        net.train(training)
+        for hook in hooks:
+            hook.remove()
+    if not images:
+        raise UserError("conversion needs calibration images and got none")
+    return images
+
+
+def activation_percentiles(
+    net: nn.Module, batches: Sequence[Batch], percentile: float, granularity: Granularity = "layer"
+) -> dict[str, Tensor]:
+    """The percentile of each layer's activations over all calibration images, as numpy interpolates it.
+
+    Only the largest values are kept: the 99.9th percentile of 10 million needs 10 thousand.
+
+    Args:
+        net: network whose activations are :class:`Activation`.
+        batches: calibration images.
+        percentile: 0 to 100; 100 is the maximum.
+        granularity: one value for each layer (scalar), channel ``[C, 1, 1]`` or neuron ``[C, H, W]``.
+
+    Returns:
+        Thresholds by layer name. What is never active gets the smallest positive number, since a threshold must be
+        positive and nothing seen so far would reach one.
+    """
+    total = sum(len(images) for images, _ in batches)
+    kept: dict[str, Tensor] = {}
+    counts: dict[str, int] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def see(name: str, _: Tensor, output: Tensor) -> None:
+        values = output.detach().float()
+        if granularity == "neuron":
+            rows, shapes[name] = values.flatten(1).T, tuple(values.shape[1:])
+        elif granularity == "channel":
+            rows = values.transpose(0, 1).flatten(1)
+            shapes[name] = (values.shape[1], *[1] * (values.ndim - 2))
+        else:
+            rows, shapes[name] = values.reshape(1, -1), ()
+        counts[name] = count = total * rows.shape[1] // len(values)
+        largest = count - math.floor((count - 1) * percentile / 100)
+        pool = torch.cat([kept[name], rows], 1) if name in kept else rows
+        kept[name] = pool.topk(min(largest, pool.shape[1]), dim=1, sorted=False).values
+
+    observe(net, batches, see)
+    smallest = torch.finfo(torch.float32).tiny
+    result = {}
+    for name, pool in kept.items():
+        position = (counts[name] - 1) * percentile / 100
+        ascending = pool.double().sort(1).values
+        low, high = ascending[:, 0], ascending[:, min(1, ascending.shape[1] - 1)]
+        value = low + (high - low) * (position - math.floor(position))
+        result[name] = value.float().clamp_min(smallest).reshape(shapes[name])
+    return result
+
+
+def set_thresholds(net: nn.Module, thresholds: dict[str, Tensor]) -> None:
+    """Gives each named activation its ``theta``, in place."""
+    for name, threshold in thresholds.items():
+        net.get_submodule(name).threshold = threshold.detach().clone()
+
+
+def require_activation(net: nn.Module, kind: type[Activation], method: str, source: str) -> None:
+    """Refuses a source net of another kind.
+
+    Raises:
+        UserError: names the first activation that is not of ``kind``.
+    """
+    known = {ReLUActivation: "ReLU", ClippedReLU: "clipped ReLU", QCFSActivation: "QCFS"}
+    for name, module in net.named_modules():
+        if isinstance(module, Activation) and not isinstance(module, kind):
+            found = known.get(type(module), type(module).__name__)
+            raise UserError(f"{method} converts a {source} net, and {name} is a {found} activation")

@@ -1,0 +1,94 @@
+"""Burst spikes, and pooling by lateral inhibition.
+
+Li, Zeng: Efficient and Accurate Conversion of Spiking Neural Network with Burst Spikes, IJCAI 2022,
+https://arxiv.org/abs/2204.13271
+
+What a neuron's potential holds beyond one threshold waits for later steps. A burst sends it at once, up to gamma spikes
+in one step:
+
+    s(t) = clip( floor( u(t) / theta ), 0, gamma ),     v(t) = u(t) - theta s(t).
+
+Max-pooling over spike trains passes whichever input fires, and so more than the maximum of the rates. In LIPooling the
+inputs of a window inhibit each other, and the output sums to the largest sum of its inputs
+(``bench.snn.neurons.LateralInhibitionPool``); a source net may therefore keep its max-pooling
+(``relu`` with ``--model.max_pool keep``).
+
+From the paper: gamma = 5, theta at the 99.9th percentile of the layer's activations, soft reset.
+Chosen here: v_0 = 0, the number of calibration images.
+The alphabet is multi-level: T steps of gamma levels are not T binary steps.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from bench.errors import UserError
+from bench.snn.activations import Activation, QuantisedReLU, ReLUActivation
+from bench.snn.neurons import LateralInhibitionPool, SpikingNeuron
+from bench.snn.surgery import replace
+from methods.thresholds import ThresholdRule
+
+
+class BurstIFNode(SpikingNeuron):
+    """IF neuron that sends up to ``gamma`` spikes in one step.
+
+    Args:
+        threshold: theta.
+        gamma: the most spikes in one step; 1 is the plain IF neuron.
+    """
+
+    alphabet = "multi"
+
+    def __init__(self, threshold: Tensor, gamma: int) -> None:
+        super().__init__(threshold, v_init=0.0)
+        self.levels_per_step = gamma
+
+    def run(self, x_TBX: Tensor) -> Tensor:
+        """See :class:`bench.snn.neurons.SpikingNeuron`."""
+        v = self.initial(x_TBX[0]) if self.v is None else self.v
+        out_TBX = torch.empty_like(x_TBX)
+        for t, current in enumerate(x_TBX):
+            v = v + current
+            spikes = torch.floor(v / self.threshold).clamp_(0, self.levels_per_step)
+            torch.mul(spikes, self.threshold, out=out_TBX[t])
+            v -= out_TBX[t]
+        self.v = v
+        return out_TBX
+
+    def count(self, out_TBX: Tensor) -> Tensor:
+        """A burst of k counts as k spikes."""
+        return torch.round(out_TBX / self.threshold).flatten(1).sum(1, dtype=torch.float64).long()
+
+    def twin(self, T: int) -> nn.Module:
+        """See :class:`bench.snn.neurons.SpikingNeuron`."""
+        return QuantisedReLU(self.threshold, T, self.v_init, levels=self.levels_per_step, unit=self.unit_spikes)
+
+
+class Burst(ThresholdRule):
+    """Up to gamma spikes in one step (https://arxiv.org/abs/2204.13271).
+
+    Args:
+        net: trained network with ReLU activations; it may have max-pooling.
+        calibration_images: training images, without augmentation, over which the percentile is taken.
+        percentile: of all activations of a layer.
+        gamma: the most spikes in one step.
+    """
+
+    def __init__(
+        self, net: nn.Module, calibration_images: int = 1000, percentile: float = 99.9, gamma: int = 5
+    ) -> None:
+        if not 1 <= gamma <= 1000:
+            raise UserError(f"--model.gamma {gamma}: must be at least 1 and at most 1000")
+        super().__init__(net, calibration_images, percentile)
+        self.gamma = gamma
+
+    def neuron(self, activation: Activation) -> SpikingNeuron:
+        """The burst neuron."""
+        assert isinstance(activation, ReLUActivation)
+        assert activation.threshold is not None
+        return BurstIFNode(activation.threshold, self.gamma)
+
+    def replace_pooling(self, net: nn.Module) -> None:
+        """Max-pooling becomes LIPooling."""
+        replace(net, nn.MaxPool2d, lambda _, pool: LateralInhibitionPool(pool))  # type: ignore[arg-type]

@@ -1,0 +1,108 @@
+"""CS-QCFS: channel-wise softplus QCFS.
+
+Yang et al.: CS-QCFS: Bridging the Performance Gap in Ultra-low Latency Spiking Neural Networks, Neural Networks 2025
+(key ``yang2025csqcfs`` in ``leaderboards/reported``)
+
+QCFS with a threshold of its own for each channel c, kept positive by construction:
+
+    theta_c = softplus(s_c) = ln(1 + e^{s_c}),
+    a_c     = theta_c clip( floor(z_c L / theta_c + 1/2) / L, 0, 1 ),      d theta_c / d s_c = sigmoid(s_c).
+
+Conversion: theta_c for each channel, v_0 = theta_c / 2. With L = T = 1 the SNN equals its ANN exactly.
+
+From the paper as published: channel-wise thresholds, softplus, their place inside QCFS, the results at T = 1.
+Not found in any text: architecture, L, learning rate, the start of s. Reconstructed here: s = ln(e^theta_0 - 1) with
+theta_0 = ``lambda_init`` = 8 as in QCFS, and no weight decay on s, which would pull theta to ln 2 and not to 0
+(``s_weight_decay``). After a linear layer a channel is a feature.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.errors import UserError
+from bench.snn.activations import Activation, Region, clip_floor_shift
+from bench.snn.graph import input_shapes
+from bench.snn.neurons import IFNode, SpikingNeuron
+from methods.training import TrainingModule
+
+
+class ChannelQCFSActivation(Activation):
+    """Clip-floor-shift with ``theta_c = softplus(s_c)``.
+
+    Args:
+        L: quantisation steps.
+        shape: of one image's input, ``[C, H, W]`` or ``[F]``.
+        threshold: start of every theta.
+        region: gradient region.
+    """
+
+    def __init__(self, L: int, shape: torch.Size, threshold: float, region: Region) -> None:
+        super().__init__()
+        self.L, self.region = L, region
+        # The inverse of softplus, in a form that does not overflow.
+        start = threshold + math.log(-math.expm1(-threshold))
+        self.s = nn.Parameter(torch.full((shape[0], *[1] * (len(shape) - 1)), start))
+
+    @property
+    def threshold(self) -> Tensor:
+        """Theta, ``[C, 1, 1]`` or ``[F]``."""
+        return F.softplus(self.s)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Quantises pre-activations ``[B, C, H, W]`` or ``[B, F]``."""
+        return clip_floor_shift(z, self.threshold, self.L, self.region)
+
+
+class CSQCFS(TrainingModule):
+    """Channel-wise softplus thresholds in QCFS (Yang et al., Neural Networks 2025).
+
+    Args:
+        net: a network with ``nn.ReLU`` modules; changed in place.
+        L: quantisation steps in training.
+        lambda_init: start of every theta.
+        s_weight_decay: weight decay on s; ``None`` for ``weight_decay``.
+        lambda_lr_scale: learning rate of s as a fraction of ``lr``.
+        region: where the gradient passes, as in QCFS.
+        **kwargs: pooling and optimiser settings of :class:`methods.training.TrainingModule`.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        L: int = 4,
+        lambda_init: float = 8.0,
+        s_weight_decay: float | None = 0.0,
+        lambda_lr_scale: float = 1.0,
+        region: Region = "clip_first",
+        **kwargs: Any,
+    ) -> None:
+        if not 1 <= L <= 2**16:
+            raise UserError(f"--model.L {L}: must be at least 1 and at most {2**16}")
+        if not 0 < lambda_init < math.inf:
+            raise UserError(f"--model.lambda_init {lambda_init}: must be positive")
+        if not 0 <= lambda_lr_scale <= 1:
+            raise UserError(f"--model.lambda_lr_scale {lambda_lr_scale}: must be from 0 to 1")
+        self.L, self.lambda_init, self.region = L, lambda_init, region
+        super().__init__(net, **kwargs)
+        self.threshold_options(
+            weight_decay=s_weight_decay, lr=None if lambda_lr_scale == 1 else self.lr * lambda_lr_scale
+        )
+
+    def examine(self, net: nn.Module) -> None:
+        """Channels of each layer, read while its ReLU is still there."""
+        self.shapes = input_shapes(net, nn.ReLU)
+
+    def activation(self, name: str) -> ChannelQCFSActivation:
+        """QCFS with one theta for each channel of this layer."""
+        return ChannelQCFSActivation(self.L, self.shapes[name], self.lambda_init, self.region)
+
+    def neuron(self, activation: Activation) -> SpikingNeuron:
+        """Theta_c, v_0 = theta_c / 2."""
+        assert isinstance(activation, ChannelQCFSActivation)
+        return IFNode(activation.threshold, v_init=0.5)

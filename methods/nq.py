@@ -1,0 +1,131 @@
+"""NQ: training with the residual error of conversion as noise.
+
+Huang, Ding, Pan, Li, Fang, Yu, Liu: Converting High-Performance and Low-Latency SNNs through Explicit Modelling of
+Residual Error in ANNs, 2024, https://arxiv.org/abs/2404.17456
+
+A converted QCFS net differs from its ANN by what arrives unevenly, an error that grows from layer to layer. The ANN can
+learn to live with it: each quantised activation is trained with noise of the size of that error,
+
+    x = clip(z / lambda, 0, 1),   q = lambda floor(x L + 1/2) / L,   a = q - sigma_l eps,   eps ~ N(0, 1),
+
+one sigma for each layer, drawn anew for each element and step, added after quantisation, not clipped afterwards, and
+constant to the gradient. sigma is measured, not chosen: it begins at 0; after each epoch, on a held-out tenth of the
+training images with the training augmentation, the SNN of T_val steps and the noise-free ANN run end to end, and
+
+    gap_l = q_l - theta_l count_l / T_val,     sigma_l = sqrt( mean over batches of Var(gap_l) )
+
+serves in the next epoch. Conversion and inference are those of QCFS, without noise.
+
+From the paper or its authors' code: the above; T_val = 4, L = 4, learning rate 0.05, weight decay 5e-4, 400 epochs,
+batch 256 (CIFAR-10), lambda = 8 at the start, 45,000 / 5,000 images.
+The paper's "ANN" column was evaluated with the noise on. A record's ``ann`` is without it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.errors import UserError
+from bench.snn.activations import QCFSActivation, Region, clip_floor_shift
+from bench.snn.layerwise import layer_gaps
+from methods.base import Batch
+from methods.qcfs import QCFS
+
+
+class NoisyQCFSActivation(QCFSActivation):
+    """QCFS plus, in training, Gaussian noise of the layer's measured standard deviation.
+
+    Attributes:
+        sigma: standard deviation in units of the activation; 0 until it is measured.
+    """
+
+    sigma: Tensor
+
+    def __init__(self, L: int, threshold: float, region: Region) -> None:
+        super().__init__(L, threshold, region)
+        self.register_buffer("sigma", torch.zeros(()))
+        self.noisy_in_evaluation = False
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Quantises; the noise is a constant to the gradient, and absent in evaluation unless asked for."""
+        q = clip_floor_shift(z, self.threshold, self.L, self.region)
+        noisy = self.training or self.noisy_in_evaluation
+        return q - self.sigma.to(q.dtype) * torch.randn_like(q) if noisy else q
+
+
+class NQ(QCFS):
+    """QCFS trained with its own conversion error as noise (https://arxiv.org/abs/2404.17456).
+
+    Args:
+        net: a network with ``nn.ReLU`` modules; changed in place.
+        T_val: steps of the SNN that sigma is measured with.
+        **kwargs: options of :class:`methods.qcfs.QCFS`.
+    """
+
+    extras = ("ann_noisy",)
+
+    def __init__(self, net: nn.Module, T_val: int = 4, lr: float = 0.05, **kwargs: Any) -> None:
+        if T_val < 1:
+            raise UserError(f"--model.T_val {T_val}: must be at least 1")
+        super().__init__(net, lr=lr, **kwargs)
+        self.T_val = T_val
+        self._variances: dict[str, list[Tensor]] = {}
+
+    def activation(self, name: str) -> NoisyQCFSActivation:
+        """QCFS with noise."""
+        return NoisyQCFSActivation(self.L, self.lambda_init, self.region)
+
+    def extra_logits(self, name: str, images: Tensor, batch_idx: int) -> Tensor:
+        """What the paper prints as its ANN: the noise left on."""
+        layers = [module for module in self.net.modules() if isinstance(module, NoisyQCFSActivation)]
+        for layer in layers:
+            layer.noisy_in_evaluation = True
+        # The draw depends on the batch's number alone, so that an evaluation can be repeated.
+        with torch.random.fork_rng([images.device] if images.is_cuda else []):
+            torch.manual_seed(batch_idx)
+            logits = self(images)
+        for layer in layers:
+            layer.noisy_in_evaluation = False
+        return logits  # type: ignore[no-any-return]
+
+    def on_fit_start(self) -> None:
+        """Refuses a run without held-out images.
+
+        Raises:
+            UserError: nothing is held out.
+        """
+        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not len(datamodule.split("val")):
+            raise UserError("nq measures its noise on held-out training images; give --data.val_split N (a tenth)")
+
+    def on_validation_epoch_start(self) -> None:
+        """Converts the present net."""
+        self._variances = {}
+        with torch.inference_mode(False), torch.no_grad():
+            # In a list, or Lightning would take it for a part of the model.
+            self._snn = [self.convert(self.T_val, [])]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Adds the variance of each layer's gap on one batch."""
+        super().validation_step(batch, batch_idx)
+        # Half precision would move spikes about, and sigma is to be the error of the SNN that is evaluated.
+        with torch.autocast(batch[0].device.type, enabled=False):
+            gaps = layer_gaps(self.net, self._snn[0], batch[0].float(), self.T_val)
+        for name, gap in gaps.items():
+            self._variances.setdefault(name, []).append(gap.var())
+
+    def on_validation_epoch_end(self) -> None:
+        """Sets each sigma for the next epoch, and logs their mean."""
+        sigmas = []
+        for name, variances in self._variances.items():
+            mean = torch.stack(variances).mean()
+            if self.trainer.world_size > 1:
+                mean = self.all_gather(mean).mean()  # type: ignore[union-attr]
+            sigma = self.net.get_submodule(name).sigma
+            assert isinstance(sigma, Tensor)
+            sigma.copy_(mean.sqrt())
+            sigmas.append(mean.sqrt())
+        self.log("val/sigma", torch.stack(sigmas).mean(), rank_zero_only=True)

@@ -1,0 +1,102 @@
+"""OPI: optimal initialisation of the membrane potential.
+
+Bu, Ding, Yu, Huang: Optimized Potential Initialization for Low-latency Spiking Neural Networks, AAAI 2022,
+https://arxiv.org/abs/2202.01440
+
+With a constant current z in [0, V_th], an IF neuron with soft reset sends, in T steps,
+
+    N = floor( (z T + v_0) / V_th ),     and     V_th N / T  is off from z by less than V_th / T.
+
+For z uniform over a whole number of the intervals between two counts, the expected error is zero, and its mean square
+the least, at
+
+    v_0 = V_th / 2,
+
+whatever T is. The network and its weights stay as they are.
+
+The texts disagree on the source net. Abstract and later surveys have an unchanged ReLU net, V_th being the largest
+activation of each layer (``source="relu"``, the default here, with ``percentile``); others describe a trainable
+clip(z, 0, lambda) with an L2 penalty of unknown strength, V_th = lambda (``source="clip"``, a net that ``tcl`` trains).
+
+From the paper: the initial value and the compared ones (zero, a constant, uniform and Gaussian draws).
+Chosen here: the parameters of the draws, which were not found: uniform on [0, V_th), and a Gaussian of the same mean
+and variance, so that they differ in shape alone; one draw for each neuron, the same for all images.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from bench.errors import UserError
+from bench.snn.activations import Activation, ClippedReLU, ReLUActivation
+from bench.snn.calibration import Batch, Granularity, observe, require_activation, require_images
+from bench.snn.neurons import IFNode, SpikingNeuron
+from methods.base import ConversionModule
+from methods.thresholds import ThresholdRule
+
+Draw = Literal["uniform", "gaussian"]
+
+
+class OPI(ThresholdRule):
+    """Membrane potentials that start at V_th / 2 (https://arxiv.org/abs/2202.01440).
+
+    Args:
+        net: trained network with ReLU (``source="relu"``) or clipped ReLU (``source="clip"``) activations.
+        source: what V_th is: a percentile of the activations of a ReLU net, or the trained ceiling of a clipped one.
+        calibration_images: training images, without augmentation, over which the percentile is taken.
+        percentile: of all activations of a layer; 100 is their maximum.
+        granularity: one threshold for each layer, channel or neuron.
+        v_init: initial membrane potential as a fraction of V_th, or how it is drawn.
+        draw_seed: of the draws.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        source: Literal["relu", "clip"] = "relu",
+        calibration_images: int = 1000,
+        percentile: float = 100.0,
+        granularity: Granularity = "layer",
+        v_init: float | Draw = 0.5,
+        draw_seed: int = 0,
+    ) -> None:
+        if not isinstance(v_init, str) and not 0 <= v_init < 1:
+            raise UserError(f"--model.v_init {v_init}: must be at least 0 and below 1, or uniform or gaussian")
+        if source == "relu":
+            super().__init__(net, calibration_images, percentile, granularity)
+        else:
+            require_images(calibration_images)
+            require_activation(net, ClippedReLU, "OPI with --model.source clip", "clipped")
+            ConversionModule.__init__(self, net)
+            self.calibration_images = calibration_images
+        self.source, self.start, self.draw_seed = source, v_init, draw_seed
+
+    def calibrate(self, net: nn.Module, calibration: Sequence[Batch], T: int) -> None:
+        """V_th from the activations, or as trained."""
+        if self.source == "relu":
+            super().calibrate(net, calibration, T)
+        self._shapes: dict[str, torch.Size] = {}
+        observe(net, calibration[:1], lambda name, _, output: self._shapes.update({name: output.shape[1:]}))
+        self._names = {id(module): name for name, module in net.named_modules()}
+
+    def neuron(self, activation: Activation) -> SpikingNeuron:
+        """IF with soft reset that starts as ``v_init`` says."""
+        assert isinstance(activation, (ReLUActivation, ClippedReLU))
+        assert activation.threshold is not None
+        return IFNode(activation.threshold, self._start(self._names[id(activation)], activation.threshold))
+
+    def _start(self, name: str, like: Tensor) -> float | Tensor:
+        if not isinstance(self.start, str):
+            return self.start
+        # Each layer has its own stream, so that no other layer's size changes it.
+        generator = torch.Generator().manual_seed(self.draw_seed * 2**32 + zlib.crc32(name.encode()))
+        if self.start == "uniform":
+            drawn = torch.rand(self._shapes[name], generator=generator)
+        else:
+            drawn = 0.5 + torch.randn(self._shapes[name], generator=generator) / 12**0.5
+        return drawn.to(like)

@@ -1,0 +1,188 @@
+"""RNL and RIL: rate norm layers, and training for fast inference.
+
+Ding, Yu, Tian, Huang: Optimal ANN-SNN Conversion for Fast and Accurate Inference in Deep Spiking Neural Networks, IJCAI
+2021, https://arxiv.org/abs/2105.11654
+
+A rate norm layer gives what an IF neuron can say, a rate:
+
+    theta = sigmoid(q) M + 1e-6,     a = clip( relu(z) / theta, 0, 1 ),
+
+M being an exponential average (momentum 0.1) of the batch's largest relu(z), updated in training only. The next layer
+reads rates, so the weights convert unchanged, spikes have amplitude 1, v_0 = 0, and the reset is soft.
+
+Stage 1 (accuracy): q fixed at 10; cross-entropy. Stage 2 (speed): weights frozen, M locked, one q for all layers,
+from 4:
+
+    loss = 1 - cos( teacher logits, logits ) + beta mean_l Omega_l,
+    Omega_l = |r_l|_1 / ( |r_l|_2^2 + 1e-5 ),
+
+over the batch of each layer's rates, and of relu(logits) / max. Larger rates converge sooner, and Omega asks for them.
+The teacher is the frozen net of stage 1: weights and M being locked, that is this net with q = 10. (The released code
+takes the student for its own teacher, and the cosine vanishes.)
+
+From the paper or its authors' code: the above; SGD 0.1, momentum 0.9, weight decay 1e-4, batch 50, 200 epochs, learning
+rate x 0.1 after 100 and 150; stage 2 with SGD 1e-3; beta = 0.1.
+Chosen here: the length of stage 2 (``stage2_epochs``, the last ones of the run), BN in evaluation mode there, and the
+first batch as the start of M.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.errors import UserError
+from bench.snn.activations import Activation, clip
+from bench.snn.neurons import IFNode, SpikingNeuron
+from methods.base import Batch
+from methods.training import TrainingModule
+
+Q_ACCURATE = 10.0
+
+
+class RateNorm(Activation):
+    """``clip(relu(z) / theta, 0, 1)`` with ``theta = sigmoid(q) M + 1e-6``.
+
+    Args:
+        momentum: of the average of the batch maximum.
+    """
+
+    M: Tensor
+    q: Tensor
+
+    def __init__(self, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("M", torch.zeros(()))
+        self.register_buffer("q", torch.tensor(Q_ACCURATE))
+
+    @property
+    def threshold(self) -> Tensor:
+        """Theta, a scalar."""
+        return torch.sigmoid(self.q) * self.M + 1e-6
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Rates of pre-activations of any shape."""
+        if self.training:
+            with torch.no_grad():
+                largest = z.float().relu().max()
+                self.M.copy_(torch.where(self.M > 0, self.M.lerp(largest, self.momentum), largest))
+        return (clip(z, self.threshold) / self.threshold).to(z.dtype)
+
+
+class RNL(TrainingModule):
+    """Rate norm layers, trained for accuracy and then for speed (https://arxiv.org/abs/2105.11654).
+
+    Args:
+        net: a network with ``nn.ReLU`` modules; changed in place.
+        stage2_epochs: how many of the last epochs are stage 2; 0 for stage 1 alone.
+        q_init: start of q in stage 2.
+        q_lr: learning rate of q.
+        beta: weight of Omega.
+        **kwargs: pooling and optimiser settings of :class:`methods.training.TrainingModule`.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        stage2_epochs: int = 1,
+        q_init: float = 4.0,
+        q_lr: float = 1e-3,
+        beta: float = 0.1,
+        weight_decay: float = 1e-4,
+        **kwargs: Any,
+    ) -> None:
+        if stage2_epochs < 0:
+            raise UserError(f"--model.stage2_epochs {stage2_epochs}: must be at least 0")
+        for name, value in (("q_lr", q_lr), ("beta", beta)):
+            if not 0 <= value < float("inf"):
+                raise UserError(f"--model.{name} {value}: must be a finite number of at least 0")
+        super().__init__(net, weight_decay=weight_decay, **kwargs)
+        self.stage2_epochs, self.q_lr, self.beta = stage2_epochs, q_lr, beta
+        self.q = nn.Parameter(torch.tensor(float(q_init)))
+
+    def activation(self, name: str) -> RateNorm:
+        """A rate norm layer."""
+        return RateNorm()
+
+    def neuron(self, activation: Activation) -> SpikingNeuron:
+        """Theta of the rate norm layer, v_0 = 0, spikes of amplitude 1."""
+        assert isinstance(activation, RateNorm)
+        node = IFNode(activation.threshold, v_init=0.0)
+        node.unit_spikes = True
+        return node
+
+    @property
+    def layers(self) -> list[RateNorm]:
+        """The rate norm layers."""
+        return [module for module in self.net.modules() if isinstance(module, RateNorm)]
+
+    def set_q(self, q: Tensor) -> None:
+        """Gives all layers one q; gradients flow to it."""
+        for layer in self.layers:
+            layer.q = q.to(layer.M).clone()
+
+    @property
+    def stage1_epochs(self) -> int:
+        """Epochs before stage 2."""
+        return (self.trainer.max_epochs or 0) - self.stage2_epochs
+
+    def on_fit_start(self) -> None:
+        """Refuses a run in which nothing is left for stage 1.
+
+        Raises:
+            UserError: stage 2 takes all epochs.
+        """
+        if self.stage1_epochs < 1:
+            epochs = self.trainer.max_epochs
+            raise UserError(f"--model.stage2_epochs {self.stage2_epochs}: leaves none of {epochs} epochs to stage 1")
+
+    def on_train_epoch_start(self) -> None:
+        """Freezes the weights where stage 2 begins (or goes on, after a resumption)."""
+        second = self.current_epoch >= self.stage1_epochs
+        self.net.requires_grad_(not second)
+        self.q.requires_grad_(second)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Cross-entropy, or the loss of stage 2."""
+        if self.current_epoch < self.stage1_epochs:
+            return super().training_step(batch, batch_idx)
+        images, labels = batch
+        loss = self.speed_loss(images)
+        self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, sync_dist=True, batch_size=len(labels))
+        return loss
+
+    def speed_loss(self, images: Tensor) -> Tensor:
+        """The loss of stage 2, whose only variable is q."""
+        self.net.eval()
+        with torch.no_grad():
+            self.set_q(torch.tensor(Q_ACCURATE))
+            teacher = self.net(images).float()
+        rates: list[Tensor] = []
+        hooks = [layer.register_forward_hook(lambda _, __, output: rates.append(output)) for layer in self.layers]
+        self.set_q(self.q)
+        logits = self.net(images).float()
+        for hook in hooks:
+            hook.remove()
+        positive = logits.relu()
+        rates.append(positive / positive.max().clamp_min(1e-5))
+        omega = torch.stack([r.float().abs().sum() / (r.float().square().sum() + 1e-5) for r in rates])
+        return (1 - F.cosine_similarity(teacher, logits).mean()) + self.beta * omega.mean()
+
+    def on_train_epoch_end(self) -> None:
+        """What stage 2 has learnt so far goes to the layers, and with them into the checkpoint."""
+        super().on_train_epoch_end()
+        self.set_q(self.q.detach() if self.current_epoch >= self.stage1_epochs else torch.tensor(Q_ACCURATE))
+        self.log("q", self.q.detach(), rank_zero_only=True)
+
+    def configure_optimizers(self) -> Any:
+        """SGD; the weights' learning rate falls tenfold at one half and at three quarters of stage 1."""
+        weights: dict[str, Any] = {"params": list(self.net.parameters())}
+        q: dict[str, Any] = {"params": [self.q], "lr": self.q_lr, "momentum": 0.0, "weight_decay": 0.0}
+        optimizer = torch.optim.SGD([weights, q], self.lr, self.momentum, weight_decay=self.weight_decay)
+        drops = (self.stage1_epochs // 2, self.stage1_epochs * 3 // 4)
+        schedule = [lambda epoch: 0.1 ** sum(epoch >= drop for drop in drops), lambda epoch: 1.0]
+        return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)]

@@ -1,0 +1,89 @@
+"""SNM: signed neurons with memory.
+
+Wang, Zhang, Chen, Qu: Signed Neuron with Memory: Towards Simple, Accurate and High-Efficient ANN-SNN Conversion, IJCAI
+2022, https://doi.org/10.24963/ijcai.2022/347
+
+A neuron that has sent too many spikes cannot take them back; this one can. With m(t) the sum of the spikes sent so far,
+
+    s(t) = +1  if  u(t) >= theta,
+           -1  if  u(t) <= -theta  and  m(t-1) > 0,
+            0  otherwise;
+    v(t) = u(t) - theta s(t),     m(t) = m(t-1) + s(t),
+
+so m never falls below 0, as a rate of a ReLU must not. Thresholds are normalised for each neuron (the paper's
+neuron-wise normalisation): theta is the neuron's own largest activation over the calibration images.
+
+From the paper: the rule, its memory, and neuron-wise normalisation.
+Chosen here: the number of calibration images, and v_0 = 0 (``v_init``), which the text does not state.
+The alphabet is ternary: each spike carries a sign, and its row is not that of a binary network.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from bench.errors import UserError
+from bench.snn.activations import Activation, ReLUActivation
+from bench.snn.calibration import Granularity
+from bench.snn.neurons import SpikingNeuron
+from methods.thresholds import ThresholdRule
+
+
+class SignedIFNode(SpikingNeuron):
+    """IF neuron that takes a spike back where its potential falls to ``-theta`` and it has one to take back."""
+
+    alphabet = "ternary"
+
+    def __init__(self, threshold: Tensor, v_init: float = 0.0) -> None:
+        super().__init__(threshold, v_init)
+        self.sent: Tensor | None = None
+
+    def reset(self) -> None:
+        """Forgets potential and memory."""
+        super().reset()
+        self.sent = None
+
+    def run(self, x_TBX: Tensor) -> Tensor:
+        """See :class:`bench.snn.neurons.SpikingNeuron`."""
+        v = self.initial(x_TBX[0]) if self.v is None else self.v
+        sent = torch.zeros_like(v) if self.sent is None else self.sent
+        out_TBX = torch.empty_like(x_TBX)
+        for t, current in enumerate(x_TBX):
+            v = v + current
+            up, down = v >= self.threshold, (v <= -self.threshold) & (sent > 0)
+            spike = up.to(v.dtype) - down.to(v.dtype)
+            sent = sent + spike
+            torch.mul(spike, self.threshold, out=out_TBX[t])
+            v -= out_TBX[t]
+        self.v, self.sent = v, sent
+        return out_TBX
+
+
+class SNM(ThresholdRule):
+    """Signed neurons with memory (https://doi.org/10.24963/ijcai.2022/347).
+
+    Args:
+        net: trained network with ReLU activations.
+        calibration_images: training images, without augmentation, over which maxima are taken.
+        granularity: one threshold for each neuron, as in the paper, or for each channel or layer.
+        v_init: initial membrane potential as a fraction of theta.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        calibration_images: int = 1000,
+        granularity: Granularity = "neuron",
+        v_init: float = 0.0,
+    ) -> None:
+        if not 0 <= v_init < 1:
+            raise UserError(f"--model.v_init {v_init}: must be at least 0 and below 1")
+        super().__init__(net, calibration_images, percentile=100.0, granularity=granularity)
+        self.v_init = v_init
+
+    def neuron(self, activation: Activation) -> SpikingNeuron:
+        """The signed neuron."""
+        assert isinstance(activation, ReLUActivation)
+        assert activation.threshold is not None
+        return SignedIFNode(activation.threshold, self.v_init)

@@ -1,0 +1,110 @@
+"""SNNC, advanced pipeline: weights and initial potentials, too.
+
+Li, Deng, Dong, Gong, Gu: A Free Lunch From ANN: Towards Efficient, Accurate Spiking Neural Networks Calibration, ICML
+2021, https://arxiv.org/abs/2106.06984
+
+The light pipeline (``methods/snnc_lp.py``), and for each layer, first to last,
+
+1. before its neuron is there, a refit of the weights that feed it, against the activations of the ANN:
+
+    min over W of  || clip-floor( W xbar ; T, theta ) - a ||^2,
+
+   xbar being the mean spike input over T steps that really arrives, the floor rounding to nearest (as the shift
+   theta / (2T) makes it) with a straight-through gradient;
+2. after the bias correction, for each neuron, an initial potential that makes up for the rest:
+
+    v_0 = T ( mean of the ANN's output  -  mean of the SNN's ).
+
+From the paper or its authors' code: Adam with a cosine, learning rate 1e-5 to 4e-5, about 5,000 iterations, 1,024
+images. Chosen here: 1e-5, batches of 32, weights refitted jointly where several layers feed one neuron (a shortcut's
+and its block's last convolution).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.errors import UserError
+from bench.snn.activations import clip_floor_shift
+from bench.snn.calibration import Batch, Granularity, observe
+from bench.snn.graph import segment
+from bench.snn.layerwise import spike_rates
+from bench.snn.neurons import IFNode
+from methods.snnc_lp import SNNCLight
+
+
+class SNNCAdvanced(SNNCLight):
+    """Calibration of weights, biases and potentials (https://arxiv.org/abs/2106.06984).
+
+    Args:
+        net: trained network with ReLU activations.
+        calibration_images: training images, without augmentation.
+        granularity: one threshold for each layer or channel.
+        iterations: steps of Adam for each layer; 0 leaves the weights.
+        calibration_lr: learning rate of Adam, decayed to 0 by a cosine.
+        calibration_batch: images in one step.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        calibration_images: int = 1024,
+        granularity: Granularity = "layer",
+        iterations: int = 5000,
+        calibration_lr: float = 1e-5,
+        calibration_batch: int = 32,
+    ) -> None:
+        for name, value, least in (("iterations", iterations, 0), ("calibration_batch", calibration_batch, 1)):
+            if value < least:
+                raise UserError(f"--model.{name} {value}: must be at least {least}")
+        if not 0 < calibration_lr < float("inf"):
+            raise UserError(f"--model.calibration_lr {calibration_lr}: must be positive")
+        super().__init__(net, calibration_images, granularity)
+        self.iterations, self.calibration_lr, self.calibration_batch = iterations, calibration_lr, calibration_batch
+
+    def before(self, net: nn.Module, name: str, threshold: Tensor, calibration: Sequence[Batch]) -> None:
+        """Refits the weights between the neurons before and this layer."""
+        part, sources = segment(net, name)
+        weights = [parameter for parameter in part.parameters() if parameter.is_floating_point()]
+        if not self.iterations or not weights:
+            return
+        inputs = [self._mean_input(net, source, calibration) for source in sources]
+        target = torch.cat(self._activations(name, calibration))
+        optimizer = torch.optim.Adam(weights, self.calibration_lr)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.iterations)
+        # A generator of its own: a conversion must not depend on what ran before it.
+        generator = torch.Generator().manual_seed(0)
+        with torch.enable_grad():
+            for parameter in weights:
+                parameter.requires_grad_(True)
+            for _ in range(self.iterations):
+                rows = torch.randint(len(target), (self.calibration_batch,), generator=generator).to(target.device)
+                z = part(*(x[rows] for x in inputs))
+                loss = F.mse_loss(clip_floor_shift(z, threshold, self.T, "floor_first"), target[rows])
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                schedule.step()
+        for parameter in weights:
+            parameter.requires_grad_(False)
+
+    def _mean_input(self, net: nn.Module, source: str, calibration: Sequence[Batch]) -> Tensor:
+        if not source:
+            return torch.cat([images for images, _ in calibration])
+        return torch.cat(list(spike_rates(net, source, calibration, self.T)))
+
+    def _activations(self, name: str, calibration: Sequence[Batch]) -> list[Tensor]:
+        found: list[Tensor] = []
+        observe(self.ann, calibration, lambda layer, _, output: found.append(output) if layer == name else None)
+        return found
+
+    def correct(self, net: nn.Module, name: str, node: IFNode, calibration: Sequence[Batch]) -> None:
+        """Bias correction, and the initial potential from what it leaves."""
+        super().correct(net, name, node, calibration)
+        missing = self.means[name] - self.mean_rate(net, name, calibration)
+        delattr(node, "v_init")
+        node.register_buffer("v_init", self.T * missing / node.threshold)

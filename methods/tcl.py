@@ -1,0 +1,55 @@
+"""TCL: trainable clipping layers.
+
+Ho, Chang: TCL: an ANN-to-SNN Conversion with Trainable Clipping Layers, DAC 2021, https://arxiv.org/abs/2008.04509
+
+Thresholds taken from a trained net trade accuracy (too low: saturation) for latency (too high: slow neurons). TCL
+trains the trade: after each layer
+
+    a = clip( z, 0, lambda ),     d a / d lambda = 1 where z > lambda, else 0,
+
+with an L2 penalty on lambda that pulls it down. Conversion: theta = lambda, v_0 = 0, soft reset, weights unchanged.
+
+From the paper: the clipping, lambda = 4 at the start on CIFAR-10, the penalty.
+Not found there: the strength of the penalty. Here it is the weight decay of everything else
+(``lambda_weight_decay``, default ``weight_decay``), as are the optimiser's settings.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from bench.errors import UserError
+from bench.snn.activations import Activation, ClippedReLU
+from bench.snn.neurons import IFNode, SpikingNeuron
+from methods.training import TrainingModule
+
+
+class TCL(TrainingModule):
+    """Trainable clipping layers (https://arxiv.org/abs/2008.04509).
+
+    Args:
+        net: a network with ``nn.ReLU`` modules; changed in place.
+        lambda_init: start of every ceiling.
+        lambda_weight_decay: strength of the L2 penalty on the ceilings; ``None`` for ``weight_decay``.
+        **kwargs: pooling and optimiser settings of :class:`methods.training.TrainingModule`.
+    """
+
+    def __init__(
+        self, net: nn.Module, lambda_init: float = 4.0, lambda_weight_decay: float | None = None, **kwargs: Any
+    ) -> None:
+        if not lambda_init > 0:
+            raise UserError(f"--model.lambda_init {lambda_init}: must be positive")
+        self.lambda_init = lambda_init
+        super().__init__(net, **kwargs)
+        self.threshold_options(weight_decay=lambda_weight_decay)
+
+    def activation(self, name: str) -> ClippedReLU:
+        """A clip with its own ceiling."""
+        return ClippedReLU(self.lambda_init, trainable=True)
+
+    def neuron(self, activation: Activation) -> SpikingNeuron:
+        """Theta = lambda, v_0 = 0."""
+        assert isinstance(activation, ClippedReLU)
+        return IFNode(activation.threshold, v_init=0.0)

@@ -1,0 +1,60 @@
+"""The base of methods that read their thresholds from the activations of a trained net."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from bench.errors import UserError
+from bench.snn.activations import Activation, ReLUActivation
+from bench.snn.calibration import (
+    Batch,
+    Granularity,
+    activation_percentiles,
+    require_activation,
+    require_images,
+    set_thresholds,
+)
+from bench.snn.neurons import IFNode, SpikingNeuron
+from methods.base import ConversionModule
+
+
+class ThresholdRule(ConversionModule):
+    """A ReLU net, left as it is: each threshold is a percentile of its layer's activations.
+
+    Args:
+        net: trained network with ReLU activations.
+        calibration_images: training images, without augmentation, from which thresholds are read.
+        percentile: of the activations; 100 is their maximum.
+        granularity: one threshold for each layer, channel or neuron.
+
+    Attributes:
+        v_init: initial membrane potential as a fraction of the threshold.
+    """
+
+    v_init = 0.0
+
+    def __init__(
+        self,
+        net: nn.Module,
+        calibration_images: int = 1000,
+        percentile: float = 100.0,
+        granularity: Granularity = "layer",
+    ) -> None:
+        require_images(calibration_images)
+        if not 0 < percentile <= 100:
+            raise UserError(f"--model.percentile {percentile}: must be above 0 and at most 100")
+        require_activation(net, ReLUActivation, type(self).__name__, "ReLU")
+        super().__init__(net)
+        self.calibration_images, self.percentile, self.granularity = calibration_images, percentile, granularity
+
+    def calibrate(self, net: nn.Module, calibration: Sequence[Batch], T: int) -> None:
+        """Reads theta from the activations."""
+        set_thresholds(net, activation_percentiles(net, calibration, self.percentile, self.granularity))
+
+    def neuron(self, activation: Activation) -> SpikingNeuron:
+        """IF with soft reset."""
+        assert isinstance(activation, ReLUActivation)
+        assert activation.threshold is not None
+        return IFNode(activation.threshold, self.v_init)

@@ -1,0 +1,149 @@
+"""Every method of the registry through the real command line, and the refusals of what does not fit together."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import Result
+
+from bench.cli import main
+from bench.records import Record, read_record
+from methods import METHODS
+
+RUN = ("--arch", "resnet20", "--data", "digits", "--subset", "64", "--T", "1,4", "--logger", "none")
+# Smaller than the defaults where these take long.
+OPTIONS = {"snnc_ap": ("--model.iterations", "3"), "rnl": ("--model.stage2_epochs", "1"), "cos": ("--model.rho", "2")}
+TRAINING = [name for name, entry in METHODS.items() if entry.source is None]
+CONVERTING = [name for name, entry in METHODS.items() if entry.source is not None]
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Trained nets of the methods that others convert, by name."""
+    folder = tmp_path_factory.mktemp("sources")
+    for name in ("qcfs", "relu", "tcl"):
+        assert main(["fit", "--method", name, *RUN, "--max_epochs", "1", "--out", str(folder / name)]) == 0
+    return folder
+
+
+def fit(bench, method: str, *more: str, out: str = "run") -> Result:
+    result: Result = bench("fit", "--method", method, *RUN, *OPTIONS.get(method, ()), *more, "--out", out)
+    return result
+
+
+def ledger_is_right(record: Record, method: str) -> None:
+    entry = METHODS[method]
+    assert record.method.paper == entry.paper
+    assert record.conversion.per_T == entry.per_T
+    assert record.conversion.retrained == (entry.source is None)
+    assert record.conversion.alphabet == {"snm": "ternary", "burst": "multi"}.get(method, "binary")
+    assert record.conversion.levels_per_step == {"burst": 5}.get(method, 1)
+    assert all((point.warmup > 0) == entry.warmup for point in record.snn)
+    assert [point.T for point in record.snn] == [1, 4]
+    assert record.protocol.calibration_images <= 64
+
+
+@pytest.mark.parametrize("method", TRAINING)
+def test_trains_and_repeats_from_its_weights(bench, method):
+    result = fit(bench, method, "--max_epochs", "2", "--data.val_split", "16")
+    assert result.status == 0, result.err
+    record = read_record(Path("run/record.json"))
+    ledger_is_right(record, method)
+    again = bench("evaluate", "--ckpt", "run/model.safetensors", "--T", "1,4", "--out", "again", "--logger", "none")
+    assert again.status == 0, again.err
+    repeated = read_record(Path("again/record.json"))
+    assert (repeated.ann, repeated.snn, repeated.extras) == (record.ann, record.snn, record.extras)
+    assert repeated.checkpoint == record.checkpoint
+    resumed = fit(bench, method, "--max_epochs", "2", "--data.val_split", "16", "--ckpt", "last")
+    assert resumed.status == 0, resumed.err
+    assert read_record(Path("run/record.json")).checkpoint == record.checkpoint
+
+
+@pytest.mark.parametrize("method", CONVERTING)
+def test_converts_its_source_net(bench, method, sources):
+    entry = METHODS[method]
+    source = sources / entry.source_for({"source": "relu"}) / "model.safetensors"
+    result = fit(bench, method, "--ckpt", str(source))
+    assert result.status == 0, result.err
+    record, origin = read_record(Path("run/record.json")), read_record(source.with_name("record.json"))
+    ledger_is_right(record, method)
+    assert record.ann == origin.ann
+    assert record.conversion.source_sha256 == origin.checkpoint.sha256
+    assert record.protocol.calibration_images == (0 if entry.source == "qcfs" else 64)
+
+
+def test_opi_takes_a_clipped_net(bench, sources):
+    clip = ("--model.source", "clip", "--model.v_init", "uniform")
+    result = fit(bench, "opi", *clip, "--ckpt", str(sources / "tcl/model.safetensors"))
+    assert result.status == 0, result.err
+    assert read_record(Path("run/record.json")).method.options["v_init"] == "uniform"
+    result = fit(bench, "opi", *clip, "--ckpt", str(sources / "relu/model.safetensors"), out="other")
+    assert result.status == 2
+    assert "method relu" in result.err
+
+
+def test_nq_measures_its_noise_and_reports_it(bench):
+    assert fit(bench, "nq", "--max_epochs", "2", "--data.val_split", "16").status == 0
+    record = json.loads(Path("run/record.json").read_text())
+    assert set(record["extras"]) == {"ann_noisy"}
+    result = fit(bench, "nq", "--max_epochs", "2", "--data.val_split", "0", out="other")
+    assert result.status == 2
+    assert "--data.val_split" in result.err
+
+
+@pytest.mark.parametrize(
+    ("method", "source", "options", "words"),
+    [
+        ("cos", "relu", (), "method relu, and cos needs method qcfs"),
+        ("max_norm", "qcfs", (), "method qcfs, and max_norm needs method relu"),
+        ("cos", "qcfs", ("--model.rho", "5"), "--model.rho 5"),
+        ("max_norm", "relu", ("--model.calibration_images", "0"), "--model.calibration_images 0"),
+        ("robust_norm", "relu", ("--model.percentile", "0"), "--model.percentile 0"),
+        ("opi", "relu", ("--model.v_init", "1.5"), "--model.v_init 1.5"),
+        ("opi", "relu", ("--model.v_init", "normal"), "v_init"),
+        ("burst", "relu", ("--model.gamma", "0"), "--model.gamma 0"),
+        ("snm", "relu", ("--model.v_init", "-1"), "--model.v_init -1"),
+        ("snnc_lp", "relu", ("--model.granularity", "neuron"), "--model.granularity neuron"),
+        ("snnc_ap", "relu", ("--model.calibration_lr", "0"), "--model.calibration_lr 0"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(bench, sources, method, source, options, words):
+    result = fit(bench, method, "--ckpt", str(sources / source / "model.safetensors"), *options)
+    assert result.status == 2
+    assert words in result.err
+    assert len(result.err.strip().splitlines()) == 1
+    assert not Path("run/record.json").exists()
+
+
+def test_more_calibration_images_than_there_are_is_refused_before_training(bench):
+    options = ["--arch", "resnet20", "--data", "digits", "--logger", "none", "--out", "run"]
+    result = bench("fit", "--method", "relu", *options, "--model.calibration_images", "2000")
+    assert result.status == 2
+    assert "--model.calibration_images 2000" in result.err
+    assert not Path("run/checkpoints").exists()
+
+
+def test_a_conversion_does_not_overwrite_the_training_it_converts(bench, sources):
+    shutil.copytree(sources / "relu", "own")
+    before = Path("own/model.safetensors").read_bytes()
+    result = fit(bench, "max_norm", "--ckpt", "own/model.safetensors", "--overwrite", out="own")
+    assert result.status == 2
+    assert "--out own" in result.err
+    assert Path("own/model.safetensors").read_bytes() == before
+    assert fit(bench, "max_norm", "--ckpt", "own/model.safetensors").status == 0
+    result = fit(bench, "max_norm", "--ckpt", "own/model.safetensors")
+    assert result.status == 2
+    assert "--overwrite" in result.err
+
+
+def test_list_tells_what_each_method_needs(bench):
+    methods = bench("list").out.split("\n\n")[0]
+    lines = {line.split()[0]: line for line in methods.splitlines() if line.startswith("  ")}
+    for name, entry in METHODS.items():
+        assert ("trains" in lines[name]) == (entry.source is None)
+        assert ("one conversion per T" in lines[name]) == entry.per_T
+        assert ("warm-up" in lines[name]) == entry.warmup
+    assert "converts a relu or tcl net" in lines["opi"]
