@@ -118,7 +118,9 @@ class ConversionCallback(pl.Callback):
         for name in pl_module.extras:  # type: ignore[union-attr]
             self.metrics[name].update(pl_module.extra_logits(name, images, batch_idx), labels)  # type: ignore[operator]
         for T, twin in self.twins.items():
-            self.metrics[f"twin{T}"].update(twin(images), labels)  # type: ignore[operator]
+            quantised = twin(images)
+            self.counts["not_finite"] += (~torch.isfinite(quantised)).sum()
+            self.metrics[f"twin{T}"].update(quantised, labels)  # type: ignore[operator]
         for run, network in self.networks.items():
             readings = [run] if self.per_T else list(self.steps)
             start = 0

@@ -48,7 +48,7 @@ class ConversionModule(pl.LightningModule):
     def calibrate(self, net: nn.Module, calibration: Sequence[Batch], T: int) -> None:
         """Changes, in place, a copy of the network (BN folded) before its activations are replaced."""
 
-    def replace_pooling(self, net: nn.Module) -> None:
+    def check_pooling(self, net: nn.Module) -> None:
         """Refuses max-pooling, the maximum of spike trains not being the train of the maximum.
 
         Raises:
@@ -81,7 +81,7 @@ class ConversionModule(pl.LightningModule):
         """
         self.T = T
         net = copy.deepcopy(self.net).eval()
-        self.replace_pooling(net)
+        self.check_pooling(net)
         fold_batch_norm(net)
         self.calibrate(net, calibration, T)
         replace(net, Activation, lambda _, activation: self.neuron(activation))  # type: ignore[arg-type]

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from bench.errors import UserError
 from bench.snn.activations import Activation, QuantisedReLU, ReLUActivation
 from bench.snn.neurons import LateralInhibitionPool, SpikingNeuron
+from bench.snn.simulate import SpikingNetwork
 from bench.snn.surgery import replace
 from methods.thresholds import ThresholdRule
 
@@ -89,6 +90,10 @@ class Burst(ThresholdRule):
         assert activation.threshold is not None
         return BurstIFNode(activation.threshold, self.gamma)
 
-    def replace_pooling(self, net: nn.Module) -> None:
-        """Max-pooling becomes LIPooling."""
+    def check_pooling(self, net: nn.Module) -> None:
+        """Takes max-pooling as it is."""
+
+    def spiking(self, net: nn.Module) -> SpikingNetwork:
+        """Max-pooling becomes LIPooling, once the calibration has seen the net with it."""
         replace(net, nn.MaxPool2d, lambda _, pool: LateralInhibitionPool(pool))  # type: ignore[arg-type]
+        return SpikingNetwork(net)

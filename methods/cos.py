@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from bench.errors import UserError
 from bench.snn.activations import Activation, QCFSActivation
+from bench.snn.calibration import require_activation
 from bench.snn.neurons import IFNode, SpikingNeuron
 from bench.snn.simulate import SpikingNetwork
 from methods.base import Batch, ConversionModule
@@ -110,6 +111,7 @@ class COS(ConversionModule):
         for name, value in (("rho", rho), ("rounds", rounds)):
             if value < 1:
                 raise UserError(f"--model.{name} {value}: must be at least 1")
+        require_activation(net, QCFSActivation, type(self).__name__, "QCFS")
         super().__init__(net)
         self.rho, self.rounds, self.saturated, self.epsilon = rho, rounds, saturated, epsilon
 

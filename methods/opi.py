@@ -65,7 +65,7 @@ class OPI(ThresholdRule):
         v_init: float | Draw = 0.5,
         draw_seed: int = 0,
     ) -> None:
-        if not isinstance(v_init, str) and not 0 <= v_init < 1:
+        if v_init not in ("uniform", "gaussian") and (isinstance(v_init, str) or not 0 <= v_init < 1):
             raise UserError(f"--model.v_init {v_init}: must be at least 0 and below 1, or uniform or gaussian")
         if source == "relu":
             super().__init__(net, calibration_images, percentile, granularity)
@@ -94,7 +94,7 @@ class OPI(ThresholdRule):
         if not isinstance(self.start, str):
             return self.start
         # Each layer has its own stream, so that no other layer's size changes it.
-        generator = torch.Generator().manual_seed(self.draw_seed * 2**32 + zlib.crc32(name.encode()))
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{self.draw_seed}/{name}".encode()))
         if self.start == "uniform":
             drawn = torch.rand(self._shapes[name], generator=generator)
         else:

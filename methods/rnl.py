@@ -68,7 +68,7 @@ class RateNorm(Activation):
         """Rates of pre-activations of any shape."""
         if self.training:
             with torch.no_grad():
-                largest = z.float().relu().max()
+                largest = z.relu().max().to(self.M.dtype)
                 self.M.copy_(torch.where(self.M > 0, self.M.lerp(largest, self.momentum), largest))
         return (clip(z, self.threshold) / self.threshold).to(z.dtype)
 
@@ -167,6 +167,8 @@ class RNL(TrainingModule):
         logits = self.net(images).float()
         for hook in hooks:
             hook.remove()
+        # The layers keep values only: a copy of the model must not drag this step's graph along.
+        self.set_q(self.q.detach())
         positive = logits.relu()
         rates.append(positive / positive.max().clamp_min(1e-5))
         omega = torch.stack([r.float().abs().sum() / (r.float().square().sum() + 1e-5) for r in rates])
@@ -183,6 +185,6 @@ class RNL(TrainingModule):
         weights: dict[str, Any] = {"params": list(self.net.parameters())}
         q: dict[str, Any] = {"params": [self.q], "lr": self.q_lr, "momentum": 0.0, "weight_decay": 0.0}
         optimizer = torch.optim.SGD([weights, q], self.lr, self.momentum, weight_decay=self.weight_decay)
-        drops = (self.stage1_epochs // 2, self.stage1_epochs * 3 // 4)
+        drops = (self.stage1_epochs / 2, self.stage1_epochs * 3 / 4)
         schedule = [lambda epoch: 0.1 ** sum(epoch >= drop for drop in drops), lambda epoch: 1.0]
         return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)]

@@ -66,10 +66,18 @@ class SNNCAdvanced(SNNCLight):
         super().__init__(net, calibration_images, granularity)
         self.iterations, self.calibration_lr, self.calibration_batch = iterations, calibration_lr, calibration_batch
 
+    def calibrate(self, net: nn.Module, calibration: Sequence[Batch], T: int) -> None:
+        """See :class:`methods.snnc_lp.SNNCLight`."""
+        # Weights that feed several neurons (the stem of a pre-activation net) belong to the first: a later refit would
+        # undo what was corrected behind it.
+        self.refitted: set[int] = set()
+        super().calibrate(net, calibration, T)
+
     def before(self, net: nn.Module, name: str, threshold: Tensor, calibration: Sequence[Batch]) -> None:
         """Refits the weights between the neurons before and this layer."""
         part, sources = segment(net, name)
-        weights = [parameter for parameter in part.parameters() if parameter.is_floating_point()]
+        weights = [parameter for parameter in part.parameters() if id(parameter) not in self.refitted]
+        self.refitted |= {id(parameter) for parameter in weights}
         if not self.iterations or not weights:
             return
         inputs = [self._mean_input(net, source, calibration) for source in sources]

@@ -59,8 +59,11 @@ class SNNCLight(ConversionModule):
         thresholds = mse_thresholds(net, calibration, T, self.granularity)
         self.means = mean_activations(net, calibration)
         for name in execution_order(net):
+            try:
+                node = IFNode(thresholds[name], v_init=0.0, bias=thresholds[name] / (2 * T))
+            except UserError as error:
+                raise UserError(f"{name}: {error}") from error
             self.before(net, name, thresholds[name], calibration)
-            node = IFNode(thresholds[name], v_init=0.0, bias=thresholds[name] / (2 * T))
             net.set_submodule(name, node.eval())
             self.correct(net, name, node, calibration)
         del self.ann, self.means

@@ -202,5 +202,7 @@ class QuantisedReLU(Activation):
 
     def forward(self, z: Tensor) -> Tensor:
         """Quantises pre-activations of any shape."""
-        counts = torch.floor((z + self.bias) * (self.T / self.threshold) + self.shift).clamp(0, self.T * self.levels)
+        # A unit that is never active has the smallest theta there is, and infinity times 0 would be NaN.
+        scale = (self.T / self.threshold).clamp_max(torch.finfo(self.threshold.dtype).max)
+        counts = torch.floor((z + self.bias) * scale + self.shift).clamp(0, self.T * self.levels)
         return counts / self.T if self.unit else counts * (self.threshold / self.T)

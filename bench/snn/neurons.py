@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bench.errors import UserError
 from bench.snn.activations import QuantisedReLU
-from bench.snn.fused import run_fused
+from bench.snn.fused import count_fused, count_spikes, run_fused
 
 
 @dataclass
@@ -118,7 +118,7 @@ class SpikingNeuron(Timed):
 
     def count(self, out_TBX: Tensor) -> Tensor:
         """Spikes in each step of an output, ``[T]``."""
-        return torch.count_nonzero(out_TBX.flatten(1), dim=1)
+        return count_fused(out_TBX) if self.clock.fused else count_spikes(out_TBX)
 
     def twin(self, T: int) -> nn.Module:
         """The quantised activation that this neuron equals when spikes arrive evenly."""
