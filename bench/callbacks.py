@@ -15,7 +15,7 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from bench.errors import UserError
-from bench.snn.fused import worth_fusing
+from bench.snn.compilation import worth_compiling
 from bench.snn.simulate import SpikingNetwork, simulate
 
 
@@ -85,7 +85,7 @@ class ConversionCallback(pl.Callback):
                 batches = [(x.to(pl_module.device), y.to(pl_module.device)) for x, y in loader]
             for T in self.steps if self.per_T else self.steps[-1:]:
                 self.networks[T] = pl_module.convert(T, batches).to(pl_module.device)  # type: ignore[operator]
-                self.networks[T].clock.fused = worth_fusing(len(datamodule.split(datamodule.eval_split)) * T)
+                self.networks[T].compiled = worth_compiling(len(datamodule.split(datamodule.eval_split)) * T)
             self.twins = {T: self._network(T).twin(T) for T in self.steps}
         self.metrics = nn.ModuleDict({"ann": _Accuracies(datamodule.num_classes)})
         for T in self.steps:

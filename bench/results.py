@@ -123,7 +123,7 @@ def _conversion(entry: MethodEntry, header: dict[str, Any], conversion: Conversi
     return records.Conversion(
         alphabet=neurons[0].alphabet,
         levels_per_step=max(neuron.levels_per_step for neuron in neurons),
-        causal=conversion.evaluated.causal,
+        causal=conversion.evaluated.lookahead == 0,
         per_T=entry.per_T,
         retrained=entry.source is None,
         source_sha256=header["recipe"]["config"].get("source", {}).get("sha256"),

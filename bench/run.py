@@ -18,7 +18,7 @@ from bench.logs import make_loggers
 from bench.provenance import code_state
 from bench.registry import ARCHITECTURES
 from bench.results import evaluate_and_record
-from bench.snn.fused import can_compile
+from bench.snn.compilation import can_compile
 from bench.trainers import LAST, PREVIOUS, LastCheckpoint, make_trainer, quiet, train
 from methods import METHODS
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from bench.errors import UserError
 from bench.snn.activations import Activation, QuantisedReLU, ReLUActivation
-from bench.snn.neurons import LateralInhibitionPool, SpikingNeuron
+from bench.snn.neurons import LateralInhibitionPool, SpikingNeuron, stack_steps
 from bench.snn.simulate import SpikingNetwork
 from bench.snn.surgery import replace
 from methods.thresholds import ThresholdRule
@@ -48,14 +48,14 @@ class BurstIFNode(SpikingNeuron):
     def run(self, x_TBX: Tensor) -> Tensor:
         """See :class:`bench.snn.neurons.SpikingNeuron`."""
         v = self.initial(x_TBX[0]) if self.v is None else self.v
-        out_TBX = torch.empty_like(x_TBX)
-        for t, current in enumerate(x_TBX):
+        outputs = []
+        for current in x_TBX:
             v = v + current
-            spikes = torch.floor(v / self.threshold).clamp_(0, self.levels_per_step)
-            torch.mul(spikes, self.threshold, out=out_TBX[t])
-            v -= out_TBX[t]
+            spikes = torch.floor(v / self.threshold).clamp(0, self.levels_per_step)
+            outputs.append(spikes * self.threshold)
+            v = v - outputs[-1]
         self.v = v
-        return out_TBX
+        return stack_steps(outputs, x_TBX)
 
     def count(self, out_TBX: Tensor) -> Tensor:
         """A burst of k counts as k spikes."""

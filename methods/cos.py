@@ -49,16 +49,16 @@ class COSNode(IFNode):
         epsilon: margin by which a spike is added or removed, in units of theta.
     """
 
-    causal = False
-
     def __init__(self, threshold: Tensor, rho: int, rounds: int, saturated: Saturated, epsilon: float) -> None:
         super().__init__(threshold, v_init=0.5)
-        self.rho, self.rounds, self.saturated, self.epsilon = rho, rounds, saturated, epsilon
+        self.lookahead, self.rounds, self.saturated, self.epsilon = rho, rounds, saturated, epsilon
 
     def run(self, x_TBX: Tensor) -> Tensor:
-        """Calibrates on the first ``rho`` steps, then runs all of them."""
+        """Calibrates on the first ``rho`` steps, then runs them and all others."""
+        if self.v is not None:
+            return super().run(x_TBX)
         start = torch.full_like(x_TBX[0], 0.5)
-        current_TBX = x_TBX[: self.rho] / self.threshold
+        current_TBX = x_TBX[: self.lookahead] / self.threshold
         residual = count = torch.zeros(())
         for k in range(1, self.rounds + 1):
             lowest, highest, number, left = self._probe(current_TBX, start)
@@ -67,7 +67,7 @@ class COSNode(IFNode):
             surplus = (residual < 1 - k) & (count > k - 1)
             deficit = residual >= k
             if self.saturated == "keep":
-                deficit &= number < self.rho
+                deficit &= number < self.lookahead
             down = (lowest - 1 + self.epsilon).clamp_min(1)
             up = (1 + self.epsilon - highest).clamp_min(1)
             start = start - torch.where(surplus, down, 0.0) + torch.where(deficit, up, 0.0)
@@ -133,4 +133,4 @@ class COS(ConversionModule):
 
     def spiking(self, net: nn.Module) -> SpikingNetwork:
         """Even T = 1 needs rho steps of input; no step is left out of the read-out."""
-        return SpikingNetwork(net, warmup=self.rho, uncounted=0, least=self.rho)
+        return SpikingNetwork(net, warmup=self.rho, uncounted=0)

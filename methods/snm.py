@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from bench.errors import UserError
 from bench.snn.activations import Activation, ReLUActivation
 from bench.snn.calibration import Granularity
-from bench.snn.neurons import SpikingNeuron
+from bench.snn.neurons import SpikingNeuron, stack_steps
 from methods.thresholds import ThresholdRule
 
 
@@ -48,16 +48,16 @@ class SignedIFNode(SpikingNeuron):
         """See :class:`bench.snn.neurons.SpikingNeuron`."""
         v = self.initial(x_TBX[0]) if self.v is None else self.v
         sent = torch.zeros_like(v) if self.sent is None else self.sent
-        out_TBX = torch.empty_like(x_TBX)
-        for t, current in enumerate(x_TBX):
+        outputs = []
+        for current in x_TBX:
             v = v + current
             up, down = v >= self.threshold, (v <= -self.threshold) & (sent > 0)
             spike = up.to(v.dtype) - down.to(v.dtype)
             sent = sent + spike
-            torch.mul(spike, self.threshold, out=out_TBX[t])
-            v -= out_TBX[t]
+            outputs.append(spike * self.threshold)
+            v = v - outputs[-1]
         self.v, self.sent = v, sent
-        return out_TBX
+        return stack_steps(outputs, x_TBX)
 
 
 class SNM(ThresholdRule):

@@ -53,7 +53,7 @@ class SRPNode(IFNode):
         parts = []
         if first:
             parts.append(super().run(x_TBX[:first]))
-        self.elapsed += len(x_TBX)
+        self.elapsed = min(self.elapsed + len(x_TBX), self.tau)
         if first < len(x_TBX):
             if self.mask is None:
                 assert self.v is not None

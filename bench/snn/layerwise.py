@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bench.snn.activations import Activation
 from bench.snn.calibration import Batch, Granularity, observe
 from bench.snn.neurons import SpikingNeuron
-from bench.snn.simulate import IMAGE_STEPS, SpikingNetwork
+from bench.snn.simulate import SpikingNetwork
 from bench.snn.tracing import trace
 
 
@@ -46,10 +46,11 @@ def spike_rates(net: nn.Module, name: str, batches: Sequence[Batch], T: int) -> 
         found.append(output)
         raise _ReachedError
 
+    at_once = max(1, snn.image_steps(batches[0][0]) // T)
     hook = layer.register_forward_hook(stop)
     try:
         for images, _ in batches:
-            for part in torch.split(images, max(1, IMAGE_STEPS.get(images.device.type, 8192) // T)):
+            for part in torch.split(images, at_once):
                 snn.reset()
                 try:
                     snn(part, T)

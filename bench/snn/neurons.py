@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from bench.errors import UserError
 from bench.snn.activations import QuantisedReLU
-from bench.snn.fused import count_fused, count_spikes, run_fused
 
 
 @dataclass
@@ -25,12 +24,10 @@ class Clock:
     Attributes:
         T: steps in this pass.
         batch: images in this pass.
-        fused: neurons that can run as one compiled kernel.
     """
 
     T: int = 1
     batch: int = 1
-    fused: bool = False
 
     def unfold(self, x: Tensor) -> Tensor:
         """Views ``[T*B, ...]`` as ``[T, B, ...]``, and a constant ``[B, ...]`` as ``[T, B, ...]`` without a copy."""
@@ -44,14 +41,22 @@ class Clock:
         )
 
 
+def stack_steps(steps: list[Tensor], like_TBX: Tensor) -> Tensor:
+    """``[T, B, ...]`` of T tensors ``[B, ...]``, in the memory format of the input."""
+    if torch.compiler.is_compiling():
+        return torch.stack(steps)
+    return torch.stack(steps, out=torch.empty_like(like_TBX))
+
+
 class Timed(nn.Module):
     """What sees time in a converted network: it finds the steps inside the batch, and remembers.
 
     Attributes:
-        causal: step t of the output depends on steps 1..t of the input alone, so long runs may be cut in time.
+        lookahead: steps of the start of its input that it must see at once, before its first output; 0 where it is
+            causal, step t of the output depending on steps 1..t of the input alone. Later steps may come in any parts.
     """
 
-    causal = True
+    lookahead = 0
 
     def __init__(self) -> None:
         super().__init__()
@@ -118,7 +123,10 @@ class SpikingNeuron(Timed):
 
     def count(self, out_TBX: Tensor) -> Tensor:
         """Spikes in each step of an output, ``[T]``."""
-        return count_fused(out_TBX) if self.clock.fused else count_spikes(out_TBX)
+        # Single precision counts the spikes of one image exactly (up to 2^24), and unlike an integer sum needs no copy
+        # eight times as large as the spikes.
+        per_image = (out_TBX != 0).to(torch.float32).sum(tuple(range(2, out_TBX.ndim)))
+        return per_image.long().sum(1)
 
     def twin(self, T: int) -> nn.Module:
         """The quantised activation that this neuron equals when spikes arrive evenly."""
@@ -145,18 +153,15 @@ class IFNode(SpikingNeuron):
     def run(self, x_TBX: Tensor) -> Tensor:
         """See :class:`SpikingNeuron`."""
         v = self.initial(x_TBX[0]) if self.v is None else self.v
-        if self.clock.fused:
-            out_TBX, self.v = run_fused(x_TBX, v, self.threshold, self.bias)
-            return out_TBX
-        out_TBX = torch.empty_like(x_TBX)
-        for t, current in enumerate(x_TBX):
+        sent = []
+        for current in x_TBX:
             v = v + current
             if self.bias is not None:
-                v += self.bias
-            torch.mul(v >= self.threshold, self.threshold, out=out_TBX[t])
-            v -= out_TBX[t]
+                v = v + self.bias
+            sent.append(torch.where(v >= self.threshold, self.threshold, 0.0))
+            v = v - sent[-1]
         self.v = v
-        return out_TBX
+        return stack_steps(sent, x_TBX)
 
     def twin(self, T: int) -> nn.Module:
         """See :class:`SpikingNeuron`."""

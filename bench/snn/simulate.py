@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +14,11 @@ from bench.snn.graph import mixes_constant_input
 from bench.snn.neurons import Clock, LateralInhibitionPool, SpikingNeuron, Timed
 from bench.snn.surgery import replace
 
-# Image-steps in one pass: enough to keep the convolutions busy, few enough to stay in a CPU's cache and far below
-# the memory of an ordinary evaluation batch.
-IMAGE_STEPS = {"cpu": 128, "cuda": 8192}
+# Bytes of the largest layer's output in one pass: enough to keep the convolutions busy, few enough for a CPU's cache
+# and far below the memory of an ordinary evaluation batch.
+WORKING_SET = {"cpu": 4 << 20, "cuda": 512 << 20}
+# Steps in one pass, about: a neuron's loop over them is one kernel of a compiled network, which gains little by more.
+STEPS = 8
 
 
 class SpikingNetwork(nn.Module):
@@ -25,8 +28,10 @@ class SpikingNetwork(nn.Module):
         net: a network whose activations are :class:`SpikingNeuron`.
         warmup: steps that come on top of T, as the record and the latency count them.
         uncounted: steps whose logits are left out of the read-out; ``None`` for ``warmup``.
-        least: steps that a run must have, however small T is.
         only_T: the one number of steps that the network was converted for; ``None`` where it may be read at any.
+
+    Attributes:
+        compiled: :func:`simulate` runs passes as compiled code.
 
     Raises:
         UserError: ``net`` has no neuron.
@@ -37,13 +42,13 @@ class SpikingNetwork(nn.Module):
         net: nn.Module,
         warmup: int = 0,
         uncounted: int | None = None,
-        least: int = 1,
         only_T: int | None = None,
     ) -> None:
         super().__init__()
-        self.net, self.warmup, self.least, self.only_T = net.eval(), warmup, least, only_T
+        self.net, self.warmup, self.only_T = net.eval(), warmup, only_T
         self.uncounted = warmup if uncounted is None else uncounted
         self.clock = Clock()
+        self.compiled = False
         self.neurons = {name: m for name, m in net.named_modules() if isinstance(m, SpikingNeuron)}
         if not self.neurons:
             raise UserError("the network has no spiking neuron: convert it first")
@@ -57,6 +62,7 @@ class SpikingNetwork(nn.Module):
         for module in self.timed:
             module.reset()
 
+    @torch.no_grad()
     def forward(self, x: Tensor, T: int) -> Tensor:
         """Continues for ``T`` steps from the present state.
 
@@ -73,6 +79,21 @@ class SpikingNetwork(nn.Module):
         logits: Tensor = self.net(x)
         return logits.view(T, self.clock.batch, *logits.shape[1:])
 
+    @functools.cached_property
+    def fast(self) -> Callable[[Tensor, int], Tensor]:
+        """:meth:`forward`, compiled for each shape of a pass."""
+        # One network has a first and a later pass, and a run may convert one network for each T.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 128)
+        return torch.compile(self.forward, dynamic=False)
+
+    def image_steps(self, x: Tensor) -> int:
+        """How many images times steps of such images make a pass that suits the device."""
+        if not any(neuron.size for neuron in self.neurons.values()):
+            self(x[:1], 1)
+            self.reset()
+        largest = max(neuron.size for neuron in self.neurons.values()) * x.element_size()
+        return max(1, WORKING_SET.get(x.device.type, WORKING_SET["cuda"]) // largest)
+
     def twin(self, T: int) -> nn.Module:
         """The quantised network this one would equal after ``T`` steps if all spikes came evenly."""
         net = copy.deepcopy(self.net)
@@ -86,20 +107,34 @@ class SpikingNetwork(nn.Module):
         return sum(neuron.size for neuron in self.neurons.values())
 
     @property
-    def causal(self) -> bool:
-        """Whether a long run may be cut in time."""
-        return all(module.causal for module in self.timed)
+    def lookahead(self) -> int:
+        """Steps that the first pass of a run must have."""
+        return max(module.lookahead for module in self.timed)
+
+
+def _steps_of_a_pass(steps: int) -> int:
+    """Steps of one pass, so that equal passes overshoot ``steps`` by as few as possible."""
+    if steps <= STEPS:
+        return steps
+    candidates = range(STEPS - 3, STEPS + 3)
+    return min(candidates, key=lambda n: (-steps % n, abs(n - STEPS)))
+
+
+def _images_of_a_pass(batch: int, most: int) -> int:
+    """Images of one pass: a divisor of the batch, where one is near ``most``, so that all passes are alike."""
+    near = [n for n in range((2 * most + 2) // 3, 3 * most // 2 + 1) if batch % n == 0]
+    return min(near, key=lambda n: abs(n - most)) if near else min(most, batch)
 
 
 @torch.no_grad()
 def simulate(snn: SpikingNetwork, x: Tensor, T: int, image_steps: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Runs images through a converted net, a few at a time.
+    """Runs images through a converted net, a few images and a few steps at a time.
 
     Args:
         snn: from :meth:`methods.base.ConversionModule.convert`.
         x: images ``[B, C, H, W]``.
         T: counted steps; the warm-up comes on top.
-        image_steps: images times steps in one pass; the default suits the device.
+        image_steps: images times steps in one pass, about; the default suits the network and the device.
 
     Yields:
         For each part of the batch, in order: the logits of every counted step ``[T, b, classes]``, and the number of
@@ -109,15 +144,18 @@ def simulate(snn: SpikingNetwork, x: Tensor, T: int, image_steps: int | None = N
         raise UserError(f"T = {T}: must be at least 1")
     if snn.only_T not in (None, T):
         raise UserError(f"T = {T}: this network was converted for T = {snn.only_T}; convert once for each T")
-    limit = image_steps or IMAGE_STEPS.get(x.device.type, IMAGE_STEPS["cuda"])
-    steps = max(snn.uncounted + T, snn.least)
-    part = max(1, limit // steps)
-    per_pass = max(1, min(steps, limit // part)) if snn.causal else steps
+    limit = image_steps or snn.image_steps(x)
+    steps = max(snn.uncounted + T, snn.lookahead)
+    per_pass = max(min(_steps_of_a_pass(steps), limit), snn.lookahead)
+    part = _images_of_a_pass(len(x), max(1, limit // per_pass))
     for images in torch.split(x, part):
+        # Another number of images would be compiled anew, for a single pass.
+        run = snn.fast if snn.compiled and len(images) == part else snn
         snn.reset()
         logits, spikes = [], []
-        for start in range(0, steps, per_pass):
-            logits.append(snn(images, min(per_pass, steps - start)))
+        # The last pass may overshoot, which does not change what was before it.
+        for _ in range(0, steps, per_pass):
+            logits.append(run(images, per_pass))
             spikes.append(torch.stack([neuron.spike_counts for neuron in snn.neurons.values()]).sum(0))
         counted = slice(snn.uncounted, snn.uncounted + T)
         yield torch.cat(logits)[counted], torch.cat(spikes)[counted]

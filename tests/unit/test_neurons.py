@@ -227,4 +227,4 @@ def test_the_base_leaves_the_dynamics_to_its_heirs() -> None:
     neuron = SpikingNeuron(torch.tensor(1.0))
     with pytest.raises(NotImplementedError):
         neuron(torch.zeros(1, 2))
-    assert (IFNode.causal, IFNode.alphabet, IFNode.levels_per_step) == (True, "binary", 1)
+    assert (IFNode.lookahead, IFNode.alphabet, IFNode.levels_per_step) == (0, "binary", 1)

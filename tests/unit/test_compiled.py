@@ -1,0 +1,89 @@
+"""A compiled pass gives what the plain one gives, for every kind of neuron, and is taken where it pays."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from bench.snn import compilation
+from bench.snn.neurons import IFNode
+from bench.snn.simulate import SpikingNetwork, _images_of_a_pass, _steps_of_a_pass, simulate
+from methods.burst import BurstIFNode
+from methods.cos import COSNode
+from methods.snm import SignedIFNode
+from methods.srp import SRPNode
+
+THETA = torch.linspace(0.3, 1.2, 4).view(4, 1, 1)
+NEURONS = {
+    "scalar": lambda: IFNode(torch.tensor(0.7)),
+    "channel": lambda: IFNode(THETA, v_init=0.3, bias=THETA / 22),
+    "signed": lambda: SignedIFNode(THETA),
+    "burst": lambda: BurstIFNode(THETA, 3),
+    "srp": lambda: SRPNode(THETA, tau=4, epsilon=1e-3),
+    "cos": lambda: COSNode(THETA, rho=4, rounds=1, saturated="release", epsilon=1e-3),
+}
+
+
+def small(kind: str) -> SpikingNetwork:
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3, padding=1), NEURONS[kind](), torch.nn.Conv2d(4, 4, 3, stride=2), NEURONS[kind]()
+    )
+    return SpikingNetwork(net)
+
+
+def curve(snn: SpikingNetwork, x: Tensor, T: int) -> tuple[Tensor, Tensor]:
+    parts = list(simulate(snn, x, T, image_steps=16))
+    return torch.cat([logits for logits, _ in parts], 1), torch.stack([spikes for _, spikes in parts]).sum(0)
+
+
+@pytest.mark.parametrize("kind", NEURONS)
+def test_compiled_equals_plain(kind: str) -> None:
+    x = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1)).to(memory_format=torch.channels_last)
+    snn = small(kind)
+    # Two passes of five or six steps, of which the second overshoots.
+    plain, counts = curve(snn, x, 11)
+    snn.compiled = True
+    logits, compiled_counts = curve(snn, x, 11)
+    assert torch.equal(compiled_counts, counts)
+    assert 0 < counts.sum() < 11 * x.shape[0] * snn.num_neurons
+    assert len(logits) == 11
+    torch.testing.assert_close(logits, plain, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", NEURONS)
+def test_a_run_may_be_cut_in_time(kind: str) -> None:
+    x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+    snn = small(kind)
+    whole = snn(x, 11)
+    snn.reset()
+    # The first part is long enough for every kind to look ahead.
+    parts = [snn(x, 4), snn(x, 1), snn(x, 6)]
+    assert torch.equal(torch.cat(parts), whole)
+
+
+@pytest.mark.parametrize("steps", range(1, 140))
+def test_passes_hardly_overshoot(steps: int) -> None:
+    n = _steps_of_a_pass(steps)
+    assert 1 <= n <= 10
+    assert 0 <= -steps % n <= 4 and -steps % n <= steps / 8
+    assert n == steps or n >= 5
+
+
+@pytest.mark.parametrize(
+    ("batch", "most", "expected"), [(100, 8, 10), (100, 16, 20), (97, 8, 8), (3, 8, 3), (64, 8, 8)]
+)
+def test_passes_are_alike(batch: int, most: int, expected: int) -> None:
+    assert _images_of_a_pass(batch, most) == expected
+
+
+def test_small_runs_are_not_compiled_and_without_a_compiler_none(monkeypatch, capsys) -> None:
+    assert not compilation.worth_compiling(1000)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    compilation.can_compile.cache_clear()
+    assert not compilation.worth_compiling(10**9)
+    assert not compilation.worth_compiling(10**9)
+    compilation.can_compile.cache_clear()
+    assert capsys.readouterr().out.count("nothing is compiled") == 1
