@@ -1,14 +1,12 @@
-"""Lightning callbacks: conversion and SNN evaluation on the test hooks, seeds, checkpoints, early refusal of NaN."""
+"""Conversion and evaluation of the SNN, on Lightning's test hooks."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
@@ -16,6 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from bench.errors import UserError
 from bench.snn.compilation import worth_compiling
+from bench.snn.cost import ENERGY_MODEL
 from bench.snn.simulate import SpikingNetwork, simulate
 
 
@@ -70,8 +69,11 @@ class ConversionCallback(pl.Callback):
         self.networks: dict[int, SpikingNetwork] = {}
         self.twins: dict[int, nn.Module] = {}
         self.metrics = nn.ModuleDict()
-        # Whole numbers add up exactly, in whatever order: images, images with logits that are not finite, spikes by T.
-        self.counts: dict[str | int, int | Tensor] = {}
+        # Whole numbers add up exactly, in whatever order: images, logits that are not finite; by T, spikes of each
+        # layer, and synaptic operations and multiply-accumulates.
+        self.counts: dict[str, int | Tensor] = {}
+        self.spikes: dict[int, Tensor] = {}
+        self.operations: dict[int, Tensor] = {}
         self.results: dict[str, Any] = {}
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -94,7 +96,10 @@ class ConversionCallback(pl.Callback):
         for name in pl_module.extras:  # type: ignore[union-attr]
             self.metrics[name] = _Accuracies(datamodule.num_classes)
         self.metrics.to(trainer.strategy.root_device)
-        self.counts = {"samples": 0, "not_finite": 0, **dict.fromkeys(self.steps, 0)}
+        self.counts = {"samples": 0, "not_finite": 0}
+        zeros = torch.zeros(2, dtype=torch.int64, device=trainer.strategy.root_device)
+        self.operations = {T: zeros.clone() for T in self.steps}
+        self.spikes = {T: zeros.new_zeros(len(self._network(T).neurons)) for T in self.steps}
 
     def _network(self, T: int) -> SpikingNetwork:
         return self.networks[T if self.per_T else self.steps[-1]]
@@ -124,7 +129,7 @@ class ConversionCallback(pl.Callback):
         for run, network in self.networks.items():
             readings = [run] if self.per_T else list(self.steps)
             start = 0
-            for logits_TBK, spikes_T in simulate(network, images, run):
+            for logits_TBK, _ in simulate(network, images, run):
                 part = labels[start : start + logits_TBK.shape[1]]
                 start += len(part)
                 self.counts["not_finite"] += (~torch.isfinite(logits_TBK)).sum()
@@ -133,7 +138,13 @@ class ConversionCallback(pl.Callback):
                     scores_BK += logits_BK
                     if step in readings:
                         self.metrics[f"snn{step}"].update(scores_BK, part)  # type: ignore[operator]
-                        self.counts[step] += spikes_T[:step].sum()
+                        self._count_operations(network, step)
+
+    def _count_operations(self, network: SpikingNetwork, T: int) -> None:
+        counts, uncounted = network.counts, network.uncounted
+        self.spikes[T] += counts.spikes[:, uncounted : uncounted + T].sum(1)
+        latency = network.steps_for(T)
+        self.operations[T] += torch.stack([counts.synops[:, :latency].sum(), counts.macs[:, :latency].sum()])
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Computes, on all processes together, and logs."""
@@ -143,9 +154,10 @@ class ConversionCallback(pl.Callback):
         ann = self._compute("ann", samples)
         points = []
         for T in self.steps:
-            point = {"T": T, "warmup": self._network(T).warmup, **self._compute(f"snn{T}", samples)}
-            point["firing_rate"] = self._count(trainer, T) / (samples * self._network(T).num_neurons * T)
+            network = self._network(T)
+            point = {"T": T, "warmup": network.warmup, **self._compute(f"snn{T}", samples)}
             point["quantised_top1"] = self._compute(f"twin{T}", samples)["top1"]
+            point |= self._costs(trainer, network, T, samples)
             points.append(point)
         extras = {name: self._compute(name, samples)["top1"] for name in pl_module.extras}  # type: ignore[union-attr]
         self.results = {"ann": ann, "snn": points, "extras": extras, "num_eval_samples": samples}
@@ -155,13 +167,35 @@ class ConversionCallback(pl.Callback):
             logged[f"snn/acc@T={point['T']}"] = point["top1"]
             logged[f"snn/acc_top5@T={point['T']}"] = point["top5"]
             logged[f"snn/firing_rate@T={point['T']}"] = point["firing_rate"]
+            logged[f"snn/synops@T={point['T']}"] = point["synops"]
+            logged[f"snn/energy_joule@T={point['T']}"] = point["energy_joule"]
             logged[f"ann/quantised_acc@T={point['T']}"] = point["quantised_top1"]
         pl_module.log_dict(logged, rank_zero_only=True)
 
-    def _count(self, trainer: pl.Trainer, key: str | int) -> int:
+    def _costs(self, trainer: pl.Trainer, network: SpikingNetwork, T: int, samples: int) -> dict[str, Any]:
+        """Means over the images, and firing rates."""
+        spikes = self._total(trainer, self.spikes[T]).tolist()
+        synops, macs = (int(total) / samples for total in self._total(trainer, self.operations[T]))
+        neurons = {name: neuron.size for name, neuron in network.neurons.items()}
+        rates = {name: n / (samples * size * T) for n, (name, size) in zip(spikes, neurons.items(), strict=True)}
+        # Neurons that look ahead go through those steps twice.
+        updates = network.num_neurons * (network.steps_for(T) + network.lookahead)
+        return {
+            "firing_rate": sum(spikes) / (samples * network.num_neurons * T),
+            "layer_firing_rates": rates,
+            "synops": synops,
+            "macs": macs,
+            "membrane_updates": updates,
+            "energy_joule": ENERGY_MODEL.joules(macs, synops),
+        }
+
+    def _count(self, trainer: pl.Trainer, key: str) -> int:
+        return int(self._total(trainer, torch.as_tensor(self.counts[key], device=trainer.strategy.root_device)))
+
+    def _total(self, trainer: pl.Trainer, local: Tensor) -> Tensor:
         """The sum over all processes."""
-        local = torch.as_tensor(self.counts[key], device=trainer.strategy.root_device)
-        return int(trainer.strategy.reduce(local, reduce_op="sum"))
+        total: Tensor = trainer.strategy.reduce(local, reduce_op="sum")
+        return total
 
     def _compute(self, name: str, samples: int) -> dict[str, float]:
         accuracies = self.metrics[name]
@@ -172,64 +206,3 @@ class ConversionCallback(pl.Callback):
     def evaluated(self) -> SpikingNetwork:
         """The converted network that was run (at the largest T)."""
         return self._network(self.steps[-1])
-
-
-@rank_zero_only
-def _print_on_rank_zero(line: str) -> None:
-    print(line, flush=True)
-
-
-class EpochSeed(pl.Callback):
-    """Makes what is random in an epoch (dropout, noise) a function of (seed, epoch).
-
-    A resumed run then goes on exactly where the interrupted one would have been.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Seeds torch, which seeds all devices."""
-        torch.manual_seed(self.seed * 1_000_003 + trainer.current_epoch)
-
-
-class EpochLine(pl.Callback):
-    """One line for each epoch, where there is no terminal for a progress bar."""
-
-    def __init__(self) -> None:
-        self.started = time.monotonic()
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Prints on rank 0."""
-        now = time.monotonic()
-        values = ", ".join(f"{name} {float(value):.4f}" for name, value in sorted(trainer.callback_metrics.items()))
-        _print_on_rank_zero(
-            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: {values} ({now - self.started:.1f} s)"
-        )
-        self.started = now
-
-
-class StopOnNaN(pl.Callback):
-    """Ends a training whose loss is not finite, saying at which step."""
-
-    # Reading the loss waits for an accelerator; on a CPU it is free.
-    every = 50
-
-    def __init__(self) -> None:
-        self.bad: list[Tensor] = []
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Checks every loss, on an accelerator in groups."""
-        self.bad.append(~torch.isfinite(outputs["loss"].detach()))
-        last = batch_idx + 1 == trainer.num_training_batches
-        if trainer.strategy.root_device.type == "cpu" or len(self.bad) == self.every or last:
-            flags = torch.stack(self.bad).tolist()
-            if any(flags):
-                step = trainer.global_step - len(flags) + flags.index(True)
-                raise UserError(
-                    f"the loss is not finite at step {step} (epoch {trainer.current_epoch}); lower --model.lr, or use "
-                    "--trainer.precision 32-true; the last whole epoch is in the checkpoint"
-                )
-            self.bad.clear()

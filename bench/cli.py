@@ -15,6 +15,7 @@ COMMANDS = {
     "evaluate": "repeat conversion and evaluation from a checkpoint",
     "list": "show methods, data sets, architectures and recipes",
     "leaderboard": "regenerate leaderboards/ from the committed records",
+    "speed": "measure simulation and training against their limits on this machine",
 }
 
 FIT_HELP = """\
@@ -79,7 +80,8 @@ def _dispatch(arguments: list[str]) -> int:
     command, rest = arguments[0], arguments[1:]
     if command not in COMMANDS:
         raise UserError(f"{command}: unknown command; choose from {', '.join(COMMANDS)}{nearest(command, COMMANDS)}")
-    return {"fit": _fit, "evaluate": _evaluate, "list": _list, "leaderboard": _leaderboard}[command](rest)
+    run = {"fit": _fit, "evaluate": _evaluate, "list": _list, "leaderboard": _leaderboard, "speed": _speed}
+    return run[command](rest)
 
 
 def _fit(arguments: list[str]) -> int:
@@ -164,3 +166,27 @@ def _leaderboard(arguments: list[str]) -> int:
     from bench.leaderboard import run
 
     return run(options.results, options.reported, options.out, options.check, options.json, options.add)
+
+
+def _speed(arguments: list[str]) -> int:
+    parser = _parser("speed")
+    parser.add_argument("--arch", default="resnet20", help="a CIFAR net")
+    parser.add_argument("--what", choices=["evaluation", "training"], nargs="+", default=["evaluation", "training"])
+    parser.add_argument("--T", type=int, default=32, help="steps")
+    parser.add_argument("--images", type=int, default=200, help="images in one measurement")
+    parser.add_argument("--pairs", type=int, default=5, help="measurements of each ratio")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args(arguments)
+    from bench.architectures import resolve
+    from bench.speed import run
+
+    return run(
+        resolve(options.arch, "cifar"),
+        options.what,
+        options.T,
+        options.images,
+        options.pairs,
+        options.device,
+        options.json,
+    )

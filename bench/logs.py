@@ -66,7 +66,7 @@ def log_record(loggers: list[Logger], record: Record, path: Path) -> None:
             continue
         import wandb  # slow to import and not needed otherwise
 
-        columns = ["T", "warmup", "top1", "top5", "firing_rate", "quantised_top1"]
+        columns = ["T", "warmup", "top1", "top5", "firing_rate", "quantised_top1", "synops", "energy_joule"]
         rows = [[getattr(point, column) for column in columns] for point in record.snn]
         logger.experiment.log(
             {

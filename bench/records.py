@@ -113,13 +113,20 @@ class SnnAccuracy(Accuracy):
     ``quantised_top1`` belongs to the twin: the same net whose activations are quantised to ``T`` levels by the
     neurons' thresholds, without any spike. What lies between it and ``top1`` is due to the timing of spikes alone.
     ``firing_rate`` is spikes per neuron and step.
+
+    Costs are means over the images and include the warm-up; ``bench/snn/cost.py`` has the rules: ``synops``,
+    accumulates of layers that get spikes; ``macs``, multiply-accumulates of the others; ``membrane_updates``, neurons
+    times steps; ``energy_joule``, by the record's ``energy_model``. ``None`` in records from before they were counted.
     """
 
     T: Positive
     warmup: Count
     quantised_top1: Fraction | None
     firing_rate: Annotated[float, Field(ge=0)]
+    layer_firing_rates: dict[Text, Annotated[float, Field(ge=0)]] = {}
     synops: Annotated[float, Field(ge=0)] | None = None
+    macs: Annotated[float, Field(ge=0)] | None = None
+    membrane_updates: Count | None = None
     energy_joule: Annotated[float, Field(ge=0)] | None = None
 
 
@@ -183,6 +190,7 @@ class Record(Strict):
     snn: Annotated[list[SnnAccuracy], Field(min_length=1)]
     # Top-1 of what a method measures besides, such as its ANN with the training noise on.
     extras: dict[Name, Fraction] = {}
+    energy_model: Name | None = None
     training: Training
     code: Code
     environment: Environment

@@ -19,6 +19,7 @@ from bench.files import write_atomically
 from bench.logs import finish, log_record
 from bench.provenance import code_state, environment
 from bench.registry import MethodEntry
+from bench.snn.cost import ENERGY_MODEL
 from bench.trainers import full_precision, interruptible, make_trainer
 
 
@@ -71,6 +72,7 @@ def evaluate_and_record(
         ann=records.Accuracy(**conversion.results["ann"]),
         snn=[records.SnnAccuracy(**point) for point in conversion.results["snn"]],
         extras=conversion.results["extras"],
+        energy_model=ENERGY_MODEL.name,
         training=records.Training(code=header["code"], epochs=header["epochs"], seconds=header.get("seconds")),
         code=code_state(),
         environment=environment(trainer.strategy.root_device, trainer.world_size, datamodule.num_workers),
@@ -134,15 +136,21 @@ def print_result(record: records.Record, path: Path) -> None:
     """The table at the end of a run."""
     title = f"{record.method.name}, {record.arch.name}, {record.data.name}, {record.recipe.label}, seed {record.seed}"
     table = Table(title=title)
-    for heading in ("T", "SNN top-1 %", "top-5 %", "quantised ANN %", "firing rate"):
+    for heading in ("T", "SNN top-1 %", "top-5 %", "quantised ANN %", "firing rate", "SynOps (M)", "energy (uJ)"):
         table.add_column(heading, justify="right")
-    table.add_row("ANN", f"{100 * record.ann.top1:.2f}", f"{100 * record.ann.top5:.2f}", "", "")
+    joules = ENERGY_MODEL.joules(record.arch.macs, 0)
+    table.add_row(
+        "ANN", f"{100 * record.ann.top1:.2f}", f"{100 * record.ann.top5:.2f}", "", "", "", f"{joules * 1e6:.1f}"
+    )
     for name, value in record.extras.items():
-        table.add_row(name, f"{100 * value:.2f}", "", "", "")
+        table.add_row(name, f"{100 * value:.2f}")
     for point in record.snn:
         steps = f"{point.T}" + (f" + {point.warmup}" if point.warmup else "")
         twin = "" if point.quantised_top1 is None else f"{100 * point.quantised_top1:.2f}"
-        table.add_row(steps, f"{100 * point.top1:.2f}", f"{100 * point.top5:.2f}", twin, f"{point.firing_rate:.4f}")
+        assert point.synops is not None
+        assert point.energy_joule is not None
+        accuracies = (f"{100 * point.top1:.2f}", f"{100 * point.top5:.2f}", twin, f"{point.firing_rate:.4f}")
+        table.add_row(steps, *accuracies, f"{point.synops / 1e6:.2f}", f"{point.energy_joule * 1e6:.1f}")
     Console(width=None if sys.stdout.isatty() else 100).print(table)
     limited = " (limited: never ranked)" if record.limited else ""
     print(f"{record.protocol.num_eval_samples} images{limited}; record: {path}")

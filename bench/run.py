@@ -10,8 +10,9 @@ from pydantic import ValidationError
 
 from bench import architectures, checkpoints, records
 from bench.building import HEADER_VERSION, build, build_trained
-from bench.callbacks import EpochSeed, StopOnNaN, calibration_size
+from bench.callbacks import calibration_size
 from bench.config import Settings, differences
+from bench.epochs import EpochSeed, StopOnNaN
 from bench.errors import UserError, first_error
 from bench.files import require_writable
 from bench.logs import make_loggers

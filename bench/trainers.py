@@ -19,7 +19,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from bench import checkpoints
-from bench.callbacks import EpochLine
+from bench.epochs import EpochLine
 from bench.errors import Interrupted, UserError
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"

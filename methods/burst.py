@@ -57,9 +57,9 @@ class BurstIFNode(SpikingNeuron):
         self.v = v
         return stack_steps(outputs, x_TBX)
 
-    def count(self, out_TBX: Tensor) -> Tensor:
+    def events(self, out_TBX: Tensor) -> Tensor:
         """A burst of k counts as k spikes."""
-        return torch.round(out_TBX / self.threshold).flatten(1).sum(1, dtype=torch.float64).long()
+        return torch.round(out_TBX / self.threshold).to(torch.float32)
 
     def twin(self, T: int) -> nn.Module:
         """See :class:`bench.snn.neurons.SpikingNeuron`."""

@@ -48,6 +48,11 @@ def stack_steps(steps: list[Tensor], like_TBX: Tensor) -> Tensor:
     return torch.stack(steps, out=torch.empty_like(like_TBX))
 
 
+def channel_sums(x_TBX: Tensor) -> Tensor:
+    """Sums over images and channels: ``[T, H, W]`` of ``[T, B, C, H, W]``, ``[T]`` of ``[T, B, C]``."""
+    return x_TBX.sum((1, 2))
+
+
 class Timed(nn.Module):
     """What sees time in a converted network: it finds the steps inside the batch, and remembers.
 
@@ -77,6 +82,8 @@ class SpikingNeuron(Timed):
     Attributes:
         v: membrane potential ``[B, ...]`` carried from one pass to the next; ``None`` before the first.
         spike_counts: spikes at each step of the last pass, ``[T]``.
+        synop_counts: weights that these spikes met, ``[T]``.
+        fan_out: weights that one spike meets, ``[H, W]`` or scalar; 0 before :meth:`SpikingNetwork.wire`.
         unit_spikes: send 1 instead of ``theta``, where the next weights already hold the threshold.
     """
 
@@ -84,6 +91,7 @@ class SpikingNeuron(Timed):
     levels_per_step = 1
     reset_rule: Literal["soft", "hard"] = "soft"
     threshold: Tensor
+    fan_out: Tensor
     v_init: float | Tensor
 
     def __init__(self, threshold: Tensor, v_init: float | Tensor = 0.5) -> None:
@@ -98,7 +106,8 @@ class SpikingNeuron(Timed):
             self.v_init = v_init
         self.unit_spikes = False
         self.v: Tensor | None = None
-        self.spike_counts = torch.zeros(0)
+        self.spike_counts = self.synop_counts = torch.zeros(0)
+        self.register_buffer("fan_out", torch.zeros((), dtype=torch.float64), persistent=False)
         self.size = 0
 
     def reset(self) -> None:
@@ -114,19 +123,20 @@ class SpikingNeuron(Timed):
         x_TBX = self.clock.unfold(x)
         out_TBX = self.run(x_TBX)
         self.size = out_TBX[0, 0].numel()
-        self.spike_counts = self.count(out_TBX)
+        # Single precision is exact to 2^24, far more than the channels and images of one pass, and unlike integers
+        # needs no copy eight times as large as the spikes.
+        sums = channel_sums(self.events(out_TBX)).double()
+        self.spike_counts = sums.reshape(len(sums), -1).sum(1).long()
+        self.synop_counts = (sums * self.fan_out).reshape(len(sums), -1).sum(1).long()
         return out_TBX.flatten(0, 1).div_(self.threshold) if self.unit_spikes else out_TBX.flatten(0, 1)
 
     def run(self, x_TBX: Tensor) -> Tensor:
         """Turns input currents ``[T, B, ...]`` into outputs of the same shape."""
         raise NotImplementedError
 
-    def count(self, out_TBX: Tensor) -> Tensor:
-        """Spikes in each step of an output, ``[T]``."""
-        # Single precision counts the spikes of one image exactly (up to 2^24), and unlike an integer sum needs no copy
-        # eight times as large as the spikes.
-        per_image = (out_TBX != 0).to(torch.float32).sum(tuple(range(2, out_TBX.ndim)))
-        return per_image.long().sum(1)
+    def events(self, out_TBX: Tensor) -> Tensor:
+        """How many spikes each element of an output stands for, in single precision."""
+        return (out_TBX != 0).to(torch.float32)
 
     def twin(self, T: int) -> nn.Module:
         """The quantised activation that this neuron equals when spikes arrive evenly."""

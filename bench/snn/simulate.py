@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import UserError
-from bench.snn.graph import mixes_constant_input
+from bench.snn.cost import AnalogueCounter, Counts, fan_outs
+from bench.snn.graph import Linear, mixes_constant_input
 from bench.snn.neurons import Clock, LateralInhibitionPool, SpikingNeuron, Timed
 from bench.snn.surgery import replace
 
@@ -32,6 +33,7 @@ class SpikingNetwork(nn.Module):
 
     Attributes:
         compiled: :func:`simulate` runs passes as compiled code.
+        counts: what the part that :func:`simulate` gave last has cost.
 
     Raises:
         UserError: ``net`` has no neuron.
@@ -48,7 +50,9 @@ class SpikingNetwork(nn.Module):
         self.net, self.warmup, self.only_T = net.eval(), warmup, only_T
         self.uncounted = warmup if uncounted is None else uncounted
         self.clock = Clock()
-        self.compiled = False
+        self.compiled = self.wired = False
+        self.analogue: dict[str, AnalogueCounter] = {}
+        self.counts = Counts(torch.zeros(0), torch.zeros(0), torch.zeros(0))
         self.neurons = {name: m for name, m in net.named_modules() if isinstance(m, SpikingNeuron)}
         if not self.neurons:
             raise UserError("the network has no spiking neuron: convert it first")
@@ -86,13 +90,51 @@ class SpikingNetwork(nn.Module):
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 128)
         return torch.compile(self.forward, dynamic=False)
 
+    def wire(self, x: Tensor) -> None:
+        """Learns from one image how large the layers are and what their spikes cost; once, before the first run.
+
+        Args:
+            x: images ``[B, C, H, W]``.
+        """
+        if self.wired:
+            return
+        shapes: dict[str, torch.Size] = {}
+        kinds = (SpikingNeuron, *Linear)
+        hooks = [
+            module.register_forward_pre_hook(lambda _, inputs, name=name: shapes.update({name: inputs[0].shape[1:]}))
+            for name, module in self.net.named_modules()
+            if isinstance(module, kinds)
+        ]
+        try:
+            self(x[:1], 1)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        self.reset()
+        spiking, analogue = fan_outs(self.net, shapes)
+        for name, fan_out in spiking.items():
+            self.neurons[name].fan_out = fan_out.to(x.device)
+        for name, fan_out in analogue.items():
+            self.analogue[name] = AnalogueCounter(self.clock, fan_out.to(x.device))
+            self.net.get_submodule(name).register_forward_pre_hook(self.analogue[name])
+        self.wired = True
+
     def image_steps(self, x: Tensor) -> int:
         """How many images times steps of such images make a pass that suits the device."""
-        if not any(neuron.size for neuron in self.neurons.values()):
-            self(x[:1], 1)
-            self.reset()
+        self.wire(x)
         largest = max(neuron.size for neuron in self.neurons.values()) * x.element_size()
         return max(1, WORKING_SET.get(x.device.type, WORKING_SET["cuda"]) // largest)
+
+    def pass_counts(self) -> Counts:
+        """What the last pass cost."""
+        neurons = self.neurons.values()
+        spikes = torch.stack([neuron.spike_counts for neuron in neurons])
+        macs = [counter.counts for counter in self.analogue.values()]
+        return Counts(
+            spikes=spikes,
+            synops=torch.stack([neuron.synop_counts for neuron in neurons]),
+            macs=torch.stack(macs) if macs else spikes[:0],
+        )
 
     def twin(self, T: int) -> nn.Module:
         """The quantised network this one would equal after ``T`` steps if all spikes came evenly."""
@@ -110,6 +152,10 @@ class SpikingNetwork(nn.Module):
     def lookahead(self) -> int:
         """Steps that the first pass of a run must have."""
         return max(module.lookahead for module in self.timed)
+
+    def steps_for(self, T: int) -> int:
+        """Steps that have to be run for ``T`` counted ones."""
+        return max(self.uncounted + T, self.lookahead)
 
 
 def _steps_of_a_pass(steps: int) -> int:
@@ -144,19 +190,21 @@ def simulate(snn: SpikingNetwork, x: Tensor, T: int, image_steps: int | None = N
         raise UserError(f"T = {T}: must be at least 1")
     if snn.only_T not in (None, T):
         raise UserError(f"T = {T}: this network was converted for T = {snn.only_T}; convert once for each T")
+    snn.wire(x)
     limit = image_steps or snn.image_steps(x)
-    steps = max(snn.uncounted + T, snn.lookahead)
+    steps = snn.steps_for(T)
     per_pass = max(min(_steps_of_a_pass(steps), limit), snn.lookahead)
     part = _images_of_a_pass(len(x), max(1, limit // per_pass))
     for images in torch.split(x, part):
         # Another number of images would be compiled anew, for a single pass.
         run = snn.fast if snn.compiled and len(images) == part else snn
         snn.reset()
-        logits, spikes = [], []
+        logits, counts = [], []
         # The last pass may overshoot, which does not change what was before it.
         for _ in range(0, steps, per_pass):
             logits.append(run(images, per_pass))
-            spikes.append(torch.stack([neuron.spike_counts for neuron in snn.neurons.values()]).sum(0))
+            counts.append(snn.pass_counts())
+        snn.counts = Counts(*(torch.cat(kind, 1)[:, :steps] for kind in zip(*counts, strict=True)))
         counted = slice(snn.uncounted, snn.uncounted + T)
-        yield torch.cat(logits)[counted], torch.cat(spikes)[counted]
+        yield torch.cat(logits)[counted], snn.counts.spikes.sum(0)[counted]
     snn.reset()

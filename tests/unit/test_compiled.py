@@ -34,8 +34,9 @@ def small(kind: str) -> SpikingNetwork:
 
 
 def curve(snn: SpikingNetwork, x: Tensor, T: int) -> tuple[Tensor, Tensor]:
-    parts = list(simulate(snn, x, T, image_steps=16))
-    return torch.cat([logits for logits, _ in parts], 1), torch.stack([spikes for _, spikes in parts]).sum(0)
+    """Logits, and spikes, synaptic operations and multiply-accumulates of each layer and step."""
+    parts = [(logits, torch.cat(snn.counts)) for logits, _ in simulate(snn, x, T, image_steps=16)]
+    return torch.cat([logits for logits, _ in parts], 1), torch.stack([counts for _, counts in parts]).sum(0)
 
 
 @pytest.mark.parametrize("kind", NEURONS)
@@ -47,7 +48,11 @@ def test_compiled_equals_plain(kind: str) -> None:
     snn.compiled = True
     logits, compiled_counts = curve(snn, x, 11)
     assert torch.equal(compiled_counts, counts)
-    assert 0 < counts.sum() < 11 * x.shape[0] * snn.num_neurons
+    assert counts.shape == (2 + 2 + 1, 11)
+    assert 0 < counts[:2].sum() < 11 * x.shape[0] * snn.num_neurons * 3
+    assert counts[0].sum() < counts[2].sum() <= 16 * counts[0].sum()
+    assert counts[3].sum() == 0, "nothing reads the last layer"
+    assert counts[4].sum() > 0
     assert len(logits) == 11
     torch.testing.assert_close(logits, plain, rtol=0, atol=1e-6)
 

@@ -1,0 +1,74 @@
+"""Callbacks of a training: seeds, a line for each epoch, early refusal of NaN."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from lightning_utilities.core.rank_zero import rank_zero_only
+from torch import Tensor
+
+from bench.errors import UserError
+
+
+@rank_zero_only
+def _print_on_rank_zero(line: str) -> None:
+    print(line, flush=True)
+
+
+class EpochSeed(pl.Callback):
+    """Makes what is random in an epoch (dropout, noise) a function of (seed, epoch).
+
+    A resumed run then goes on exactly where the interrupted one would have been.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Seeds torch, which seeds all devices."""
+        torch.manual_seed(self.seed * 1_000_003 + trainer.current_epoch)
+
+
+class EpochLine(pl.Callback):
+    """One line for each epoch, where there is no terminal for a progress bar."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Prints on rank 0."""
+        now = time.monotonic()
+        values = ", ".join(f"{name} {float(value):.4f}" for name, value in sorted(trainer.callback_metrics.items()))
+        _print_on_rank_zero(
+            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: {values} ({now - self.started:.1f} s)"
+        )
+        self.started = now
+
+
+class StopOnNaN(pl.Callback):
+    """Ends a training whose loss is not finite, saying at which step."""
+
+    # Reading the loss waits for an accelerator; on a CPU it is free.
+    every = 50
+
+    def __init__(self) -> None:
+        self.bad: list[Tensor] = []
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Checks every loss, on an accelerator in groups."""
+        self.bad.append(~torch.isfinite(outputs["loss"].detach()))
+        last = batch_idx + 1 == trainer.num_training_batches
+        if trainer.strategy.root_device.type == "cpu" or len(self.bad) == self.every or last:
+            flags = torch.stack(self.bad).tolist()
+            if any(flags):
+                step = trainer.global_step - len(flags) + flags.index(True)
+                raise UserError(
+                    f"the loss is not finite at step {step} (epoch {trainer.current_epoch}); lower --model.lr, or use "
+                    "--trainer.precision 32-true; the last whole epoch is in the checkpoint"
+                )
+            self.bad.clear()

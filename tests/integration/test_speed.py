@@ -1,0 +1,42 @@
+"""``python -m bench speed``: it measures what it says, and refuses what it cannot."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+
+from bench.speed import Figure
+
+
+def test_a_ratio_is_taken_pair_by_pair():
+    """A machine that becomes three times slower in the middle does not change the ratio."""
+    slowness = itertools.chain([1, 1, 1, 1, 1, 1], itertools.repeat(3))
+    figure = Figure("", "", "").measure(lambda: 80 / next(slowness), lambda: 100 / next(slowness), 5)
+    assert figure.ratios == pytest.approx([0.8] * 5)
+    assert max(figure.ours) == pytest.approx(3 * min(figure.ours))
+
+
+@pytest.mark.parametrize("arguments", [("--T", "0"), ("--pairs", "0"), ("--images", "-1"), ("--arch", "resnet21")])
+def test_bad_input_is_refused_in_one_line(bench, arguments):
+    result = bench("speed", *arguments)
+    assert result.status == 2
+    assert arguments[1] in result.err and result.err.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_speed_prints_rates_and_ratios(bench):
+    result = bench("speed", "--images", "20", "--pairs", "2", "--T", "8", "--what", "evaluation", "--json")
+    assert result.status == 0, result.err
+    report = json.loads(result.out)
+    assert report["arch"] == "cifar_resnet20"
+    assert len(report["figures"]) == 4
+    for figure in report["figures"]:
+        assert len(figure["ours"]) == len(figure["theirs"]) == 2
+        assert figure["ratio"] > 0
+    loop, uncompiled, compiled, gain = (figure["ratio"] for figure in report["figures"])
+    # Far below what is seen on a quiet machine, so that only a real loss fails.
+    assert compiled > 1.2 * max(loop, uncompiled)
+    assert gain > 1.2

@@ -1,0 +1,149 @@
+"""Synaptic operations, multiply-accumulates and energy against a hand computation and a step-by-step count."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import pytest
+import torch
+from reference import NETS, StepNeuron, named_model
+from torch import Tensor, nn
+
+from bench.snn.activations import QCFSActivation
+from bench.snn.cost import ENERGY_MODEL
+from bench.snn.neurons import IFNode
+from bench.snn.simulate import SpikingNetwork, simulate
+from methods.burst import BurstIFNode
+from methods.qcfs import QCFS
+from methods.snm import SignedIFNode
+from methods.srp import SRP
+
+
+def dense(weights: list[list[float]]) -> nn.Linear:
+    layer = nn.Linear(len(weights[0]), len(weights), bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor(weights))
+    return layer
+
+
+def total(snn: SpikingNetwork, x: Tensor, T: int) -> tuple[list[int], list[int], list[int]]:
+    """Spikes, synaptic operations and multiply-accumulates of each step, all layers and images together."""
+    parts = [[kind.sum(0) for kind in snn.counts] for _ in simulate(snn, x, T)]
+    return tuple(torch.stack(kind).sum(0).tolist() for kind in zip(*parts, strict=True))  # type: ignore[return-value]
+
+
+def test_a_net_of_three_layers_by_hand() -> None:
+    """Image (1, 0), theta 1, v_0 = 0, four steps.
+
+    Layer 1 gets 0.5, 1 and -1 at each step: its neurons fire at steps 2 4, at 1 2 3 4, and never. Each of these spikes
+    meets 2 weights. Layer 2 then gets 0.25, 0.75, 0.25, 0.75, so its first neuron fires at steps 2 and 4, and the
+    second, with a weight of 1 from neuron 2, at all; each of those spikes meets 1 weight. The image has one number that
+    is not 0, and it meets 3 weights at each step.
+    """
+    net = nn.Sequential(
+        dense([[0.5, 9.0], [1.0, 9.0], [-1.0, 9.0]]),
+        IFNode(torch.tensor(1.0), 0.0),
+        dense([[0.5, 0.25, 3.0], [0.0, 1.0, 3.0]]),
+        IFNode(torch.tensor(1.0), 0.0),
+        dense([[1.0, 1.0]]),
+    )
+    snn = SpikingNetwork(net)
+    spikes, synops, macs = total(snn, torch.tensor([[1.0, 0.0]]), 4)
+    assert spikes == [2, 4, 2, 4]
+    assert synops == [1 * 2 + 1, 2 * 2 + 2, 1 * 2 + 1, 2 * 2 + 2]
+    assert macs == [3, 3, 3, 3]
+    assert ENERGY_MODEL.joules(macs=12, synops=18) == pytest.approx(12 * 4.6e-12 + 18 * 0.9e-12)
+
+
+def test_fan_out_at_the_border_of_an_image_by_hand() -> None:
+    """3 x 3 kernels with padding on 3 x 3 pixels: 4 connections in the corners, 6 at the edges, 9 in the middle."""
+    neuron = IFNode(torch.tensor(1.0), 0.0)
+    snn = SpikingNetwork(nn.Sequential(nn.Conv2d(1, 2, 1), neuron, nn.Conv2d(2, 5, 3, padding=1)))
+    snn.wire(torch.zeros(1, 1, 3, 3))
+    assert neuron.fan_out.tolist() == [[20, 30, 20], [30, 45, 30], [20, 30, 20]]
+
+
+def test_fan_out_of_strides_groups_flattening_and_several_readers() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.act = IFNode(torch.tensor(1.0))
+            self.grouped, self.strided = nn.Conv2d(4, 8, 1, groups=2), nn.Conv2d(4, 3, 1, stride=2)
+            self.flatten, self.fc = nn.Flatten(), nn.Linear(16, 7)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.act(x)
+            parts = [self.grouped(x).flatten(1), self.strided(x).flatten(1), self.fc(self.flatten(x))]
+            return torch.cat(parts, 1)
+
+    net = Net()
+    SpikingNetwork(net).wire(torch.zeros(1, 4, 2, 2))
+    assert net.act.fan_out.tolist() == [[4 + 3 + 7, 4 + 7], [4 + 7, 4 + 7]]
+
+
+def counted(net: nn.Module, images: Tensor, T: int) -> Iterator[tuple[int, int]]:
+    """Accumulates and multiply-accumulates of each step, layer by layer with all weights set to one.
+
+    A layer accumulates where its input has no more than one value besides 0 (NeuroBench's rule, thresholds folded).
+    """
+    snn = copy.deepcopy(net).eval()
+    for name, module in net.named_modules():
+        if isinstance(module, QCFSActivation):
+            parent, _, last = name.rpartition(".")
+            setattr(snn.get_submodule(parent), last, StepNeuron(module.threshold, 0.5))
+    sums = {"ac": 0, "mac": 0}
+
+    def count(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        x = inputs[0]
+        kind = "ac" if len(x[x != 0].unique()) <= 1 else "mac"
+        ones = torch.ones_like(layer.weight)  # type: ignore[arg-type]
+        active = (x != 0).to(x.dtype)
+        if isinstance(layer, nn.Conv2d):
+            out = nn.functional.conv2d(active, ones, None, layer.stride, layer.padding, layer.dilation, layer.groups)
+        else:
+            out = nn.functional.linear(active, ones)
+        sums[kind] += int(out.sum())
+
+    for layer in snn.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            layer.register_forward_pre_hook(count)
+    for _ in range(T):
+        sums.update(ac=0, mac=0)
+        with torch.no_grad():
+            snn(images)
+        yield sums["ac"], sums["mac"]
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_whole_nets_cost_what_a_step_by_step_count_says(name: str) -> None:
+    model, images = named_model(name)
+    snn = model.convert(5, [])
+    _, synops, macs = total(snn, images, 5)
+    assert list(zip(synops, macs, strict=True)) == list(counted(model.net, images, 5))
+    assert sum(synops) > 0
+    assert sum(macs) > 0
+
+
+@pytest.mark.parametrize(("neuron", "expected"), [(SignedIFNode, [1, 0, 1, 0]), (BurstIFNode, [3, 0, 0, 0])])
+def test_signed_spikes_count_as_spikes_and_bursts_as_many(neuron: type, expected: list[int]) -> None:
+    """Signed: +1 after step 1, taken back after step 3. Burst of 3: three spikes in one step."""
+    currents = torch.tensor([[1.0], [0.0], [-2.0], [0.0]] if neuron is SignedIFNode else [[3.5], [0.0], [0.0], [0.0]])
+    node = SignedIFNode(torch.tensor(1.0)) if neuron is SignedIFNode else BurstIFNode(torch.tensor(1.0), 5)
+    node.clock.T, node.clock.batch = 4, 1
+    node.fan_out.fill_(10)
+    node(currents)
+    assert node.spike_counts.tolist() == expected
+    assert node.synop_counts.tolist() == [10 * n for n in expected]
+
+
+def test_steps_before_the_first_counted_one_are_paid() -> None:
+    """The step counts of SRP's warm-up are there, and are those of QCFS, whose neurons do the same until tau."""
+    model, images = named_model("linear")
+    assert isinstance(model, QCFS)
+    plain = total(model.convert(6, []), images, 6)
+    snn = SRP(model.net, tau=4).convert(2, [])
+    silenced = total(snn, images, 2)
+    assert [len(kind) for kind in silenced] == [6, 6, 6]
+    assert [kind[:4] for kind in silenced] == [kind[:4] for kind in plain]
+    assert snn.steps_for(2) == 6
