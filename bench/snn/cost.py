@@ -17,14 +17,14 @@ import copy
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
 
 from bench.snn.graph import Linear
-from bench.snn.neurons import Clock, SpikingNeuron, channel_sums
-from bench.snn.tracing import trace
+from bench.snn.neurons import Clock, LateralInhibitionPool, SpikingNeuron, channel_sums
+from bench.snn.tracing import DirectInterpreter, trace
 
 # What a spike passes unchanged.
 _CARRIERS = (nn.Flatten, nn.Dropout, nn.Dropout2d, nn.Identity)
@@ -69,7 +69,7 @@ class Counts(NamedTuple):
 
 
 class AnalogueCounter:
-    """Forward pre-hook on a layer whose input is not spikes: counts its multiply-accumulates.
+    """Forward pre-hook (with keywords) on a layer whose input is not spikes: counts its multiply-accumulates.
 
     Args:
         clock: of the network.
@@ -80,10 +80,11 @@ class AnalogueCounter:
         self.clock, self.fan_out = clock, fan_out
         self.counts = torch.zeros(0)
 
-    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
         """Sets :attr:`counts`, ``[T]``."""
-        active_TBX = self.clock.unfold(inputs[0]) != 0
-        if inputs[0].shape[0] == self.clock.batch:
+        x = args[0] if args else kwargs["input"]
+        active_TBX = self.clock.unfold(x) != 0
+        if len(x) == self.clock.batch:
             # The same at every step.
             active_TBX = active_TBX[:1]
         sums = channel_sums(active_TBX.to(torch.float32)).double() * self.fan_out
@@ -107,18 +108,51 @@ def _per_channel(fan_out: Tensor) -> Tensor:
     return first.clone()
 
 
-def fan_outs(net: nn.Module, shapes: dict[str, torch.Size]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Numbers of connections, from the dataflow.
+class _Shapes(DirectInterpreter):
+    """Finds the shape of each layer's input without running a neuron: neither state nor hooks see it."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.found: dict[str, torch.Size] = {}
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Runs what has no memory; notes the shape of its input."""
+        module, x = self.fetch_attr(target), next(iter((*args, *kwargs.values())))
+        if isinstance(module, (SpikingNeuron, *Linear)):
+            self.found[target] = x.shape[1:]
+        if isinstance(module, SpikingNeuron):
+            return x
+        if isinstance(module, LateralInhibitionPool):
+            return module.pool(x)
+        return super().call_module(target, args, kwargs)
+
+
+class Wiring(NamedTuple):
+    """Numbers of connections, by name of a module; each ``[H, W]`` or scalar.
+
+    Attributes:
+        spiking: of a neuron: to how many weights each of its spikes goes.
+        analogue: of a layer that gets something else than spikes: to how many weights each of its inputs goes.
+        sizes: neurons of each spiking layer.
+    """
+
+    spiking: dict[str, Tensor]
+    analogue: dict[str, Tensor]
+    sizes: dict[str, int]
+
+
+def wiring(net: nn.Module, image: Tensor) -> Wiring:
+    """Follows the dataflow of a converted network.
 
     Args:
-        net: a converted network.
-        shapes: of one image's input to each neuron, convolution and linear layer, by name.
-
-    Returns:
-        By name of a neuron, to how many weights each of its spikes goes; by name of a layer that gets something else
-        than spikes, to how many weights each of its inputs goes. Each ``[H, W]`` or scalar.
+        net: a converted network; nothing of it changes.
+        image: ``[1, C, H, W]``.
     """
     graph = trace(net)
+    interpreter = _Shapes(fx.GraphModule(net, graph))
+    with torch.no_grad():
+        interpreter.run(image)
+    shapes = interpreter.found
     modules = dict(net.named_modules())
     spiking: dict[str, Tensor] = {}
     driven: set[str] = set()
@@ -151,4 +185,4 @@ def fan_outs(net: nn.Module, shapes: dict[str, torch.Size]) -> tuple[dict[str, T
             if isinstance(module, Linear) and name not in driven and name in shapes:
                 x = torch.zeros(1, *shapes[name], dtype=torch.float64, requires_grad=True)
                 analogue[name] = _per_channel(torch.autograd.grad(_connections(module, x), x)[0][0])
-    return spiking, analogue
+    return Wiring(spiking, analogue, {name: shapes[name].numel() for name in spiking})

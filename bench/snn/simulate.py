@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 from collections.abc import Callable, Iterator
@@ -10,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import UserError
-from bench.snn.cost import AnalogueCounter, Counts, fan_outs
-from bench.snn.graph import Linear, mixes_constant_input
+from bench.snn.cost import AnalogueCounter, Counts, wiring
+from bench.snn.graph import mixes_constant_input
 from bench.snn.neurons import Clock, LateralInhibitionPool, SpikingNeuron, Timed
 from bench.snn.surgery import replace
 
@@ -98,26 +99,26 @@ class SpikingNetwork(nn.Module):
         """
         if self.wired:
             return
-        shapes: dict[str, torch.Size] = {}
-        kinds = (SpikingNeuron, *Linear)
+        found = wiring(self.net, x[:1])
+        for name, fan_out in found.spiking.items():
+            self.neurons[name].fan_out = fan_out.to(x.device)
+            self.neurons[name].size = found.sizes[name]
+        for name, fan_out in found.analogue.items():
+            self.analogue[name] = AnalogueCounter(self.clock, fan_out.to(x.device))
+        self.wired = True
+
+    @contextlib.contextmanager
+    def counting(self) -> Iterator[None]:
+        """Multiply-accumulates are counted inside; outside, the layers are as the user's network had them."""
         hooks = [
-            module.register_forward_pre_hook(lambda _, inputs, name=name: shapes.update({name: inputs[0].shape[1:]}))
-            for name, module in self.net.named_modules()
-            if isinstance(module, kinds)
+            self.net.get_submodule(name).register_forward_pre_hook(counter, with_kwargs=True)
+            for name, counter in self.analogue.items()
         ]
         try:
-            self(x[:1], 1)
+            yield
         finally:
             for hook in hooks:
                 hook.remove()
-        self.reset()
-        spiking, analogue = fan_outs(self.net, shapes)
-        for name, fan_out in spiking.items():
-            self.neurons[name].fan_out = fan_out.to(x.device)
-        for name, fan_out in analogue.items():
-            self.analogue[name] = AnalogueCounter(self.clock, fan_out.to(x.device))
-            self.net.get_submodule(name).register_forward_pre_hook(self.analogue[name])
-        self.wired = True
 
     def image_steps(self, x: Tensor) -> int:
         """How many images times steps of such images make a pass that suits the device."""
@@ -195,16 +196,17 @@ def simulate(snn: SpikingNetwork, x: Tensor, T: int, image_steps: int | None = N
     steps = snn.steps_for(T)
     per_pass = max(min(_steps_of_a_pass(steps), limit), snn.lookahead)
     part = _images_of_a_pass(len(x), max(1, limit // per_pass))
-    for images in torch.split(x, part):
-        # Another number of images would be compiled anew, for a single pass.
-        run = snn.fast if snn.compiled and len(images) == part else snn
-        snn.reset()
-        logits, counts = [], []
-        # The last pass may overshoot, which does not change what was before it.
-        for _ in range(0, steps, per_pass):
-            logits.append(run(images, per_pass))
-            counts.append(snn.pass_counts())
-        snn.counts = Counts(*(torch.cat(kind, 1)[:, :steps] for kind in zip(*counts, strict=True)))
-        counted = slice(snn.uncounted, snn.uncounted + T)
-        yield torch.cat(logits)[counted], snn.counts.spikes.sum(0)[counted]
+    with snn.counting():
+        for images in torch.split(x, part):
+            # Another number of images would be compiled anew, for a single pass.
+            run = snn.fast if snn.compiled and len(images) == part else snn
+            snn.reset()
+            logits, counts = [], []
+            # The last pass may overshoot, which does not change what was before it.
+            for _ in range(0, steps, per_pass):
+                logits.append(run(images, per_pass))
+                counts.append(snn.pass_counts())
+            snn.counts = Counts(*(torch.cat(kind, 1)[:, :steps] for kind in zip(*counts, strict=True)))
+            counted = slice(snn.uncounted, snn.uncounted + T)
+            yield torch.cat(logits)[counted], snn.counts.spikes.sum(0)[counted]
     snn.reset()

@@ -19,10 +19,11 @@ def input_size(net: nn.Module) -> tuple[int, int, int]:
     return channels, height, width
 
 
-class _DirectInterpreter(fx.Interpreter):
+class DirectInterpreter(fx.Interpreter):
     """Calls ``forward`` itself: while a trace is under way, calling a module would be traced."""
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Runs a module's own code, without its hooks."""
         return self.fetch_attr(target).forward(*args, **kwargs)
 
 
@@ -40,7 +41,7 @@ class _Tracer(fx.Tracer):
         dtype = next(self.root.parameters()).dtype
         # On the meta device: shapes are all that may be asked about.
         module = fx.GraphModule(copy.deepcopy(self.root).eval().to("meta"), graph)
-        answer = _DirectInterpreter(module).run(torch.zeros(1, *input_size(self.root), device="meta", dtype=dtype))
+        answer = DirectInterpreter(module).run(torch.zeros(1, *input_size(self.root), device="meta", dtype=dtype))
         if isinstance(answer, torch.Tensor):
             raise fx.proxy.TraceError("its forward pass depends on the values of the images")
         return bool(answer)

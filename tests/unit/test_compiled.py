@@ -48,6 +48,7 @@ def test_compiled_equals_plain(kind: str) -> None:
     snn.compiled = True
     logits, compiled_counts = curve(snn, x, 11)
     assert torch.equal(compiled_counts, counts)
+    assert torch.equal(curve(snn, x, 11)[1], counts), "a second run counts like the first"
     assert counts.shape == (2 + 2 + 1, 11)
     assert 0 < counts[:2].sum() < 11 * x.shape[0] * snn.num_neurons * 3
     assert counts[0].sum() < counts[2].sum() <= 16 * counts[0].sum()
