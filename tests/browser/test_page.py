@@ -131,7 +131,7 @@ def test_filters_and_columns(visit: Open, address: str) -> None:
     page.select_option("#by-values", "seeds")
     assert column(page, "T4") == ["82.00", "83.00", "84.00"]
     page.select_option("#by-T", "4")
-    assert column(page, "difference") == ["▼ −1.75", "▼ −0.75", "▲ +0.25"]
+    assert column(page, "difference") == ["▼ −1.75", "▼ −0.75", "= +0.25"]
     assert column(page, "synops") == ["not measured"] * 3
     page.click("#reset")
     assert len(column(page, "method")) > 60
@@ -158,7 +158,7 @@ def test_every_column_sorts_both_ways_with_unknown_values_last(visit: Open, addr
 def test_values_by_pointer_and_by_keyboard(visit: Open, address: str) -> None:
     page = visit(address)
     page.locator("#curve").scroll_into_view_if_needed()
-    page.locator("#curve polyline + *, #curve .full").first.hover(force=True)
+    page.locator("#curve .full").first.hover(force=True)
     assert "% at T = 2" in page.locator("#curve .tip").inner_text()
     page.locator("#curve").focus()
     page.keyboard.press("ArrowRight")

@@ -17,14 +17,15 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from record_factory import file_record, make_record, point
+from record_factory import file_record, make_record, point, record_dict
 
+from bench.errors import UserError
 from bench.leaderboard import run
 from bench.leaderboard.aggregate import aggregate, reported_only
 from bench.leaderboard.page import embedded
 from bench.leaderboard.render import render
 from bench.leaderboard.reported import load_reported
-from bench.records import Record
+from bench.records import Record, read_record
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = ROOT / "leaderboards" / "reported"
@@ -92,6 +93,45 @@ def test_hostile_strings_change_nothing_about_the_page() -> None:
     assert "<script>alert" not in evil
     [row] = data_of(evil)["rows"]
     assert shlex.split(row["runs"][0]["command"])[1] == HOSTILE.replace("\u2028", " ")
+
+
+def leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Where a record holds strings."""
+    if isinstance(value, dict):
+        return [leaf for key, inner in value.items() for leaf in leaves(inner, (*path, key))]
+    if isinstance(value, list):
+        return [leaf for index, inner in enumerate(value) for leaf in leaves(inner, (*path, index))]
+    return [path] if isinstance(value, str) else []
+
+
+def poisoned(data: Any, path: tuple[Any, ...]) -> None:
+    for key in path[:-1]:
+        data = data[key]
+    data[path[-1]] = HOSTILE
+
+
+def test_every_string_of_a_record_is_refused_or_inert(tmp_path: Path) -> None:
+    accepted = []
+    paths = leaves(record_dict(recipe__overrides=["a=1"]))
+    assert len(paths) >= 30
+    for path in paths:
+        data = record_dict(recipe__overrides=["a=1"])
+        poisoned(data, path)
+        file = tmp_path / "record.json"
+        file.write_text(json.dumps(data))
+        try:
+            read_record(file)
+        except UserError as error:
+            assert "\n" not in str(error)
+            continue
+        accepted.append(path)
+    shown = record_dict(recipe__overrides=["a=1"])
+    for path in accepted:
+        poisoned(shown, path)
+    # What is free text: all else is refused for its form.
+    assert {path[0] for path in accepted} == {"recipe", "environment", "run"}
+    page = files([Record.model_validate(shown, strict=True)])["index.html"]
+    assert Elements(page).names == Elements(files([make_record()])["index.html"]).names
 
 
 def test_the_browser_is_told_to_run_nothing_but_the_pages_own_script() -> None:

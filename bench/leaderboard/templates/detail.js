@@ -35,7 +35,7 @@ function runDetail(run, open) {
 }
 
 function paperLine(key) {
-  const paper = DATA.papers[key];
+  const paper = Object.hasOwn(DATA.papers, key) ? DATA.papers[key] : null;
   const file = el("a", { href: `reported/${encodeURIComponent(key)}.yaml` }, key);
   if (!paper) return key;
   return el("span", {}, paper.url ? el("a", { href: paper.url, rel: "noreferrer" }, paper.title) : paper.title, paper.venue ? `, ${paper.venue}` : "", " (", file, ")");

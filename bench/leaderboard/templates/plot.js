@@ -62,9 +62,10 @@ function drawPlot(id, series, options) {
   for (let value = Math.ceil(low / gap) * gap; value <= high; value += gap) {
     picture.append(svg("line", { class: "grid", x1: left, x2: right, y1: Y(value), y2: Y(value) }), svg("text", { x: left - 8, y: Y(value) + 4, "text-anchor": "end" }, String(value)));
   }
-  for (let power = first; power <= last; power++) {
+  const name = options.base === 2 ? String : compact;
+  for (let power = first; power <= last; power += (last - first) * 42 > right - left ? 2 : 1) {
     const at = X(options.base ** power);
-    picture.append(svg("line", { class: "grid", x1: at, x2: at, y1: bottom, y2: bottom + 4 }), svg("text", { x: at, y: bottom + 18, "text-anchor": "middle" }, compact(options.base ** power)));
+    picture.append(svg("line", { class: "grid", x1: at, x2: at, y1: bottom, y2: bottom + 4 }), svg("text", { x: at, y: bottom + 18, "text-anchor": "middle" }, name(options.base ** power)));
   }
   picture.append(svg("text", { x: (left + right) / 2, y: height - 4, "text-anchor": "middle" }, options.label));
   if (options.guide >= options.base ** first) picture.append(svg("line", { class: "guide", x1: X(options.guide), x2: X(options.guide), y1: top, y2: bottom }));

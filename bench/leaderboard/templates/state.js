@@ -34,10 +34,11 @@ function measured(row, run) {
     const point = run ? run.points.find(([T, warmup]) => T === cell.T && warmup === cell.warmup) : null;
     if ((run && !point) || cells.has(String(cell.T))) continue;
     const value = run ? point[2] : cell.top1[0];
+    const off = cell.paper === undefined ? undefined : run ? Math.round(100 * (point[2] - cell.paper)) / 100 : cell.difference;
     cells.set(String(cell.T), {
       value, std: run ? null : cell.top1[1], n: run ? 1 : cell.top1[2], warmup: cell.warmup, paper: cell.paper,
-      difference: cell.paper === undefined ? undefined : run ? value - Number(cell.paper) : cell.difference,
-      badge: cell.badge, rate: run ? undefined : cell.rate, synops: run ? point[3] : cell.synops, remark: cell.remark,
+      difference: off, badge: run && off !== undefined ? (Math.abs(off) <= Number(DATA.rules.tolerance) ? "matches" : "differs") : cell.badge,
+      rate: run ? undefined : cell.rate, synops: run ? point[3] : cell.synops, remark: cell.remark,
     });
   }
   const source = row.L === null ? row.recipe : `${row.recipe}, L = ${row.L}`;
