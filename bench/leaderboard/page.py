@@ -37,7 +37,7 @@ def page(marker: str, data: Any) -> str:
     return environment.get_template("index.html.j2").render(
         # Our own files, and data that is escaped for where it stands.
         marker=Markup(marker),  # noqa: S704
-        tolerance=data["rules"]["tolerance"],
+        tolerance=data["tolerance"],
         style=Markup(style),  # noqa: S704
         script=Markup(script),  # noqa: S704
         data=Markup(embedded(data)),  # noqa: S704

@@ -10,32 +10,47 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 
-from bench.leaderboard.aggregate import ENOUGH_SEEDS, RANK_LATENCY, SPELLING, Cell, Row, Statistic
+from bench.leaderboard.aggregate import SPELLING, Cell, Row, Statistic
 from bench.leaderboard.match import TOLERANCE
 from bench.leaderboard.reported import DATASETS, Paper
 from bench.leaderboard.text import fixed, one_line, percent
-from bench.records import PROTOCOL_VERSION, Record
+from bench.records import Record
 
 # Longer texts are cut: the record, which is linked, has them whole.
 LONG, SHORT = 4000, 300
 
+# What a row's facts are, in their order.
+FACTS = (
+    *("net", "options", "alphabet", "causal", "converted for each T", "retrained", "calibration images", "BN folded"),
+    *("reset", "input, read-out", "precision", "epoch", "images", "protocol", "recipe's SHA-256"),
+)
+
 Data = dict[str, Any]
+
+
+class Texts:
+    """Texts that many rows share, each held once and named by its number."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[str, int] = {}
+
+    def __call__(self, text: str) -> int:
+        """The number of a text, new or known."""
+        return self.numbers.setdefault(text, len(self.numbers))
 
 
 def payload(names: Sequence[str], rows: Sequence[Row], papers: Sequence[Paper]) -> Data:
     """Everything the page shows; the same rows give the same data in the same order."""
     keys: dict[str, int] = {}
-    environments: dict[tuple[str, ...], int] = {}
-    measured = [_row(row, _unique(row_key(row), keys), environments) for row in rows]
-    used = [_paper(paper) for paper in papers if paper.rows]
+    texts = Texts()
     return {
         "datasets": [{"name": name, "title": SPELLING.get(name, name)} for name in names],
-        "rows": measured,
+        "rows": [_row(row, _unique(row_key(row), keys), texts) for row in rows],
         "printed": [line for paper in papers for line in _printed(paper)],
-        "papers": {paper["key"]: paper for paper in used},
-        "environments": [list(environment) for environment in environments],
-        "rules": {"tolerance": str(TOLERANCE), "seeds": ENOUGH_SEEDS, "latency": RANK_LATENCY},
-        "protocol": PROTOCOL_VERSION,
+        "papers": {paper.key: _paper(paper) for paper in papers},
+        "facts": FACTS,
+        "texts": list(texts.numbers),
+        "tolerance": str(TOLERANCE),
     }
 
 
@@ -49,26 +64,26 @@ def _unique(key: str, seen: dict[str, int]) -> str:
     return key if seen[key] == 1 else f"{key}~{seen[key]}"
 
 
-def _row(row: Row, key: str, environments: dict[tuple[str, ...], int]) -> Data:
+def _row(row: Row, key: str, texts: Texts) -> Data:
     protocol, ledger = row.protocol, row.conversion
     yes = {True: "yes", False: "no"}
-    facts = [
-        ("net", f"{row.parameters:,} parameters, {row.macs:,} multiply-accumulates"),
-        ("options", one_line(row.options, SHORT)),
-        ("alphabet", f"{ledger.alphabet}, {ledger.levels_per_step} level(s) per step"),
-        ("causal", yes[ledger.causal]),
-        ("converted for each T", yes[ledger.per_T]),
-        ("retrained", yes[ledger.retrained]),
-        ("calibration images", f"{protocol.calibration_images:,}"),
-        ("BN folded", yes[protocol.bn_folded]),
-        ("reset", protocol.reset),
-        ("input, read-out", f"{protocol.input_coding}, {protocol.readout}"),
-        ("precision", protocol.precision),
-        ("epoch", protocol.checkpoint_selection),
-        ("images", f"{protocol.num_train_samples:,} for training, {protocol.num_eval_samples:,} for the test"),
-        ("protocol", str(protocol.version)),
-        ("recipe's SHA-256", row.recipe_sha256),
-    ]
+    facts = (
+        f"{row.parameters:,} parameters, {row.macs:,} multiply-accumulates",
+        one_line(row.options, SHORT),
+        f"{ledger.alphabet}, {ledger.levels_per_step} level(s) per step",
+        yes[ledger.causal],
+        yes[ledger.per_T],
+        yes[ledger.retrained],
+        f"{protocol.calibration_images:,}",
+        yes[protocol.bn_folded],
+        protocol.reset,
+        f"{protocol.input_coding}, {protocol.readout}",
+        protocol.precision,
+        protocol.checkpoint_selection,
+        f"{protocol.num_train_samples:,} for training, {protocol.num_eval_samples:,} for the test",
+        str(protocol.version),
+        row.recipe_sha256,
+    )
     return {
         "key": key,
         "dataset": row.dataset,
@@ -80,9 +95,9 @@ def _row(row: Row, key: str, environments: dict[tuple[str, ...], int]) -> Data:
         "rank": row.rank,
         "marks": list(row.marks),
         "ann": _statistic(row.ann),
-        "facts": [list(fact) for fact in facts],
-        "cells": [_cell(cell) for cell in row.cells],
-        "runs": [_run(record, environments) for record in row.records],
+        "facts": [texts(fact) for fact in facts],
+        "cells": [_cell(cell, texts) for cell in row.cells],
+        "runs": [_run(record, texts) for record in row.records],
     }
 
 
@@ -96,7 +111,7 @@ def _two(value: Decimal) -> float:
     return float(fixed(value))
 
 
-def _cell(cell: Cell) -> Data:
+def _cell(cell: Cell, texts: Texts) -> Data:
     data: Data = {
         "T": cell.T,
         "warmup": cell.warmup,
@@ -105,45 +120,42 @@ def _cell(cell: Cell) -> Data:
         "rate": float(fixed(cell.firing_rate.mean, 4)),
         "synops": float(fixed(cell.synops.mean, 0)) if cell.synops else None,
         "mJ": float(fixed(cell.energy_joule.mean * 1000, 4)) if cell.energy_joule else None,
-        "badge": cell.badge,
+        "badge": texts(cell.badge),
     }
     if cell.match is not None and cell.difference is not None:
         row = cell.match.row
         data |= {
             "paper": f"{cell.match.top1:f}",
             "difference": _two(cell.difference),
-            "where": one_line(row.table or row.source or cell.match.paper, SHORT),
-            "kind": row.kind.replace("_", " "),
-            "remark": one_line(cell.match.remark, SHORT),
+            "where": texts(one_line(row.table or row.source or cell.match.paper, SHORT)),
+            "kind": texts(row.kind.replace("_", " ")),
+            "remark": texts(one_line(cell.match.remark, SHORT)),
         }
     return data
 
 
-def _run(record: Record, environments: dict[tuple[str, ...], int]) -> Data:
+def _run(record: Record, texts: Texts) -> Data:
     env = record.environment
-    versions = (("Python", env.python), ("torch", env.torch), ("torchvision", env.torchvision),
-                ("Lightning", env.lightning), ("timm", env.timm))  # fmt: skip
-    where = (
-        one_line(", ".join(f"{name} {value}" for name, value in versions), SHORT),
-        one_line(env.device, SHORT),
-        f"{env.threads} thread(s), {env.world_size} process(es), {env.workers} worker(s)"
-        + (", deterministic" if env.deterministic else ""),
-    )
+    versions = f"Python {env.python}, torch {env.torch}, torchvision {env.torchvision}, Lightning {env.lightning}"
+    device = f"{env.device}; {env.threads} thread(s), {env.world_size} process(es), {env.workers} worker(s)"
+    device += ", deterministic" if env.deterministic else ""
     return {
         "seed": record.seed,
-        "file": record.path().as_posix(),
+        # In the folder of its row.
+        "file": record.path().name,
         "ann": _two(percent(record.ann.top1)),
         "points": [[point.T, point.warmup, _two(percent(point.top1)), point.synops] for point in record.snn],
-        "commit": record.code.commit,
-        "trained": record.training.code.commit,
+        "commit": texts(record.code.commit),
+        "trained": texts(record.training.code.commit),
         "epochs": record.training.epochs,
         "hours": None if record.training.seconds is None else round(record.training.seconds / 3600, 2),
         "seconds": round(record.run.seconds, 1),
         "started": one_line(record.run.started, 40),
-        "command": one_line(shlex.join(record.run.argv), LONG),
+        "command": texts(one_line(shlex.join(record.run.argv), LONG)),
         "weights": record.checkpoint.sha256,
         "source": record.conversion.source_sha256,
-        "environment": environments.setdefault(where, len(environments)),
+        "versions": texts(one_line(f"{versions}, timm {env.timm}", SHORT)),
+        "device": texts(one_line(device, SHORT)),
     }
 
 

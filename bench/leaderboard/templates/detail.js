@@ -10,7 +10,7 @@ function simpleTable(caption, head, lines) {
 }
 
 function command(run) {
-  const text = `git checkout ${run.trained === run.commit ? run.commit : run.commit + "  # trained at " + run.trained}\n${run.command}`;
+  const text = `git checkout ${said(run.commit)}${run.trained === run.commit ? "" : `  # trained at ${said(run.trained)}`}\n${said(run.command)}`;
   const code = el("code", {}, text);
   const copy = el("button", { type: "button", onclick: async () => {
     try {
@@ -25,13 +25,12 @@ function command(run) {
   return el("div", { class: "command" }, el("pre", { tabindex: "0", role: "region", "aria-label": `command of seed ${run.seed}` }, code), copy);
 }
 
-function runDetail(run, open) {
-  const [versions, device, processes] = DATA.environments[run.environment];
-  const file = el("a", { href: `results/${run.file.split("/").map(encodeURIComponent).join("/")}` }, "record");
+function runDetail(row, run, open) {
+  const file = el("a", { href: `results/${[row.dataset, row.arch, row.method, run.file].map(encodeURIComponent).join("/")}` }, "record");
   return el("details", { open }, el("summary", {}, `Seed ${run.seed}`, el("span", { class: "mark" }, `ANN ${two(run.ann)}`)), command(run),
-    facts([["evaluated at commit", run.commit], ["trained at commit", run.trained],
+    facts([["evaluated at commit", said(run.commit)], ["trained at commit", said(run.trained)],
       ["training", `${many(run.epochs, "epoch")}${run.hours === null ? "" : `, ${run.hours} h`}`], ["run", `${run.started}, ${run.seconds} s`],
-      ["device", `${device}; ${processes}`], ["versions", versions], ["weights, SHA-256", run.weights], ["source net, SHA-256", run.source], ["everything else", file]]));
+      ["device", said(run.device)], ["versions", said(run.versions)], ["weights, SHA-256", run.weights], ["source net, SHA-256", run.source], ["everything else", file]]));
 }
 
 function paperLine(key) {
@@ -46,7 +45,7 @@ function cellTable(row) {
   const all = [
     ["T", (cell) => cell.T], ["warm-up", (cell) => cell.warmup],
     ["top-1", (cell) => two(cell.top1[0]) + (cell.top1[1] === null ? "" : ` ± ${two(cell.top1[1])}`)],
-    ["paper", (cell) => cell.paper ?? null], ["ours − paper", difference], ["twin", (cell) => (cell.twin ? two(cell.twin[0]) : null)],
+    ["paper", (cell) => cell.paper ?? null], ["ours − paper", (cell) => difference({ ...cell, badge: said(cell.badge), remark: cell.remark === undefined ? "" : said(cell.remark) })], ["twin", (cell) => (cell.twin ? two(cell.twin[0]) : null)],
     ["firing rate", (cell) => cell.rate.toFixed(4)], ["SynOps", (cell) => (cell.synops === null ? null : compact(cell.synops))],
     ["mJ", (cell) => (cell.mJ === null ? null : String(cell.mJ))],
   ];
@@ -60,9 +59,9 @@ function measuredDetail({ row, run }) {
     facts([["paper", paperLine(row.paper)], ["recipe", row.recipe], ["L", row.L === null ? null : String(row.L)],
       ["rank", row.rank === null ? null : String(row.rank)], ["mind", row.marks.join("; ")]]),
     cellTable(row),
-    ...[...new Set(row.cells.filter(({ paper }) => paper !== undefined).map((cell) => [`Compared with ${cell.where} (${cell.kind})`, cell.remark].filter(Boolean).join(": ")))].map((text) => el("p", { class: "quiet" }, text + ".")),
-    el("h3", {}, "To repeat it"), ...row.runs.map((one, index) => runDetail(one, run ? one === run : index === 0)),
-    el("h3", {}, "How it was converted and measured"), facts(row.facts),
+    ...[...new Set(row.cells.filter(({ paper }) => paper !== undefined).map((cell) => [`Compared with ${said(cell.where)} (${said(cell.kind)})`, said(cell.remark)].filter(Boolean).join(": ")))].map((text) => el("p", { class: "quiet" }, text + ".")),
+    el("h3", {}, "To repeat it"), ...row.runs.map((one, index) => runDetail(row, one, run ? one === run : index === 0)),
+    el("h3", {}, "How it was converted and measured"), facts(row.facts.map((number, index) => [DATA.facts[index], said(number)])),
   ];
 }
 

@@ -17,6 +17,7 @@ function drawTabs() {
 }
 
 function changeData(name) {
+  all = false;
   Object.assign(state, { data: name, method: "", arch: "", T: "", sort: "", dir: "asc", open: "", picked: [] });
   update();
 }
@@ -105,6 +106,11 @@ byId("tabs").addEventListener("keydown", (event) => {
 });
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && state.open) closeDetail();
+});
+byId("more").addEventListener("click", () => {
+  all = true;
+  update();
+  byId("scroll").focus();
 });
 byId("filters").addEventListener("submit", (event) => event.preventDefault());
 addEventListener("hashchange", () => {

@@ -21,6 +21,7 @@ const el = (tag, attributes = {}, ...children) => fill(document.createElement(ta
 const svg = (tag, attributes = {}, ...children) =>
   fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 
+const said = (number) => DATA.texts[number];
 const two = (value) => value.toFixed(2);
 const signed = (value) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(2);
 const steps = (T) => parseInt(T, 10);
@@ -37,8 +38,8 @@ function measured(row, run) {
     const off = cell.paper === undefined ? undefined : run ? Math.round(100 * (point[2] - cell.paper)) / 100 : cell.difference;
     cells.set(String(cell.T), {
       value, std: run ? null : cell.top1[1], n: run ? 1 : cell.top1[2], warmup: cell.warmup, paper: cell.paper,
-      difference: off, badge: run && off !== undefined ? (Math.abs(off) <= Number(DATA.rules.tolerance) ? "matches" : "differs") : cell.badge,
-      rate: run ? undefined : cell.rate, synops: run ? point[3] : cell.synops, remark: cell.remark,
+      difference: off, badge: run && off !== undefined ? (Math.abs(off) <= Number(DATA.tolerance) ? "matches" : "differs") : said(cell.badge),
+      rate: run ? undefined : cell.rate, synops: run ? point[3] : cell.synops, remark: cell.remark === undefined ? "" : said(cell.remark),
     });
   }
   const source = row.L === null ? row.recipe : `${row.recipe}, L = ${row.L}`;

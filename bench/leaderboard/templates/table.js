@@ -58,6 +58,9 @@ function annCell(entry) {
   return [el("span", {}, entry.printed ? entry.row.ann : two(entry.ann)), std ? el("span", { class: "std" }, ` ± ${two(std)}`) : null];
 }
 
+// More rows than anybody reads at once are drawn on demand, so that sorting stays immediate.
+const ENOUGH = 200;
+let all = false;
 const drawn = new Map();
 let signature = "";
 
@@ -88,7 +91,7 @@ function drawTable(lines, inks) {
     else head.removeAttribute("aria-sort");
   }
   const body = document.createDocumentFragment();
-  for (const entry of lines) {
+  for (const entry of all ? lines : lines.slice(0, ENOUGH)) {
     const line = tableRow(entry, shape);
     const ink = inks.get(entry.key);
     line.firstChild.firstChild.className = ink === undefined ? "swatch" : `swatch on back${ink % 8}`;
@@ -98,6 +101,8 @@ function drawTable(lines, inks) {
   }
   if (!lines.length) body.append(el("tr", {}, el("td", { colspan: shape.length + 1, class: "empty" }, "Nothing is left by these filters.")));
   table.tBodies[0].replaceChildren(body);
+  byId("more").hidden = all || lines.length <= ENOUGH;
+  byId("more").textContent = `Show all ${lines.length} rows`;
   const [ours, theirs] = [lines.filter(({ printed }) => !printed).length, lines.filter(({ printed }) => printed).length];
   const noun = state.values === "seeds" ? "measured run" : "measured row";
   byId("caption").textContent = `${titleOf(state.data)}: ${many(ours, noun)}, ${many(theirs, "printed row")}. Top-1 in percent${state.values === "means" ? ", mean ± standard deviation over n seeds" : ""}.`;
