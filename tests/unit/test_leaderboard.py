@@ -375,7 +375,8 @@ def assert_inert(page: str) -> None:
     assert all(re.fullmatch(r"curves/[A-Za-z0-9_.+=,~-]+\.svg", source) for source in images)
     targets = [str(t.attrs["href"]) for t in inline if t.type == "link_open"]
     assert all(
-        target.split(":")[0] == "https" or target.endswith((".md", ".csv", ".yaml", ".svg")) for target in targets
+        target.split(":")[0] == "https" or target.endswith((".md", ".csv", ".yaml", ".svg", "index.html"))
+        for target in targets
     )
     columns = 0
     for line in page.splitlines():
