@@ -15,6 +15,7 @@ COMMANDS = {
     "evaluate": "repeat conversion and evaluation from a checkpoint",
     "list": "show methods, data sets, architectures and recipes",
     "leaderboard": "regenerate leaderboards/ from the committed records",
+    "compare": "show where two runs differ: settings, environment, code and curve",
     "speed": "measure simulation and training against their limits on this machine",
 }
 
@@ -80,7 +81,14 @@ def _dispatch(arguments: list[str]) -> int:
     command, rest = arguments[0], arguments[1:]
     if command not in COMMANDS:
         raise UserError(f"{command}: unknown command; choose from {', '.join(COMMANDS)}{nearest(command, COMMANDS)}")
-    run = {"fit": _fit, "evaluate": _evaluate, "list": _list, "leaderboard": _leaderboard, "speed": _speed}
+    run = {
+        "fit": _fit,
+        "evaluate": _evaluate,
+        "list": _list,
+        "leaderboard": _leaderboard,
+        "compare": _compare,
+        "speed": _speed,
+    }
     return run[command](rest)
 
 
@@ -159,13 +167,38 @@ def _leaderboard(arguments: list[str]) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where a generated file is stale")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     parser.add_argument("--add", type=Path, nargs="+", default=[], metavar="RECORD", help="file these records first")
+    parser.add_argument("--wandb-dir", type=Path, metavar="DIR", help="file the records of offline W&B runs below DIR")
+    parser.add_argument("--wandb", metavar="ENTITY/PROJECT", help="file the records of that project's runs on W&B")
     parser.add_argument("--results", type=Path, default=Path("leaderboards/results"))
     parser.add_argument("--reported", type=Path, default=Path("leaderboards/reported"))
     parser.add_argument("--out", type=Path, default=Path("leaderboards"))
     options = parser.parse_args(arguments)
+    import tempfile
+
     from bench.leaderboard import run
 
-    return run(options.results, options.reported, options.out, options.check, options.json, options.add)
+    with tempfile.TemporaryDirectory() as folder:
+        add = options.add
+        if options.wandb_dir is not None or options.wandb is not None:
+            if options.check:
+                raise UserError("leaderboard: --check writes nothing, so it cannot be used with --wandb or --wandb-dir")
+            from bench.leaderboard.collect import collect
+
+            add = [*add, *collect(options.wandb_dir, options.wandb, options.results, Path(folder))]
+        return run(options.results, options.reported, options.out, options.check, options.json, add)
+
+
+def _compare(arguments: list[str]) -> int:
+    parser = _parser("compare")
+    what = "record.json, folder of a run, or key of a committed record (such as qcfs/quick-seed0)"
+    parser.add_argument("a", metavar="A", help=what)
+    parser.add_argument("b", metavar="B", help="likewise")
+    parser.add_argument("--results", type=Path, default=Path("leaderboards/results"), help="where keys are looked up")
+    parser.add_argument("--json", action="store_true", help="print the differences as JSON")
+    options = parser.parse_args(arguments)
+    from bench.compare import run
+
+    return run(options.a, options.b, options.results, options.json)
 
 
 def _speed(arguments: list[str]) -> int:

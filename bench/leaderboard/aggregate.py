@@ -70,6 +70,7 @@ class Row:
     seeds: tuple[int, ...]
     ann: Statistic
     cells: tuple[Cell, ...]
+    records: tuple[Record, ...]
     rank: int | None = None
 
     @property
@@ -172,6 +173,7 @@ def _row(group: Sequence[Record], papers: Sequence[Paper]) -> Row:
         seeds=tuple(record.seed for record in group),
         ann=_accuracy(record.ann.top1 for record in group),
         cells=(),
+        records=tuple(group),
     )
     steps = sorted({(point.T, point.warmup) for record in group for point in record.snn})
     return replace(row, cells=tuple(_cell(row, T, warmup, group, papers) for T, warmup in steps))

@@ -9,6 +9,7 @@ from pathlib import Path
 from bench.errors import UserError
 from bench.files import require_writable, write_atomically
 from bench.leaderboard.aggregate import aggregate, reported_only
+from bench.leaderboard.curves import FOLDER
 from bench.leaderboard.lines import flat, to_json
 from bench.leaderboard.load import load
 from bench.leaderboard.render import is_generated, render
@@ -73,6 +74,8 @@ def _differences(out: Path, files: Mapping[str, str]) -> dict[str, str]:
             found[name] = "missing"
         elif path.read_bytes() != content.encode():
             found[name] = "stale"
-    if out.is_dir():
-        found |= {path.name: "surplus" for path in out.iterdir() if path.name not in files and is_generated(path)}
+    for path in (*out.glob("*"), *out.glob(f"{FOLDER}/*")):
+        name = path.relative_to(out).as_posix()
+        if name not in files and is_generated(path):
+            found[name] = "surplus"
     return dict(sorted(found.items()))

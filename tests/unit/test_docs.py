@@ -212,6 +212,10 @@ def test_names_of_recipes_are_unique():
     [
         ("vendor.github-workflows", ".github/workflows/ci.yml"),
         ("custom.github-workflows-require-timeout", ".github/workflows/ci.yml"),
+        ("vendor.github-workflows", ".github/workflows/leaderboard.yml"),
+        ("custom.github-workflows-require-timeout", ".github/workflows/leaderboard.yml"),
+        ("vendor.github-workflows", ".github/workflows/leaderboard-comment.yml"),
+        ("custom.github-workflows-require-timeout", ".github/workflows/leaderboard-comment.yml"),
         ("vendor.citation-file-format", "CITATION.cff"),
     ],
 )

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import random
+import re
 import subprocess
 import sys
 from decimal import Decimal
@@ -318,7 +319,9 @@ def test_the_order_of_records_does_not_matter() -> None:
     for shuffle in range(5):
         random.Random(shuffle).shuffle(records)
         assert pages(records, papers) == expected
-    assert set(expected) >= {"README.md", "cifar10.md", "cifar10.csv", "digits.md", "digits.csv"}
+    assert set(expected) >= {"README.md", "index.html", "cifar10.md", "cifar10.csv", "digits.md", "digits.csv"}
+    # Another net of that name, and one whose rows are all printed.
+    assert set(expected) >= {f"curves/cifar10-cifar_{net}.svg" for net in ("resnet20", "resnet20~2", "vgg16")}
 
 
 def test_the_order_of_files_does_not_matter(tmp_path: Path, reported: Path) -> None:
@@ -330,7 +333,7 @@ def test_the_order_of_files_does_not_matter(tmp_path: Path, reported: Path) -> N
         for record in order:
             file_record(results, record)
         assert run(results, reported, out, False, False, []) == 0
-        outputs.append({path.name: path.read_bytes() for path in out.iterdir()})
+        outputs.append({name: (out / name).read_bytes() for name in files_in(out)})
     assert outputs[0] == outputs[1]
 
 
@@ -367,9 +370,14 @@ def assert_inert(page: str) -> None:
     tokens = MarkdownIt("commonmark", {"html": True}).enable("table").enable("strikethrough").parse(page)
     inline = [child for token in tokens for child in token.children or []]
     assert [t.content.startswith("<!-- Generated") for t in tokens if t.type == "html_block"] == [True]
-    assert not [t for t in inline if t.type in ("html_inline", "image")]
+    assert not [t for t in inline if t.type == "html_inline"]
+    images = [str(t.attrs["src"]) for t in inline if t.type == "image"]
+    assert all(re.fullmatch(r"curves/[A-Za-z0-9_.+=,~-]+\.svg", source) for source in images)
     targets = [str(t.attrs["href"]) for t in inline if t.type == "link_open"]
-    assert all(target.split(":")[0] == "https" or target.endswith((".md", ".csv", ".yaml")) for target in targets)
+    assert all(
+        target.split(":")[0] == "https" or target.endswith((".md", ".csv", ".yaml", ".svg", "index.html"))
+        for target in targets
+    )
     columns = 0
     for line in page.splitlines():
         if line.startswith("|"):
@@ -383,10 +391,10 @@ def test_hostile_strings_of_a_record_are_inert(papers: tuple[Paper, ...]) -> Non
     record = make_record(0, recipe__overrides=[HOSTILE, "=1+1"], run__argv=[HOSTILE], environment__device=HOSTILE)
     record = Record.model_validate({**record.model_dump(), "recipe": {**record.recipe.model_dump()}})
     for name, text in pages([record], papers).items():
-        assert "<script" not in text, name
+        assert "<script>alert" not in text, name
         if name.endswith(".md"):
             assert_inert(text)
-        else:
+        elif name.endswith(".csv"):
             widths = {len(line) for line in csv.reader(io.StringIO(text))}
             assert len(widths) == 1
 
@@ -617,10 +625,17 @@ def test_printed_digits_are_kept(papers: tuple[Paper, ...]) -> None:
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
+MADE = ["README.md", "cifar10.csv", "cifar10.md", "curves/cifar10-cifar_resnet20.svg", "index.html"]
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
 def test_no_records_at_all(tmp_path: Path, reported: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     assert run(tmp_path / "none", reported, out, False, False, []) == 0
-    assert sorted(path.name for path in out.iterdir()) == ["README.md", "cifar10.csv", "cifar10.md"]
+    assert files_in(out) == MADE
     assert "No run is filed yet." in (out / "cifar10.md").read_text()
     capsys.readouterr()
     assert run(tmp_path / "none", reported, tmp_path / "unwritten", False, True, []) == 0
@@ -640,29 +655,32 @@ def test_check_writes_nothing_and_names_stale_missing_and_surplus_files(
     (out / "notes.md").write_text("a person's own file")
     (out / "digits.md").write_bytes((out / "cifar10.md").read_bytes())
     (out / "digits.csv").write_bytes((out / "cifar10.csv").read_bytes())
+    (out / "curves" / "own.svg").write_text("<svg/>")
+    (out / "curves" / "digits-x.svg").write_bytes((out / "curves" / "cifar10-cifar_resnet20.svg").read_bytes())
     (out / "README.md").write_text("edited")
+    (out / "index.html").write_text((out / "index.html").read_text().replace("73.2", "93.2"))
     (out / "cifar10.csv").unlink()
-    before = {path: path.read_bytes() for path in out.iterdir()}
+    before = snapshot(out)
     capsys.readouterr()
     assert run(results, reported, out, True, False, []) == 1
-    names = ["README.md: stale", "cifar10.csv: missing", "digits.csv: surplus", "digits.md: surplus"]
+    names = ["README.md: stale", "cifar10.csv: missing", "curves/digits-x.svg: surplus", "digits.csv: surplus"]
+    names += ["digits.md: surplus", "index.html: stale"]
     assert capsys.readouterr().out.splitlines() == [f"{out}/{name}" for name in names]
-    assert {path: path.read_bytes() for path in out.iterdir()} == before
+    assert snapshot(out) == before
     assert run(results, reported, out, False, False, []) == 0
     assert run(results, reported, out, True, False, []) == 0
-    assert sorted(path.name for path in out.iterdir()) == ["README.md", "cifar10.csv", "cifar10.md", "notes.md"]
+    assert files_in(out) == sorted([*MADE, "curves/own.svg", "notes.md"])
 
 
 def test_unchanged_files_are_not_rewritten(tmp_path: Path, reported: Path) -> None:
     results, out = tmp_path / "results", tmp_path / "out"
     run(results, reported, out, False, False, [])
-    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
-    inodes = {path.name: path.stat().st_ino for path in out.iterdir()}
+    before = {name: (out / name).stat() for name in files_in(out)}
     file_record(results, make_record(data__name="digits"))
     run(results, reported, out, False, False, [])
-    same = {"cifar10.md", "cifar10.csv"}
-    assert {path.name for path in out.iterdir() if inodes.get(path.name) == path.stat().st_ino} == same
-    assert all((out / name).stat().st_mtime_ns == before[name] for name in same)
+    same = {"cifar10.md", "cifar10.csv", "curves/cifar10-cifar_resnet20.svg"}
+    assert {name for name in before if before[name].st_ino == (out / name).stat().st_ino} == same
+    assert all((out / name).stat().st_mtime_ns == before[name].st_mtime_ns for name in same)
 
 
 def test_add_files_a_record_and_regenerates(tmp_path: Path, reported: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,165 @@
+"""``python -m bench compare``: where two runs differ, in what was asked for, what ran it, and what came out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from bench.errors import UserError
+from bench.leaderboard.text import fixed, one_line, percent
+from bench.records import Record, read_record
+from bench.registry import nearest
+
+# Parts of a record in the order they are shown. When and by which command a run was made is no difference of its own.
+PARTS = ("what", "config", "protocol", "conversion", "environment", "code", "training", "checkpoint")
+ABSENT = "(absent)"
+Pairs = dict[str, tuple[Any, Any]]
+
+
+def run(first: str, second: str, results: Path, as_json: bool) -> int:
+    """Compares two records and prints the outcome.
+
+    Args:
+        first: path of a record or of a run's folder, or a key: the record's path under ``results`` without ``.json``,
+            or a part of that which only one record has.
+        second: likewise.
+        results: folder of committed records.
+        as_json: for programs, in full, instead of tables.
+
+    Returns:
+        0: that two runs differ is an answer, not a failure.
+
+    Raises:
+        UserError: a record is not found, not the only one of that name, or not readable.
+    """
+    paths = [find(name, results) for name in (first, second)]
+    a, b = (_read(path) for path in paths)
+    different, curve = differences(a, b), curves(a, b)
+    if as_json:
+        names = dict(zip("ab", map(str, paths), strict=True))
+        print(json.dumps({**names, "different": different, "curve": curve}, indent=1, default=float))
+    else:
+        _show(paths, different, curve)
+    return 0
+
+
+def find(name: str, results: Path) -> Path:
+    """The file that a path or key names.
+
+    Raises:
+        UserError: there is none, or several.
+    """
+    if name.endswith(".json"):
+        return Path(name)
+    try:
+        if (Path(name) / "record.json").is_file():
+            return Path(name) / "record.json"
+    except (OSError, ValueError):
+        pass  # no name of a folder, so a key
+    if not results.is_dir():
+        raise UserError(one_line(f"{name}: not a .json file, and there are no records to look it up in: {results}"))
+    shown = one_line(name, 80)
+    keys = {path.relative_to(results).with_suffix("").as_posix(): path for path in sorted(results.rglob("*.json"))}
+    found = [name] if name in keys else [key for key in keys if name in key]
+    if len(found) == 1:
+        return keys[found[0]]
+    if not found:
+        raise UserError(one_line(f"{shown}: no record of that name in {results}{nearest(name, keys)}"))
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    raise UserError(one_line(f"{shown}: several records: {', '.join(found[:3])}{more}; give more of the name"))
+
+
+def _read(path: Path) -> Record:
+    try:
+        return read_record(path)
+    except UserError as error:
+        raise UserError(one_line(str(error), 400)) from error
+
+
+def differences(a: Record, b: Record) -> dict[str, Pairs]:
+    """For each part, the dotted names of what differs with both values; parts without a difference are left out."""
+    both = [dict(_parts(record)) for record in (a, b)]
+    found: dict[str, Pairs] = {}
+    for part in PARTS:
+        left, right = (dict(_flat(values[part])) for values in both)
+        names = sorted(left.keys() | right.keys())
+        pairs = {name: (left.get(name, ABSENT), right.get(name, ABSENT)) for name in names}
+        # 1 and 1.0 and True are equal to Python, but not the same setting.
+        pairs = {name: pair for name, pair in pairs.items() if repr(pair[0]) != repr(pair[1])}
+        if pairs:
+            found[part] = pairs
+    return found
+
+
+def curves(a: Record, b: Record) -> list[dict[str, Any]]:
+    """Top-1 of the ANN (T is null) and at each T of either, in percent, and ``b`` minus ``a`` in points."""
+    left, right = ({(p.T, p.warmup): p.top1 for p in record.snn} for record in (a, b))
+    lines: list[dict[str, Any]] = [{"T": None, "warmup": None, **_pair(a.ann.top1, b.ann.top1)}]
+    for T, warmup in sorted(left.keys() | right.keys()):
+        lines.append({"T": T, "warmup": warmup, **_pair(left.get((T, warmup)), right.get((T, warmup)))})
+    return lines
+
+
+def _pair(a: float | None, b: float | None) -> dict[str, Decimal | None]:
+    left, right = (None if value is None else percent(value) for value in (a, b))
+    return {"a": left, "b": right, "difference": None if left is None or right is None else right - left}
+
+
+def _parts(record: Record) -> Iterator[tuple[str, Any]]:
+    data = record.model_dump(mode="json")
+    recipe = data["recipe"]
+    yield (
+        "what",
+        {name: data[name] for name in ("method", "arch", "data", "seed", "limited")}
+        | {"recipe": {"name": recipe["name"], "overrides": recipe["overrides"]}},
+    )
+    yield "config", recipe["config"]
+    for part in PARTS[2:]:
+        yield part, data[part]
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _flat(inner, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, value
+
+
+def _show(paths: list[Path], different: dict[str, Pairs], curve: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+
+    def text(value: Any) -> Text:
+        # Text takes no markup, and without control characters a record cannot move the cursor.
+        return Text(one_line(value if isinstance(value, str) else json.dumps(value), 200), overflow="fold")
+
+    def table(title: str, head: tuple[str, ...]) -> Table:
+        made = Table(
+            title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim"
+        )
+        for index, name in enumerate(head):
+            made.add_column(name, overflow="fold", justify="left" if index == 0 or title != "top-1 (%)" else "right")
+        return made
+
+    for letter, path in zip("AB", paths, strict=True):
+        console.print(Text(f"{letter}  ") + text(str(path)), soft_wrap=True)
+    for part, pairs in different.items():
+        made = table(part, (part, "A", "B"))
+        for name, (left, right) in pairs.items():
+            made.add_row(text(name), text(left), text(right))
+        console.print("", made)
+    if not different:
+        console.print("\nnothing differs but when and how they were run")
+    made = table("top-1 (%)", ("T", "warm-up", "A", "B", "B - A"))
+    for line in curve:
+        T = "ANN" if line["T"] is None else str(line["T"])
+        numbers = [fixed(line["a"]), fixed(line["b"]), fixed(line["difference"], sign=True)]
+        made.add_row(T, "" if line["warmup"] is None else str(line["warmup"]), *numbers)
+    console.print("", made)

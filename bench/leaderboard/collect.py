@@ -1,0 +1,160 @@
+"""Record artifacts of W&B runs, from folders of offline runs or through W&B's public API, as files to be added."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import struct
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.errors import UserError
+from bench.leaderboard.load import reasons
+from bench.leaderboard.text import one_line
+from bench.records import read_record
+
+# What bench/logs.py gives the artifact.
+TYPE, NAME = "record", "record.json"
+# LevelDB's log format, as W&B's transaction log has it after 7 bytes of its own: blocks of 32 KiB, in them pieces of
+# checksum, length and kind, then data. Kinds 1 to 4: a whole message, its first, a middle and its last piece.
+HEAD, BLOCK, PIECE = b":W&B", 32768, struct.Struct("<IHB")
+START = 7
+LAST_PIECES = (1, 4)
+SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Found:
+    """A record and the run it comes from, for messages."""
+
+    run: str
+    path: Path
+
+
+def collect(folder: Path | None, project: str | None, results: Path, into: Path, api: Any = None) -> list[Path]:
+    """Brings together the records of W&B runs that can be filed and are not yet.
+
+    Runs that may not be ranked are left out with a word, as a project holds trials beside results.
+
+    Args:
+        folder: searched, with all folders below, for runs that W&B kept on disk.
+        project: ``ENTITY/PROJECT`` of W&B's service.
+        results: folder of filed records.
+        into: where downloaded records are put.
+        api: stands for ``wandb.Api()``.
+
+    Returns:
+        Paths for ``leaderboard --add``.
+
+    Raises:
+        UserError: nothing to search, nothing found, or W&B does not answer.
+    """
+    found: list[Found] = []
+    if folder is not None:
+        found += _on_disk(folder)
+    if project is not None:
+        found += _online(project, into, api)
+    if not found:
+        raise UserError(f"no run with an artifact of type {TYPE} in {folder or project}")
+    return _to_be_filed(found, results)
+
+
+def _to_be_filed(found: Sequence[Found], results: Path) -> list[Path]:
+    chosen: dict[str, Path] = {}
+    for item in sorted(found, key=lambda item: (item.run, str(item.path))):
+        try:
+            record = read_record(item.path)
+            if why := "; ".join(reasons(record)):
+                raise UserError(why)
+        except UserError as error:
+            print(one_line(f"left out {item.run}: {error}", 400), file=sys.stderr)
+            continue
+        text, filed = record.dumps(), results / record.path()
+        # The same run may be on disk and on the service, or filed long ago; another one of that name is refused later.
+        if not (filed.is_file() and filed.read_text(encoding="utf-8") == text):
+            chosen.setdefault(text, item.path)
+    return list(chosen.values())
+
+
+def _on_disk(folder: Path) -> Iterator[Found]:
+    if not folder.is_dir():
+        raise UserError(f"--wandb-dir {folder}: no such folder")
+    for log in sorted(folder.rglob("*.wandb")):
+        run = log.parent.name
+        for path, digest in _artifact_files(log):
+            if not path.is_file():
+                raise UserError(one_line(f"{log}: its record {path} is gone; add the run's own record.json with --add"))
+            if base64.b64encode(hashlib.md5(path.read_bytes(), usedforsecurity=False).digest()).decode() != digest:
+                raise UserError(one_line(f"{log}: its record {path} was changed after the run"))
+            yield Found(run, path)
+
+
+def _artifact_files(log: Path) -> Iterator[tuple[Path, str]]:
+    """Local path and MD5 of each record that a run logged."""
+    from google.protobuf.message import DecodeError
+    from wandb.proto import wandb_internal_pb2
+
+    seen = set()
+    for message in _messages(log):
+        record = wandb_internal_pb2.Record()
+        try:
+            record.ParseFromString(message)
+        except DecodeError as error:
+            raise UserError(one_line(f"{log}: not a readable W&B log ({error})")) from error
+        # Offline, an artifact is a request; uploaded ones are records of their own.
+        held = [record.request.log_artifact.artifact] if record.request.HasField("log_artifact") else []
+        held += [record.artifact] if record.HasField("artifact") else []
+        for artifact in held:
+            for entry in artifact.manifest.contents if artifact.type == TYPE else ():
+                if entry.path == NAME and entry.local_path not in seen:
+                    seen.add(entry.local_path)
+                    yield Path(entry.local_path), entry.digest
+
+
+def _messages(log: Path) -> Iterator[bytes]:
+    try:
+        data = log.read_bytes()
+    except OSError as error:
+        raise UserError(one_line(f"{log}: cannot be read ({error.strerror})")) from error
+    if not data.startswith(HEAD):
+        raise UserError(one_line(f"{log}: not a W&B log"))
+    position, pieces = START, b""
+    # A run that was killed ends in the middle of a message, which is left out.
+    while position + PIECE.size <= len(data):
+        rest = BLOCK - position % BLOCK
+        if rest < PIECE.size:
+            position += rest
+            continue
+        _, length, kind = PIECE.unpack_from(data, position)
+        position += PIECE.size
+        pieces += data[position : position + length]
+        if position + length > len(data):
+            return
+        position += length
+        if kind in LAST_PIECES:
+            yield pieces
+            pieces = b""
+
+
+def _online(project: str, into: Path, api: Any) -> Iterator[Found]:
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", project, re.ASCII):
+        raise UserError(one_line(f"--wandb {project}: give ENTITY/PROJECT"))
+    try:
+        if api is None:
+            import wandb
+
+            api = wandb.Api(timeout=SECONDS)
+        for number, run in enumerate(api.runs(project)):
+            for part, artifact in enumerate(run.logged_artifacts()):
+                if artifact.type == TYPE:
+                    folder = into / f"{number}-{part}"
+                    artifact.download(root=str(folder))
+                    yield Found(f"{project}/{run.id}", folder / NAME)
+    except UserError:
+        raise
+    except Exception as error:  # W&B raises its own, requests' and GraphQL's
+        raise UserError(one_line(f"--wandb {project}: {type(error).__name__}: {error}", 400)) from error
