@@ -204,7 +204,8 @@ def _compare(arguments: list[str]) -> int:
 def _speed(arguments: list[str]) -> int:
     parser = _parser("speed")
     parser.add_argument("--arch", default="resnet20", help="a CIFAR net")
-    parser.add_argument("--what", choices=["evaluation", "training"], nargs="+", default=["evaluation", "training"])
+    kinds = ["evaluation", "callback", "memory", "growth", "training", "data"]
+    parser.add_argument("--what", choices=kinds, nargs="+", default=["evaluation", "training"])
     parser.add_argument("--T", type=int, default=32, help="steps")
     parser.add_argument("--images", type=int, default=200, help="images in one measurement")
     parser.add_argument("--pairs", type=int, default=5, help="measurements of each ratio")

@@ -106,3 +106,38 @@ def test_every_committed_checkpoint_is_named_by_a_record() -> None:
     for file in files:
         assert file.suffix == ".safetensors"
         assert hashlib.sha256(file.read_bytes()).hexdigest() in named, file.name
+
+
+def accuracy_rows(readme: str) -> list[tuple[str, dict[str, str]]]:
+    """Rows of the README's tables that give a method's top-1 in percent: method, and column to number."""
+    rows, heading = [], []
+    for line in readme.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if not line.startswith("|"):
+            heading = []
+        elif not heading:
+            heading = cells
+        elif cells[0].startswith("`") and any(name.startswith("T = ") for name in heading):
+            numbers = {
+                name: cell for name, cell in zip(heading, cells, strict=True) if name.startswith(("ANN", "T = "))
+            }
+            rows.append((cells[0].split("`")[1], numbers))
+    return rows
+
+
+def test_the_readme_s_accuracies_are_those_of_the_records() -> None:
+    """Of the quick recipe's ResNet-20 on CIFAR-10, to the last digit; a method without a number has no record."""
+    records = [read_record(path) for path in (LEADERBOARDS / "results" / "cifar10" / "cifar_resnet20").rglob("*.json")]
+    quick = {record.method.name: record for record in records if record.recipe.name == "quick" and record.seed == 0}
+    rows = accuracy_rows((ROOT / "README.md").read_text())
+    assert {name for name, _ in rows} == set(METHODS)
+    for name, numbers in rows:
+        given = {column: number for column, number in numbers.items() if number}
+        if name not in quick:
+            assert not given, name
+            continue
+        record = quick[name]
+        measured = {f"T = {point.T}": f"{100 * point.top1:.2f}" for point in record.snn}
+        measured["ANN"] = f"{100 * record.ann.top1:.2f}"
+        assert given == {column: measured[column] for column in given}, name
+        assert {column for column in numbers if column in measured} == set(given), name

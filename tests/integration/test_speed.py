@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from bench.speed import Figure
+from bench.speed.figures import Figure
 
 
 def test_a_ratio_is_taken_pair_by_pair():

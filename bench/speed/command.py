@@ -1,0 +1,74 @@
+"""``python -m bench speed``."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from bench.errors import UserError
+from bench.provenance import environment
+from bench.snn.compilation import can_compile
+from bench.speed.evaluation import callback, evaluation
+from bench.speed.figures import Figure
+from bench.speed.growth import growth, memory
+from bench.speed.training import data, training
+
+KINDS = ("evaluation", "callback", "memory", "growth", "training", "data")
+
+
+def figures_of(kind: str, arch: str, T: int, images: int, pairs: int, device: str) -> list[Figure]:
+    """One of :data:`KINDS`."""
+    batches = max(1, images // 20)
+    if kind in ("training", "data"):
+        return {"training": training, "data": data}[kind](arch, batches, pairs, device)
+    measure = {"evaluation": evaluation, "callback": callback, "memory": memory, "growth": growth}[kind]
+    return measure(arch, T, images, pairs, device)
+
+
+def run(arch: str, what: Sequence[str], T: int, images: int, pairs: int, device: str, as_json: bool) -> int:
+    """Measures and prints.
+
+    Args:
+        arch: CIFAR net.
+        what: of :data:`KINDS`.
+        T: steps.
+        images: in one measurement of an evaluation.
+        pairs: measurements of each ratio.
+        device: ``cpu`` or ``cuda``.
+        as_json: print JSON instead of a table.
+
+    Returns:
+        0.
+
+    Raises:
+        UserError: a number below 1, or no such device.
+    """
+    for name, number in (("T", T), ("images", images), ("pairs", pairs)):
+        if number < 1:
+            raise UserError(f"--{name} {number}: must be at least 1")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: there is none here; use --device cpu")
+    if not can_compile():
+        raise UserError("speed: it compares compiled code, and there is no compiler here; install g++ or set $CXX")
+    figures = [figure for kind in what for figure in figures_of(kind, arch, T, images, pairs, device)]
+    machine = environment(torch.device(device), 1, 0)
+    if as_json:
+        rows = [{**asdict(figure), "ratio": figure.ratio} for figure in figures]
+        print(json.dumps({"arch": arch, "environment": machine.model_dump(), "figures": rows}, indent=2))
+        return 0
+    table = Table(title=f"{arch}, {machine.device}, {machine.threads} threads, torch {machine.torch}")
+    for heading in ("what", "against", "rate", "limit", "ratio", "range"):
+        table.add_column(heading, justify="left" if heading in ("what", "against") else "right")
+    for figure in figures:
+        rates = [f"{statistics.median(values):,.0f}" for values in (figure.ours, figure.theirs)]
+        spread = f"{min(figure.ratios):.2f} to {max(figure.ratios):.2f}"
+        table.add_row(figure.name, figure.limit, *rates, f"{figure.ratio:.2f}", spread)
+    Console(width=150).print(table)
+    print(f"medians of {pairs} pairs; a second: images, image-steps or MAC-steps; bytes for memory")
+    return 0
