@@ -143,8 +143,7 @@ class ConversionCallback(pl.Callback):
     def _count_operations(self, network: SpikingNetwork, T: int) -> None:
         counts, uncounted = network.counts, network.uncounted
         self.spikes[T] += counts.spikes[:, uncounted : uncounted + T].sum(1)
-        latency = network.steps_for(T)
-        self.operations[T] += torch.stack([counts.synops[:, :latency].sum(), counts.macs[:, :latency].sum()])
+        self.operations[T] += torch.stack([network.paid(counts.synops, T), network.paid(counts.macs, T)])
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Computes, on all processes together, and logs."""
@@ -178,8 +177,7 @@ class ConversionCallback(pl.Callback):
         synops, macs = (int(total) / samples for total in self._total(trainer, self.operations[T]))
         neurons = {name: neuron.size for name, neuron in network.neurons.items()}
         rates = {name: n / (samples * size * T) for n, (name, size) in zip(spikes, neurons.items(), strict=True)}
-        # Neurons that look ahead go through those steps twice.
-        updates = network.num_neurons * (network.steps_for(T) + network.lookahead)
+        updates = network.num_neurons * (network.uncounted + T + network.lookahead)
         return {
             "firing_rate": sum(spikes) / (samples * network.num_neurons * T),
             "layer_firing_rates": rates,

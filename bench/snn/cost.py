@@ -8,7 +8,8 @@ The rules, which are NeuroBench's where it has one (https://arxiv.org/abs/2304.0
   0, at every step: the first layer, which gets the image at every step, and layers behind average pooling or behind a
   sum of spike trains.
 - Biases, residual additions and pooling cost nothing; thresholds are taken as folded into the weights.
-- Steps before the first counted one cost as much as any.
+- Steps before the first counted one cost as much as any. Where a neuron first looks at its input for some steps and
+  then begins anew (COS), the layers before it send those steps twice, and both are paid.
 """
 
 from __future__ import annotations

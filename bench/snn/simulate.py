@@ -158,6 +158,15 @@ class SpikingNetwork(nn.Module):
         """Steps that have to be run for ``T`` counted ones."""
         return max(self.uncounted + T, self.lookahead)
 
+    def paid(self, counts: Tensor, T: int) -> Tensor:
+        """What ``T`` counted steps cost: the steps before them too, and those that neurons look ahead to a second time.
+
+        Args:
+            counts: ``[layers, steps]``, one kind of :class:`Counts`.
+            T: counted steps.
+        """
+        return counts[:, : self.uncounted + T].sum() + counts[:, : self.lookahead].sum()
+
 
 def _steps_of_a_pass(steps: int) -> int:
     """Steps of one pass, so that equal passes overshoot ``steps`` by as few as possible."""

@@ -15,6 +15,7 @@ from bench.snn.cost import ENERGY_MODEL
 from bench.snn.neurons import IFNode
 from bench.snn.simulate import SpikingNetwork, simulate
 from methods.burst import BurstIFNode
+from methods.cos import COS
 from methods.qcfs import QCFS
 from methods.snm import SignedIFNode
 from methods.srp import SRP
@@ -147,3 +148,17 @@ def test_steps_before_the_first_counted_one_are_paid() -> None:
     assert [len(kind) for kind in silenced] == [6, 6, 6]
     assert [kind[:4] for kind in silenced] == [kind[:4] for kind in plain]
     assert snn.steps_for(2) == 6
+    assert [int(snn.paid(torch.tensor([kind]), 2)) for kind in silenced] == [sum(kind) for kind in silenced]
+
+
+@pytest.mark.parametrize(("T", "steps"), [(1, 4), (2, 4), (6, 6)])
+def test_steps_that_are_looked_at_first_are_paid_twice(T: int, steps: int) -> None:
+    """COS with rho = 4: each layer sends 4 steps for the calibration of the next, then T steps that are counted."""
+    model, images = named_model("linear")
+    snn = COS(model.net, rho=4).convert(6, [])
+    [_] = simulate(snn, images, T)
+    for kind in snn.counts:
+        every = kind.sum(0).tolist()
+        assert len(every) == steps
+        assert int(snn.paid(kind, T)) == sum(every[:T]) + sum(every[:4])
+        assert sum(every[:4]) > 0
