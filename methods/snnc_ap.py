@@ -32,7 +32,6 @@ from bench.errors import UserError
 from bench.snn.activations import clip_floor_shift
 from bench.snn.calibration import Batch, Granularity, observe
 from bench.snn.graph import segment
-from bench.snn.layerwise import spike_rates
 from bench.snn.neurons import IFNode
 from methods.snnc_lp import SNNCLight
 
@@ -80,7 +79,7 @@ class SNNCAdvanced(SNNCLight):
         self.refitted |= {id(parameter) for parameter in weights}
         if not self.iterations or not weights:
             return
-        inputs = [self._mean_input(net, source, calibration) for source in sources]
+        inputs = [self.trains.rates(source) for source in sources]
         target = torch.cat(self._activations(name, calibration))
         optimizer = torch.optim.Adam(weights, self.calibration_lr)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.iterations)
@@ -100,19 +99,14 @@ class SNNCAdvanced(SNNCLight):
         for parameter in weights:
             parameter.requires_grad_(False)
 
-    def _mean_input(self, net: nn.Module, source: str, calibration: Sequence[Batch]) -> Tensor:
-        if not source:
-            return torch.cat([images for images, _ in calibration])
-        return torch.cat(list(spike_rates(net, source, calibration, self.T)))
-
     def _activations(self, name: str, calibration: Sequence[Batch]) -> list[Tensor]:
         found: list[Tensor] = []
         observe(self.ann, calibration, lambda layer, _, output: found.append(output) if layer == name else None)
         return found
 
-    def correct(self, net: nn.Module, name: str, node: IFNode, calibration: Sequence[Batch]) -> None:
+    def correct(self, name: str, node: IFNode) -> None:
         """Bias correction, and the initial potential from what it leaves."""
-        super().correct(net, name, node, calibration)
-        missing = self.means[name] - self.mean_rate(net, name, calibration)
+        super().correct(name, node)
+        missing = self.means[name] - self.mean_rate(name)
         delattr(node, "v_init")
         node.register_buffer("v_init", self.T * missing / node.threshold)

@@ -24,13 +24,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from bench.errors import UserError
 from bench.snn.activations import ReLUActivation
 from bench.snn.calibration import Batch, Granularity, require_activation, require_images
-from bench.snn.layerwise import execution_order, mean_activations, mse_thresholds, per_channel, spike_rates
+from bench.snn.layerwise import SpikeTrains, execution_order, mean_activations, mse_thresholds, per_channel
 from bench.snn.neurons import IFNode
 from bench.snn.simulate import SpikingNetwork
 from methods.base import ConversionModule
@@ -58,6 +57,7 @@ class SNNCLight(ConversionModule):
         self.ann = copy.deepcopy(net)
         thresholds = mse_thresholds(net, calibration, T, self.granularity)
         self.means = mean_activations(net, calibration)
+        self.trains = SpikeTrains(net, calibration, T)
         for name in execution_order(net):
             try:
                 node = IFNode(thresholds[name], v_init=0.0, bias=thresholds[name] / (2 * T))
@@ -65,23 +65,21 @@ class SNNCLight(ConversionModule):
                 raise UserError(f"{name}: {error}") from error
             self.before(net, name, thresholds[name], calibration)
             net.set_submodule(name, node.eval())
-            self.correct(net, name, node, calibration)
-        del self.ann, self.means
+            self.correct(name, node)
+            self.trains.keep(name)
+        del self.ann, self.means, self.trains
 
     def before(self, net: nn.Module, name: str, threshold: Tensor, calibration: Sequence[Batch]) -> None:
         """What is done to a layer's weights before its neuron is there: nothing in the light pipeline."""
 
-    def correct(self, net: nn.Module, name: str, node: IFNode, calibration: Sequence[Batch]) -> None:
+    def correct(self, name: str, node: IFNode) -> None:
         """Bias correction of one layer."""
         assert node.bias is not None
-        error = self.mean_rate(net, name, calibration) - self.means[name]
-        node.bias = node.bias - per_channel(error)
+        node.bias = node.bias - per_channel(self.mean_rate(name) - self.means[name])
 
-    def mean_rate(self, net: nn.Module, name: str, calibration: Sequence[Batch]) -> Tensor:
+    def mean_rate(self, name: str) -> Tensor:
         """Mean output over T and images of one layer of the SNN, ``[C, H, W]``."""
-        rates = [(len(rate), rate.double().mean(0)) for rate in spike_rates(net, name, calibration, self.T)]
-        total = torch.stack([size * mean for size, mean in rates]).sum(0) / sum(size for size, _ in rates)
-        return total.float()
+        return self.trains.rates(name).double().mean(0).float()
 
     def spiking(self, net: nn.Module) -> SpikingNetwork:
         """Good for the T of its calibration alone."""

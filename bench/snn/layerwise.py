@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bench.snn.activations import Activation
 from bench.snn.calibration import Batch, Granularity, observe
-from bench.snn.neurons import SpikingNeuron
+from bench.snn.graph import segment
+from bench.snn.neurons import Clock, SpikingNeuron
 from bench.snn.simulate import SpikingNetwork
 from bench.snn.tracing import trace
+
+# Images times steps that go through one layer at once.
+_IMAGE_STEPS = 256
 
 
 def execution_order(net: nn.Module) -> list[str]:
@@ -21,44 +27,71 @@ def execution_order(net: nn.Module) -> list[str]:
     return [name for name in calls if isinstance(modules[name], (Activation, SpikingNeuron))]
 
 
-class _ReachedError(Exception):
-    """Ends a forward pass behind the layer that was asked for; not an error."""
+class SpikeTrains:
+    """Calibration images on their way through a network whose activations become neurons one after the other.
 
-
-@torch.no_grad()
-def spike_rates(net: nn.Module, name: str, batches: Sequence[Batch], T: int) -> Iterator[Tensor]:
-    """Mean output over ``T`` steps of one neuron layer.
+    A layer runs on the spikes of the layers before it, which are kept, one bit each, until nothing needs them any more.
 
     Args:
-        net: a network whose activations up to ``name`` are neurons; what follows is not run.
-        name: of the layer.
-        batches: images.
+        net: the network; its activations are replaced by neurons from the first to the last.
+        batches: calibration images.
         T: steps.
-
-    Yields:
-        For a few images at a time, in order, ``[b, ...]``.
     """
-    snn = SpikingNetwork(net)
-    layer = snn.neurons[name]
-    found: list[Tensor] = []
 
-    def stop(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
-        found.append(output)
-        raise _ReachedError
+    def __init__(self, net: nn.Module, batches: Sequence[Batch], T: int) -> None:
+        self.net, self.T, self.clock = net, T, Clock()
+        self.images = torch.cat([images for images, _ in batches])
+        self.clock.T = T
+        self.needed = [segment(net, name)[1] for name in execution_order(net)]
+        self.bits: dict[str, np.ndarray[Any, np.dtype[np.uint8]]] = {}
 
-    at_once = max(1, snn.image_steps(batches[0][0]) // T)
-    hook = layer.register_forward_hook(stop)
-    try:
-        for images, _ in batches:
-            for part in torch.split(images, at_once):
-                snn.reset()
-                try:
-                    snn(part, T)
-                except _ReachedError:
-                    yield snn.clock.unfold(found.pop()).mean(0)
-    finally:
-        hook.remove()
-        snn.reset()
+    @torch.no_grad()
+    def run(self, name: str) -> Iterator[Tensor]:
+        """Sends the images through one layer.
+
+        Args:
+            name: of a neuron; those before it are kept.
+
+        Yields:
+            For a few images at a time, in order, its output ``[T, b, ...]``.
+        """
+        part, sources = segment(self.net, name)
+        neuron = self.net.get_submodule(name)
+        assert isinstance(neuron, SpikingNeuron) and neuron.alphabet == "binary", name
+        neuron.clock = self.clock
+        at_once = max(1, _IMAGE_STEPS // self.T)
+        for start in range(0, len(self.images), at_once):
+            rows = slice(start, start + at_once)
+            self.clock.batch = len(self.images[rows])
+            inputs = [self._train(source, rows).flatten(0, 1) if source else self.images[rows] for source in sources]
+            if len(sources) > 1:
+                # The image beside spikes is shown at every step.
+                inputs = [x if source else x.repeat(self.T, 1, 1, 1) for x, source in zip(inputs, sources, strict=True)]
+            neuron.reset()
+            yield self.clock.unfold(neuron(part(*inputs)))
+        neuron.reset()
+
+    def rates(self, name: str) -> Tensor:
+        """Mean output over the steps ``[N, ...]`` of a neuron, or of the image itself for ``""``."""
+        if not name:
+            return self.images
+        if name in self.bits:
+            return self._train(name, slice(None)).mean(0)
+        return torch.cat([out_TBX.mean(0) for out_TBX in self.run(name)])
+
+    def keep(self, name: str) -> None:
+        """The neuron is as it will stay: its spikes are kept for the layers behind it."""
+        parts = [np.packbits((out_TBX != 0).cpu().numpy(), axis=0) for out_TBX in self.run(name)]
+        self.bits[name] = np.concatenate(parts, 1)
+        self.needed.pop(0)
+        wanted = {source for sources in self.needed for source in sources}
+        self.bits = {kept: bits for kept, bits in self.bits.items() if kept in wanted}
+
+    def _train(self, name: str, rows: slice) -> Tensor:
+        neuron = self.net.get_submodule(name)
+        assert isinstance(neuron, SpikingNeuron)
+        spikes = torch.from_numpy(np.unpackbits(self.bits[name][:, rows], axis=0, count=self.T))
+        return spikes.to(neuron.threshold) * neuron.threshold
 
 
 def mean_activations(net: nn.Module, batches: Sequence[Batch]) -> dict[str, Tensor]:

@@ -121,7 +121,7 @@ class SpikingNeuron(Timed):
     def forward(self, x: Tensor) -> Tensor:
         """Runs all steps of the pass; ``[B, ...]`` or ``[T*B, ...]`` in, ``[T*B, ...]`` out."""
         # Currents may come in bfloat16; membranes never are.
-        x_TBX = self.clock.unfold(x).to(self.threshold.dtype)
+        x_TBX = self.clock.unfold(x).to(torch.promote_types(x.dtype, self.threshold.dtype))
         out_TBX = self.run(x_TBX)
         self.size = out_TBX[0, 0].numel()
         # Single precision is exact to 2^24, far more than the channels and images of one pass, and unlike integers

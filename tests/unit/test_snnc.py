@@ -157,10 +157,10 @@ class Damaged(SNNCLight):
         if name == "act2":
             net.get_submodule("fc2").bias.data.add_(DAMAGE)
 
-    def correct(self, net: nn.Module, name: str, node: IFNode, calibration) -> None:
-        first = self.mean_rate(net, name, calibration) - self.means[name]
-        super().correct(net, name, node, calibration)
-        self.__dict__["errors"] = (first, self.mean_rate(net, name, calibration) - self.means[name])
+    def correct(self, name: str, node: IFNode) -> None:
+        first = self.mean_rate(name) - self.means[name]
+        super().correct(name, node)
+        self.__dict__["errors"] = (first, self.mean_rate(name) - self.means[name])
 
 
 def test_the_correction_removes_the_mean_error_where_neurons_are_linear() -> None:
@@ -261,10 +261,10 @@ def test_no_iterations_leave_the_weights() -> None:
 class Watched(SNNCAdvanced):
     """Remembers the weights behind each layer as they were when it was corrected."""
 
-    def correct(self, net: nn.Module, name: str, node: IFNode, calibration) -> None:
-        super().correct(net, name, node, calibration)
+    def correct(self, name: str, node: IFNode) -> None:
+        super().correct(name, node)
         done = self.__dict__.setdefault("done", {})
-        done[name] = [parameter.detach().clone() for parameter in segment(net, name)[0].parameters()]
+        done[name] = [parameter.detach().clone() for parameter in segment(self.trains.net, name)[0].parameters()]
 
 
 @pytest.mark.parametrize("net", ["preactivation", "convolutions"])
