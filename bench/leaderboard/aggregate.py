@@ -40,6 +40,8 @@ class Cell:
     quantised: Statistic | None
     firing_rate: Statistic
     synops: Statistic | None
+    macs: Statistic | None
+    membrane_updates: Statistic | None
     energy_joule: Statistic | None
     match: Match | None
     difference: Decimal | None
@@ -184,16 +186,16 @@ def _cell(row: Row, T: int, warmup: int, group: Sequence[Record], papers: Sequen
     top1 = _accuracy(point.top1 for point in points)
     match = find(papers, SPELLING.get(row.dataset, ""), row.arch, row.method, row.L, T, warmup)
     twins = [point.quantised_top1 for point in points if point.quantised_top1 is not None]
-    synops = [point.synops for point in points if point.synops is not None]
-    energy = [point.energy_joule for point in points if point.energy_joule is not None]
     return Cell(
         T=T,
         warmup=warmup,
         top1=top1,
         quantised=_accuracy(twins) if twins else None,
         firing_rate=_statistic(Decimal(repr(point.firing_rate)) for point in points),
-        synops=_statistic(Decimal(repr(value)) for value in synops) if synops else None,
-        energy_joule=_statistic(Decimal(repr(value)) for value in energy) if energy else None,
+        synops=_measured(point.synops for point in points),
+        macs=_measured(point.macs for point in points),
+        membrane_updates=_measured(point.membrane_updates for point in points),
+        energy_joule=_measured(point.energy_joule for point in points),
         match=match,
         difference=None if match is None else top1.mean - match.top1,
         badge="ours only" if match is None else badge(top1.mean, top1.std, match.top1),
@@ -202,6 +204,12 @@ def _cell(row: Row, T: int, warmup: int, group: Sequence[Record], papers: Sequen
 
 def _accuracy(fractions: Iterable[float]) -> Statistic:
     return _statistic(percent(fraction) for fraction in fractions)
+
+
+def _measured(values: Iterable[float | None]) -> Statistic | None:
+    """Of the seeds whose records have it."""
+    there = [Decimal(repr(value)) for value in values if value is not None]
+    return _statistic(there) if there else None
 
 
 def _statistic(values: Iterable[Decimal]) -> Statistic:

@@ -16,13 +16,14 @@ Value = str | int | bool | Decimal | None
 Line = dict[str, Value]
 
 # Decimals of what is not a percentage; counts of operations are shown whole, joules in full.
-PLACES = {"firing_rate": 4, "synops": 0, "energy_joule": 9}
+PLACES = {"firing_rate": 4, "synops": 0, "snn_macs": 0, "membrane_updates": 0, "energy_joule": 9}
 AS_PRINTED = ("reported_top1", "reported_ann")
 COLUMNS = (
     *("dataset", "arch", "parameters", "macs", "method", "paper", "L", "recipe", "recipe_sha256"),
     *("protocol", "checkpoint_selection", "precision", "reset", "bn_folded", "calibration_images", "train_samples"),
     *("rank", "marks", "seeds", "n", "ann_top1", "ann_std"),
-    *("T", "warmup", "latency", "n_T", "top1", "std", "quantised_top1", "firing_rate", "synops", "energy_joule"),
+    *("T", "warmup", "latency", "n_T", "top1", "std", "quantised_top1", "firing_rate"),
+    *("synops", "snn_macs", "membrane_updates", "energy_joule"),
     *("alphabet", "levels_per_step", "causal", "per_T", "retrained"),
     *("reported_top1", "reported_ann", "reported_L", "reported_kind", "reported_in", "reported_as"),
     *("difference", "badge", "remark"),
@@ -107,6 +108,8 @@ def _cell(cell: Cell) -> Line:
         "quantised_top1": cell.quantised.mean if cell.quantised else None,
         "firing_rate": cell.firing_rate.mean,
         "synops": cell.synops.mean if cell.synops else None,
+        "snn_macs": cell.macs.mean if cell.macs else None,
+        "membrane_updates": cell.membrane_updates.mean if cell.membrane_updates else None,
         "energy_joule": cell.energy_joule.mean if cell.energy_joule else None,
         "difference": cell.difference,
         "badge": cell.badge,

@@ -175,8 +175,8 @@ def _comparison(board: Sequence[Row]) -> Table:
 
 
 def _ledger(board: Sequence[Row]) -> Table:
-    head = ["method", "recipe", "T", "warm-up", "latency", "twin", "firing rate", "SynOps", "energy (mJ)"]
-    head += ["alphabet", "levels per step", "causal", "retrained", "calibration images"]
+    head = ["method", "recipe", "T", "warm-up", "latency", "twin", "firing rate", "SynOps (M)", "MACs (M)"]
+    head += ["energy (uJ)", "alphabet", "levels per step", "causal", "retrained", "calibration images"]
     body = [[row.method, row.recipe, *_cost(cell), *_conversion(row)] for row in board for cell in row.cells]
     return Table(head, body)
 
@@ -186,8 +186,9 @@ def _cost(cell: Cell) -> list[object]:
         *(cell.T, cell.warmup, cell.latency),
         fixed(cell.quantised.mean) if cell.quantised else "",
         fixed(cell.firing_rate.mean, 4),
-        fixed(cell.synops.mean, 0) if cell.synops else "",
-        fixed(cell.energy_joule.mean * 1000, 4) if cell.energy_joule else "",
+        fixed(cell.synops.mean / 10**6) if cell.synops else "",
+        fixed(cell.macs.mean / 10**6) if cell.macs else "",
+        fixed(cell.energy_joule.mean * 10**6, 1) if cell.energy_joule else "",
     ]
 
 
