@@ -77,6 +77,7 @@ def _dispatch(arguments: list[str]) -> int:
         "fit": _fit,
         "evaluate": _evaluate,
         "diagnose": commands.diagnose,
+        "export": commands.export,
         "list": _list,
         "leaderboard": _leaderboard,
         "compare": commands.compare,

@@ -11,6 +11,7 @@ COMMANDS = {
     "fit": "train a network, convert it, evaluate the SNN at every T, write the record",
     "evaluate": "repeat conversion and evaluation from a checkpoint",
     "diagnose": "show layer by layer what the conversion of a checkpoint loses, and why",
+    "export": "write a checkpoint's net as safetensors with a model card, as ONNX or as NIR",
     "list": "show methods, data sets, architectures and recipes",
     "leaderboard": "regenerate leaderboards/ from the committed records",
     "compare": "show where two runs differ: settings, environment, code and curve",
@@ -44,6 +45,26 @@ def diagnose(arguments: list[str]) -> int:
         raise UserError(f"{out} already holds a diagnosis; give another --out, or --overwrite")
     steps, data = parse_steps(options.T), {} if options.root is None else {"root": options.root}
     return run(options.ckpt, steps, options.images, out, options.json, options.wandb, options.device, data)
+
+
+def export(arguments: list[str]) -> int:
+    """``python -m bench export``."""
+    made = parser("export")
+    made.add_argument("--ckpt", required=True, type=Path, help="last.ckpt or model.safetensors of a run")
+    made.add_argument("--format", required=True, choices=["safetensors", "onnx", "nir"])
+    made.add_argument("--T", type=int, default=8, help="time-steps that ONNX unrolls and answers are compared at [8]")
+    made.add_argument("--images", type=int, default=1000, help="evaluation images to compare answers on [1000]")
+    made.add_argument("--out", type=Path, help="folder of the files (default: export/ beside the checkpoint)")
+    made.add_argument("--overwrite", action="store_true", help="replace the files in --out")
+    made.add_argument("--record", type=Path, help="record for the model card (default: record.json beside --ckpt)")
+    made.add_argument("--push", metavar="REPO", help="upload safetensors, card and record to the Hugging Face Hub")
+    made.add_argument("--data.root", dest="root", help="folder of the data set")
+    options = vars(made.parse_args(arguments))
+    from bench.export.command import Wanted, run
+
+    root = options.pop("root")
+    options["out"] = options["out"] or options["ckpt"].parent / "export"
+    return run(Wanted(**options, data_options={} if root is None else {"root": root}))
 
 
 def compare(arguments: list[str]) -> int:

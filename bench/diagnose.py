@@ -126,11 +126,11 @@ def _show(found: list[dict[str, Any]], title: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else 132, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
     console.print(f"{title}\nmean error of a layer in % of its mean activation; e: end to end, o: on its own input\n")
     for diagnosis in found:
         table = Table(title=verdict(diagnosis), title_justify="left", box=None, pad_edge=False, header_style="dim")
-        table.add_column("layer", overflow="fold")
+        table.add_column("layer", no_wrap=True)
         heads = [f"{view[0].replace('s', 'o')} {kind[:8]}" for view in VIEWS for kind in KINDS]
         for head in ("rate", *heads, "offset != 0", "v < 0", "v >= theta"):
             table.add_column(head, justify="right")
