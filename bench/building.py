@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
 
-from bench import architectures
+from bench import architectures, checkpoints
 from bench.checkpoints import Weights
 from bench.errors import UserError
-from bench.registry import lookup
+from bench.registry import MethodEntry, lookup
 from datamodules import DATA
 from methods import METHODS
 
@@ -55,3 +55,29 @@ def build_trained(header: dict[str, Any], weights: Weights, data_args: dict[str,
         options = header["recipe"]["config"]["model"]
         model = lookup("--method", header["method"], METHODS).load()(model.net, **options)
     return model, datamodule
+
+
+class Trained(NamedTuple):
+    """What a checkpoint holds: the method with its weights, its data, its registry line, and the file's content."""
+
+    model: Any
+    datamodule: Any
+    entry: MethodEntry
+    weights: Weights
+
+
+def load_trained(ckpt: Path, data_options: dict[str, Any]) -> Trained:
+    """Reads a checkpoint of either kind and builds what it describes.
+
+    Args:
+        ckpt: ``last.ckpt`` or ``model.safetensors``.
+        data_options: data arguments that do not change results, in the place of the recorded ones.
+
+    Raises:
+        UserError: the file is damaged, not ours, or its weights do not fit what its header says.
+    """
+    weights = checkpoints.read(ckpt)
+    header = weights.header
+    data_args = {key: value for key, value in header["recipe"]["config"]["data"].items() if key != "name"}
+    model, datamodule = build_trained(header, weights, data_args | data_options, ckpt)
+    return Trained(model, datamodule, METHODS[header["method"]], weights)

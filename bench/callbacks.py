@@ -49,6 +49,17 @@ def calibration_size(model: Any, datamodule: Any) -> int:
     return min(wanted, there)
 
 
+def calibration_batches(model: Any, datamodule: Any) -> list[tuple[Tensor, Tensor]]:
+    """The training images that the conversion looks at, on the model's device.
+
+    Raises:
+        UserError: the method asks for more than the training set has.
+    """
+    size = calibration_size(model, datamodule)
+    loader = datamodule.calibration_dataloader(size) if size else []
+    return [(images.to(model.device), labels.to(model.device)) for images, labels in loader]
+
+
 class ConversionCallback(pl.Callback):
     """Converts the network when testing starts and evaluates the SNN at every T.
 
@@ -81,10 +92,7 @@ class ConversionCallback(pl.Callback):
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         # Lightning tests in inference mode, whose tensors cannot be copied and changed as conversion does.
         with torch.inference_mode(False), torch.no_grad():
-            batches = []
-            if size := calibration_size(pl_module, datamodule):
-                loader = datamodule.calibration_dataloader(size)
-                batches = [(x.to(pl_module.device), y.to(pl_module.device)) for x, y in loader]
+            batches = calibration_batches(pl_module, datamodule)
             for T in self.steps if self.per_T else self.steps[-1:]:
                 self.networks[T] = pl_module.convert(T, batches).to(pl_module.device)  # type: ignore[operator]
                 self.networks[T].compiled = worth_compiling(len(datamodule.split(datamodule.eval_split)) * T)

@@ -6,18 +6,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.arguments import Parser
+from bench import commands
+from bench.commands import COMMANDS as COMMANDS
 from bench.errors import Interrupted, UserError
 from bench.registry import nearest
-
-COMMANDS = {
-    "fit": "train a network, convert it, evaluate the SNN at every T, write the record",
-    "evaluate": "repeat conversion and evaluation from a checkpoint",
-    "list": "show methods, data sets, architectures and recipes",
-    "leaderboard": "regenerate leaderboards/ from the committed records",
-    "compare": "show where two runs differ: settings, environment, code and curve",
-    "speed": "measure simulation and training against their limits on this machine",
-}
 
 FIT_HELP = """\
 usage: python -m bench fit --method NAME [options]
@@ -84,10 +76,12 @@ def _dispatch(arguments: list[str]) -> int:
     run = {
         "fit": _fit,
         "evaluate": _evaluate,
+        "diagnose": commands.diagnose,
+        "export": commands.export,
         "list": _list,
         "leaderboard": _leaderboard,
-        "compare": _compare,
-        "speed": _speed,
+        "compare": commands.compare,
+        "speed": commands.speed,
     }
     return run[command](rest)
 
@@ -108,12 +102,8 @@ def _fit(arguments: list[str]) -> int:
     return 0
 
 
-def _parser(command: str) -> Parser:
-    return Parser(prog=f"python -m bench {command}", description=COMMANDS[command], allow_abbrev=False)
-
-
 def _evaluate(arguments: list[str]) -> int:
-    parser = _parser("evaluate")
+    parser = commands.parser("evaluate")
     parser.add_argument("--ckpt", required=True, type=Path, help="last.ckpt or model.safetensors of a run")
     parser.add_argument("--T", default="1,2,4,8,16,32", help="time-steps to report")
     parser.add_argument("--out", type=Path, help="folder of the record (default: evaluate/ beside the checkpoint)")
@@ -138,7 +128,7 @@ def _evaluate(arguments: list[str]) -> int:
 
 
 def _list(arguments: list[str]) -> int:
-    _parser("list").parse_args(arguments)
+    commands.parser("list").parse_args(arguments)
     from bench.recipes import all_recipes, read_recipe
     from bench.registry import ARCHITECTURES
     from datamodules import DATA
@@ -163,7 +153,7 @@ def _list(arguments: list[str]) -> int:
 
 
 def _leaderboard(arguments: list[str]) -> int:
-    parser = _parser("leaderboard")
+    parser = commands.parser("leaderboard")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where a generated file is stale")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     parser.add_argument("--add", type=Path, nargs="+", default=[], metavar="RECORD", help="file these records first")
@@ -186,41 +176,3 @@ def _leaderboard(arguments: list[str]) -> int:
 
             add = [*add, *collect(options.wandb_dir, options.wandb, options.results, Path(folder))]
         return run(options.results, options.reported, options.out, options.check, options.json, add)
-
-
-def _compare(arguments: list[str]) -> int:
-    parser = _parser("compare")
-    what = "record.json, folder of a run, or key of a committed record (such as qcfs/quick-seed0)"
-    parser.add_argument("a", metavar="A", help=what)
-    parser.add_argument("b", metavar="B", help="likewise")
-    parser.add_argument("--results", type=Path, default=Path("leaderboards/results"), help="where keys are looked up")
-    parser.add_argument("--json", action="store_true", help="print the differences as JSON")
-    options = parser.parse_args(arguments)
-    from bench.compare import run
-
-    return run(options.a, options.b, options.results, options.json)
-
-
-def _speed(arguments: list[str]) -> int:
-    parser = _parser("speed")
-    parser.add_argument("--arch", default="resnet20", help="a CIFAR net")
-    kinds = ["evaluation", "callback", "memory", "growth", "training", "data"]
-    parser.add_argument("--what", choices=kinds, nargs="+", default=["evaluation", "training"])
-    parser.add_argument("--T", type=int, default=32, help="steps")
-    parser.add_argument("--images", type=int, default=200, help="images in one measurement")
-    parser.add_argument("--pairs", type=int, default=5, help="measurements of each ratio")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    options = parser.parse_args(arguments)
-    from bench.architectures import resolve
-    from bench.speed import run
-
-    return run(
-        resolve(options.arch, "cifar"),
-        options.what,
-        options.T,
-        options.images,
-        options.pairs,
-        options.device,
-        options.json,
-    )

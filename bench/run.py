@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from bench import architectures, checkpoints, records
-from bench.building import HEADER_VERSION, build, build_trained
+from bench.building import HEADER_VERSION, build, build_trained, load_trained
 from bench.callbacks import calibration_size
 from bench.config import Settings, differences
 from bench.epochs import EpochSeed, StopOnNaN
@@ -195,18 +195,16 @@ def evaluate(
         UserError: the checkpoint is damaged, not ours, or its weights do not fit what its header says.
     """
     quiet()
-    weights = checkpoints.read(ckpt)
-    header = weights.header
+    trained = load_trained(ckpt, {key: value for key, value in options.items() if key != "accelerator"})
     require_writable(out)
+    header = trained.weights.header
     config = header["recipe"]["config"]
-    data_args = {key: value for key, value in config["data"].items() if key != "name"}
-    data_args |= {key: value for key, value in options.items() if key != "accelerator"}
-    model, datamodule = build_trained(header, weights, data_args, ckpt)
     name = f"evaluate-{header['data']}-{header['arch']}-{header['method']}-seed{header['seed']}"
     loggers = make_loggers(logger, out, name, config)
     trainer_args = {**config.get("trainer", {}), "accelerator": options.get("accelerator", "auto"), "devices": 1}
-    entry = METHODS[header["method"]]
-    return evaluate_and_record(model, datamodule, entry, header, steps, trainer_args, loggers, out, argv)
+    return evaluate_and_record(
+        trained.model, trained.datamodule, trained.entry, header, steps, trainer_args, loggers, out, argv
+    )
 
 
 def _find_resume(settings: Settings, folder: Path, header: dict[str, Any]) -> Path | None:

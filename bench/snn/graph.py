@@ -157,21 +157,22 @@ def _problem(node: fx.Node, module: nn.Module | None, shapes: set[fx.Node]) -> s
             return f"{name} has no spiking counterpart"
         if isinstance(module, BatchNorm) and module.running_mean is None:
             return f"{name} uses the statistics of the batch, which time is folded into"
-        if getattr(module, "inplace", False) and _read_later(node):
+        if getattr(module, "inplace", False) and is_overwritten(node):
             return f"{name} works in place on a value that is read again; use its result"
         return None
     if node.op not in ("call_function", "call_method"):
         return None
     name = node.target if isinstance(node.target, str) else node.target.__name__
+    caller = owner(node) or "the network's forward"
     if not _is_linear(node, shapes):
         remedy = "; make it an nn.ReLU module of its own" if name in ("relu", "relu_") else ""
-        return f"{_owner(node)} calls the function {name}, which conversion cannot see into{remedy}"
-    if (name.endswith("_") or name in ("iadd", "isub", "imul", "itruediv")) and _read_later(node):
-        return f"{_owner(node)} calls {name} in place on a value that is read again; use its result"
+        return f"{caller} calls the function {name}, which conversion cannot see into{remedy}"
+    if (name.endswith("_") or name in ("iadd", "isub", "imul", "itruediv")) and is_overwritten(node):
+        return f"{caller} calls {name} in place on a value that is read again; use its result"
     return None
 
 
-def _read_later(node: fx.Node) -> bool:
+def is_overwritten(node: fx.Node) -> bool:
     """Whether what an in-place operation overwrote is read after it, or its own result is not."""
     order = {other: index for index, other in enumerate(node.graph.nodes)}
     source = first_input(node)
@@ -189,10 +190,11 @@ def _is_linear(node: fx.Node, shapes: set[fx.Node]) -> bool:
     return node.target in (_LINEAR_METHODS if node.op == "call_method" else _LINEAR_FUNCTIONS)
 
 
-def _owner(node: fx.Node) -> str:
+def owner(node: fx.Node) -> str:
+    """Name of the module whose ``forward`` makes a call; empty for the network's own."""
     stack = node.meta.get("nn_module_stack") or {}
     paths = [path for path, _ in stack.values() if path]
-    return paths[-1] if paths else "the network's forward"
+    return paths[-1] if paths else ""
 
 
 def mixes_constant_input(net: nn.Module) -> bool:

@@ -78,7 +78,8 @@ class SpikingNetwork(nn.Module):
         Returns:
             Logits of each step, ``[T, B, classes]``.
         """
-        self.clock.T, self.clock.batch = T, len(x)
+        # Not len(x), which would fix the number of images where the network is exported.
+        self.clock.T, self.clock.batch = T, x.shape[0]
         if self.repeat_input:
             x = x.expand(T, *x.shape).flatten(0, 1)
         logits: Tensor = self.net(x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 
@@ -13,7 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from bench.errors import UserError
 from bench.snn.graph import BatchNorm, Linear
-from bench.snn.neurons import SpikingNeuron
+from bench.snn.neurons import IFNode, SpikingNeuron
 from bench.snn.tracing import first_input, trace
 
 
@@ -158,3 +159,39 @@ def fold_thresholds(net: nn.Module) -> fx.GraphModule:
         neuron.unit_spikes = True
     graph.lint()
     return fx.GraphModule(net, graph)
+
+
+def fold_currents(net: nn.Module) -> nn.Module:
+    """A copy of a converted net in which no neuron adds a current: it moves into a bias of the layers that feed it.
+
+    Raises:
+        UserError: names a neuron whose current no bias can take.
+    """
+    net = copy.deepcopy(net)
+    graph = trace(net)
+    modules = dict(net.named_modules())
+    calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
+
+    def take(node: fx.Node, current: torch.Tensor) -> bool:
+        """Adds the current to the bias of one layer whose output goes nowhere else."""
+        module = modules.get(str(node.target)) if node.op == "call_module" else None
+        if len(node.users) != 1:
+            return False
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            channels = len(module.weight)
+            if calls[node.target] > 1 or current.numel() not in (1, channels):
+                return False
+            old = module.weight.new_zeros(channels) if module.bias is None else module.bias.data
+            module.bias = nn.Parameter(old + current.flatten(), requires_grad=False)
+            return True
+        adds = node.target in (operator.add, operator.iadd, torch.add)
+        passes = adds or isinstance(module, (nn.Identity, nn.Dropout))
+        return passes and any(take(source, current) for source in node.all_input_nodes)
+
+    for node in graph.nodes:
+        neuron = modules.get(str(node.target)) if node.op == "call_module" else None
+        if isinstance(neuron, IFNode) and neuron.bias is not None:
+            if not take(first_input(node), neuron.bias):
+                raise UserError(f"{node.target}: its constant current cannot be folded into a bias")
+            neuron.bias = None
+    return net

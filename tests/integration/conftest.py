@@ -66,3 +66,11 @@ def start(*arguments: str) -> subprocess.Popen[str]:
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of one finished run (``TINY``); whoever changes it copies it first."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    assert main(["fit", *TINY, "--out", str(folder)]) == 0
+    return folder

@@ -155,6 +155,29 @@ def test_the_worked_example_converts_to_another_network_than_qcfs(zero_shift):
     assert rates["zero_shift"] < rates["qcfs"]
 
 
+def test_the_library_example_runs_and_its_net_loses_little(capsys):
+    [source] = blocks("README.md", "python")
+    with torch.random.fork_rng():
+        exec(compile(source, "README.md", "exec"), {})
+    printed = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    assert list(printed) == ["1", "2", "4", "8", "16", "32", "ANN"]
+    ann, last = float(printed["ANN"]), float(printed["32"])
+    assert ann > 0.85
+    assert last > ann - 0.03
+    assert float(printed["1"]) < last
+
+
+def test_the_library_example_keeps_the_code_standards():
+    [source] = blocks("README.md", "python")
+    for command in (["check", "--no-cache"], ["format", "--diff"]):
+        call = [sys.executable, "-m", "ruff", *command, "--stdin-filename", "methods/example.py", "-"]
+        if command[0] == "check":
+            # No docstring, and it prints: a notebook's cells.
+            call[-1:-1] = ["--ignore", "D,N816"]
+        done = subprocess.run(call, input=source, capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 0, done.stdout
+
+
 def test_the_worked_example_keeps_the_code_standards():
     [source] = blocks("CONTRIBUTING.md", "python")
     command = [sys.executable, "-m", "ruff", "check", "--no-cache", "--stdin-filename", EXAMPLE, "-"]

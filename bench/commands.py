@@ -1,0 +1,107 @@
+"""The commands that look at results, and what all commands share. Nothing here imports torch until it is needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bench.arguments import Parser
+from bench.errors import UserError
+
+COMMANDS = {
+    "fit": "train a network, convert it, evaluate the SNN at every T, write the record",
+    "evaluate": "repeat conversion and evaluation from a checkpoint",
+    "diagnose": "show layer by layer what the conversion of a checkpoint loses, and why",
+    "export": "write a checkpoint's net as safetensors with a model card, as ONNX or as NIR",
+    "list": "show methods, data sets, architectures and recipes",
+    "leaderboard": "regenerate leaderboards/ from the committed records",
+    "compare": "show where two runs differ: settings, environment, code and curve",
+    "speed": "measure simulation and training against their limits on this machine",
+}
+
+
+def parser(command: str) -> Parser:
+    """An argument parser that says what the command does."""
+    return Parser(prog=f"python -m bench {command}", description=COMMANDS[command], allow_abbrev=False)
+
+
+def diagnose(arguments: list[str]) -> int:
+    """``python -m bench diagnose``."""
+    made = parser("diagnose")
+    made.add_argument("--ckpt", required=True, type=Path, help="last.ckpt or model.safetensors of a run")
+    made.add_argument("--T", default="2,8,32", help="time-steps to look at [2,8,32]")
+    made.add_argument("--images", type=int, default=200, help="evaluation images to look at, the first ones [200]")
+    made.add_argument("--out", type=Path, help="folder of the files (default: diagnose/ beside the checkpoint)")
+    made.add_argument("--overwrite", action="store_true", help="replace the files in --out")
+    made.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    made.add_argument("--wandb", action="store_true", help="log tables and pictures to W&B (offline without a key)")
+    made.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    made.add_argument("--data.root", dest="root", help="folder of the data set")
+    options = made.parse_args(arguments)
+    from bench.config import parse_steps
+    from bench.diagnose import FILE, run
+
+    out = options.out or options.ckpt.parent / "diagnose"
+    if (out / FILE).exists() and not options.overwrite:
+        raise UserError(f"{out} already holds a diagnosis; give another --out, or --overwrite")
+    steps, data = parse_steps(options.T), {} if options.root is None else {"root": options.root}
+    return run(options.ckpt, steps, options.images, out, options.json, options.wandb, options.device, data)
+
+
+def export(arguments: list[str]) -> int:
+    """``python -m bench export``."""
+    made = parser("export")
+    made.add_argument("--ckpt", required=True, type=Path, help="last.ckpt or model.safetensors of a run")
+    made.add_argument("--format", required=True, choices=["safetensors", "onnx", "nir"])
+    made.add_argument("--T", type=int, default=8, help="time-steps that ONNX unrolls and answers are compared at [8]")
+    made.add_argument("--images", type=int, default=1000, help="evaluation images to compare answers on [1000]")
+    made.add_argument("--out", type=Path, help="folder of the files (default: export/ beside the checkpoint)")
+    made.add_argument("--overwrite", action="store_true", help="replace the files in --out")
+    made.add_argument("--record", type=Path, help="record for the model card (default: record.json beside --ckpt)")
+    made.add_argument("--push", metavar="REPO", help="upload safetensors, card and record to the Hugging Face Hub")
+    made.add_argument("--data.root", dest="root", help="folder of the data set")
+    options = vars(made.parse_args(arguments))
+    from bench.export.command import Wanted, run
+
+    root = options.pop("root")
+    options["out"] = options["out"] or options["ckpt"].parent / "export"
+    return run(Wanted(**options, data_options={} if root is None else {"root": root}))
+
+
+def compare(arguments: list[str]) -> int:
+    """``python -m bench compare``."""
+    made = parser("compare")
+    what = "record.json, folder of a run, or key of a committed record (such as qcfs/quick-seed0)"
+    made.add_argument("a", metavar="A", help=what)
+    made.add_argument("b", metavar="B", help="likewise")
+    made.add_argument("--results", type=Path, default=Path("leaderboards/results"), help="where keys are looked up")
+    made.add_argument("--json", action="store_true", help="print the differences as JSON")
+    options = made.parse_args(arguments)
+    from bench.compare import run
+
+    return run(options.a, options.b, options.results, options.json)
+
+
+def speed(arguments: list[str]) -> int:
+    """``python -m bench speed``."""
+    made = parser("speed")
+    made.add_argument("--arch", default="resnet20", help="a CIFAR net")
+    kinds = ["evaluation", "callback", "memory", "growth", "training", "data"]
+    made.add_argument("--what", choices=kinds, nargs="+", default=["evaluation", "training"])
+    made.add_argument("--T", type=int, default=32, help="steps")
+    made.add_argument("--images", type=int, default=200, help="images in one measurement")
+    made.add_argument("--pairs", type=int, default=5, help="measurements of each ratio")
+    made.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    made.add_argument("--json", action="store_true", help="print JSON")
+    options = made.parse_args(arguments)
+    from bench.architectures import resolve
+    from bench.speed import run
+
+    return run(
+        resolve(options.arch, "cifar"),
+        options.what,
+        options.T,
+        options.images,
+        options.pairs,
+        options.device,
+        options.json,
+    )

@@ -1,0 +1,164 @@
+"""``python -m bench diagnose``: why the accuracy of a converted net at a T is what it is."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.loggers import Logger, WandbLogger
+from torch import Tensor
+
+from bench.building import Trained, load_trained
+from bench.callbacks import calibration_batches
+from bench.diagnosis_pictures import draw, to_svg
+from bench.errors import UserError
+from bench.files import require_writable, write_atomically
+from bench.logs import finish, make_loggers
+from bench.snn.diagnosis import KINDS, VIEWS, diagnose
+from bench.trainers import full_precision, quiet
+
+FILE = "diagnosis.json"
+
+
+def run(
+    ckpt: Path,
+    steps: tuple[int, ...],
+    images: int,
+    out: Path,
+    as_json: bool,
+    wandb: bool,
+    device: str,
+    data_options: dict[str, Any],
+) -> int:
+    """Converts a checkpoint's net, compares it with its ANN layer by layer, writes and prints what it found.
+
+    Args:
+        ckpt: ``last.ckpt`` or ``model.safetensors`` of a run.
+        steps: values of T.
+        images: how many evaluation images, the first ones.
+        out: folder for ``diagnosis.json`` and the pictures.
+        as_json: print the JSON instead of tables.
+        wandb: log tables and pictures to W&B as well.
+        device: ``cpu`` or ``cuda``.
+        data_options: data arguments that do not change results.
+
+    Returns:
+        0.
+
+    Raises:
+        UserError: bad input.
+    """
+    quiet()
+    if images < 1:
+        raise UserError(f"--images {images}: must be at least 1")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: there is no GPU that torch can use")
+    trained = load_trained(ckpt, data_options)
+    require_writable(out)
+    with full_precision():
+        found = diagnoses(trained, steps, images, device)
+    header = trained.weights.header
+    what = {name: header[name] for name in ("method", "arch", "data", "seed")}
+    result = {**what, "checkpoint": trained.weights.sha256(), "diagnoses": found}
+    text = json.dumps(result, indent=1, allow_nan=False) + "\n"
+    title = f"{header['method']}, {header['arch']}, {header['data']}, seed {header['seed']}"
+    pictures = draw(found, title)
+    for name, figure in pictures.items():
+        write_atomically(out / f"{name}.svg", to_svg(figure))
+    write_atomically(out / FILE, text)
+    if wandb:
+        loggers = make_loggers("wandb", out, f"diagnose-{'-'.join(map(str, what.values()))}", what)
+        _log(loggers, found, pictures)
+        finish(loggers)
+    if as_json:
+        print(text, end="")
+    else:
+        _show(found, title)
+        print(f"written: {', '.join(str(out / name) for name in (FILE, *(f'{name}.svg' for name in pictures)))}")
+    return 0
+
+
+def diagnoses(trained: Trained, steps: tuple[int, ...], images: int, device: str = "cpu") -> list[dict[str, Any]]:
+    """One diagnosis (:func:`bench.snn.diagnosis.diagnose`) for each T."""
+    model, datamodule = trained.model.float().eval().to(device), trained.datamodule
+    batches = first_images(datamodule, images, device)
+    found = []
+    with torch.no_grad():
+        calibration = calibration_batches(model, datamodule)
+        per_T = trained.entry.per_T
+        snn = None if per_T else model.convert(steps[-1], calibration).to(device)
+        for T in steps:
+            converted = model.convert(T, calibration).to(device) if snn is None else snn
+            found.append(diagnose(model.net, converted, batches, T))
+    return found
+
+
+def first_images(datamodule: Any, number: int, device: str = "cpu") -> list[tuple[Tensor, Tensor]]:
+    """The first evaluation images and their labels, in batches."""
+    batches: list[tuple[Tensor, Tensor]] = []
+    for images, labels in datamodule.test_dataloader():
+        batches.append((images[:number].to(device), labels[:number].to(device)))
+        number -= len(images)
+        if number <= 0:
+            break
+    return batches
+
+
+def verdict(found: dict[str, Any]) -> str:
+    """One line: the three accuracies, and to what the difference is due."""
+    ann, twin, snn = (100 * found["top1"][name] for name in ("ann", "quantised", "snn"))
+    warmup = f" (+ {found['warmup']})" if found["warmup"] else ""
+    return (
+        f"T = {found['T']}{warmup}, {found['images']} images: ANN {ann:.2f} %, quantised {twin:.2f} %, "
+        f"SNN {snn:.2f} %; {ann - twin:+.2f} points lost to clipping and quantisation, {twin - snn:+.2f} to unevenness"
+    )
+
+
+def _percent(layer: dict[str, Any], view: str, kind: str) -> float | None:
+    mean = layer["activation_mean"]
+    return 100 * layer[view][kind]["mean_abs"] / mean if mean > 0 else None
+
+
+def _show(found: list[dict[str, Any]], title: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+    console.print(f"{title}\nmean error of a layer in % of its mean activation; e: end to end, o: on its own input\n")
+    for diagnosis in found:
+        table = Table(title=verdict(diagnosis), title_justify="left", box=None, pad_edge=False, header_style="dim")
+        table.add_column("layer", no_wrap=True)
+        heads = [f"{view[0].replace('s', 'o')} {kind[:8]}" for view in VIEWS for kind in KINDS]
+        for head in ("rate", *heads, "offset != 0", "v < 0", "v >= theta"):
+            table.add_column(head, justify="right")
+        for layer in diagnosis["layers"]:
+            errors = [_percent(layer, view, kind) for view in VIEWS for kind in KINDS]
+            shares = [layer[name] for name in ("offset_share", "residual_below_zero", "residual_at_least_theta")]
+            table.add_row(
+                layer["name"],
+                f"{layer['firing_rate']:.3f}",
+                *("" if error is None else f"{error:.1f}" for error in errors),
+                *(f"{100 * share:.1f}" for share in shares),
+            )
+        console.print(table, "")
+
+
+def _log(loggers: list[Logger], found: list[dict[str, Any]], pictures: dict[str, Any]) -> None:
+    for logger in loggers:
+        if not isinstance(logger, WandbLogger):
+            continue
+        import wandb
+
+        names = ["T", "layer", "activation_mean", "firing_rate", "offset_share", "residual_below_zero"]
+        names.append("residual_at_least_theta")
+        errors = [(view, kind) for view in VIEWS for kind in KINDS]
+        table = wandb.Table(columns=[*names, *(f"{view}/{kind}" for view, kind in errors)])
+        for diagnosis in found:
+            for layer in diagnosis["layers"]:
+                first = [diagnosis["T"], layer["name"], *(layer[name] for name in names[2:])]
+                table.add_data(*first, *(layer[view][kind]["mean_abs"] for view, kind in errors))
+        images = {f"diagnosis/{name}": wandb.Image(figure) for name, figure in pictures.items()}
+        logger.experiment.log({"diagnosis/layers": table, **images})

@@ -1,0 +1,180 @@
+"""``python -m bench export``: writes a checkpoint's net in another format, and reads it back to compare answers."""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench import checkpoints
+from bench.building import Trained, load_trained
+from bench.callbacks import calibration_batches
+from bench.diagnose import first_images
+from bench.errors import UserError
+from bench.files import require_writable, write_atomically
+from bench.records import Record, read_record
+from bench.snn.simulate import SpikingNetwork, simulate
+from bench.trainers import full_precision, quiet
+
+NEEDS = {
+    "safetensors": ("huggingface_hub",),
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "nir": ("nir",),
+}
+# Sums in another order can move a spike by a step where a potential lies within rounding of theta, and so, rarely, an
+# answer that was a near tie.
+TOLERATED = 1 / 500
+# Files by name, and what the network that was read back from them answers: images to classes.
+Exported = tuple[dict[str, str | bytes], Callable[[Tensor], Tensor]]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the user asked for.
+
+    Attributes:
+        ckpt: ``last.ckpt`` or ``model.safetensors`` of a run.
+        format: a key of :data:`NEEDS`.
+        out: folder.
+        T: steps that are unrolled (ONNX), converted for, and compared.
+        images: evaluation images on which the answers are compared.
+        record: of the run, for the card; ``None`` for ``record.json`` beside the checkpoint.
+        push: repository on the Hugging Face Hub.
+        overwrite: replace files in ``out``.
+        data_options: data arguments that do not change results.
+    """
+
+    ckpt: Path
+    format: str
+    out: Path
+    T: int
+    images: int
+    record: Path | None
+    push: str | None
+    overwrite: bool
+    data_options: dict[str, Any]
+
+
+def run(wanted: Wanted) -> int:
+    """Exports.
+
+    Returns:
+        0.
+
+    Raises:
+        UserError: a package is missing, bad input, a network that the format cannot express, or one that answers
+            differently when it is read back; nothing is written then.
+    """
+    for package in NEEDS[wanted.format]:
+        if importlib.util.find_spec(package) is None:
+            raise UserError(
+                f"export --format {wanted.format} needs {package}, which is missing: pip install '.[export]'"
+            )
+    _check(wanted)
+    quiet()
+    record = _record(wanted) if wanted.format == "safetensors" else None
+    trained = load_trained(wanted.ckpt, wanted.data_options)
+    require_writable(wanted.out)
+    with full_precision(), torch.no_grad():
+        trained.model.float().eval()
+        snn = _convert(trained, wanted.T)
+        batches = [images for images, _ in first_images(trained.datamodule, wanted.images)]
+        if record is not None:
+            files, answer = _safetensors(trained, record, wanted)
+        else:
+            files, answer = _graph(trained, snn, batches[0][:1], wanted)
+        same = _compare(snn, answer, batches, wanted.T)
+    for name, content in files.items():
+        write_atomically(wanted.out / name, content)
+    print(f"{same}; written: {', '.join(str(wanted.out / name) for name in files)}")
+    if wanted.push is not None:
+        from bench.export.card import push
+
+        print(f"pushed: {push(wanted.out, wanted.push)}")
+    return 0
+
+
+def names(wanted: Wanted) -> tuple[str, ...]:
+    """Files that the export writes."""
+    from bench.export.card import CARD, RECORD, WEIGHTS
+
+    return {"safetensors": (WEIGHTS, CARD, RECORD), "onnx": (f"snn-T{wanted.T}.onnx",), "nir": ("snn.nir",)}[
+        wanted.format
+    ]
+
+
+def _check(wanted: Wanted) -> None:
+    for option, value in (("--T", wanted.T), ("--images", wanted.images)):
+        if value < 1:
+            raise UserError(f"{option} {value}: must be at least 1")
+    if wanted.format != "safetensors" and (wanted.push is not None or wanted.record is not None):
+        option = "--push" if wanted.push is not None else "--record"
+        raise UserError(f"{option}: goes with --format safetensors, which has a model card")
+    there = [name for name in names(wanted) if (wanted.out / name).exists()]
+    if there and not wanted.overwrite:
+        raise UserError(f"{wanted.out / there[0]} is already there; give another --out, or --overwrite")
+    if wanted.format == "safetensors" and wanted.out.resolve() == wanted.ckpt.parent.resolve():
+        raise UserError(f"--out {wanted.out}: is the run's own folder; give another")
+
+
+def _record(wanted: Wanted) -> Record:
+    path = wanted.record or wanted.ckpt.parent / "record.json"
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such record, and a model card is made from one; give --record FILE")
+    return read_record(path)
+
+
+def _convert(trained: Trained, T: int) -> SpikingNetwork:
+    snn: SpikingNetwork = trained.model.convert(T, calibration_batches(trained.model, trained.datamodule))
+    return snn
+
+
+def _safetensors(trained: Trained, record: Record, wanted: Wanted) -> Exported:
+    from bench.export.card import CARD, RECORD, WEIGHTS, model_card
+
+    weights = trained.weights
+    if record.checkpoint.sha256 != weights.sha256():
+        raise UserError("the record is that of other weights (its checkpoint.sha256 differs); give --record FILE")
+    content = checkpoints.to_safetensors(weights.state, weights.header)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / WEIGHTS
+        path.write_bytes(content)
+        again = load_trained(path, wanted.data_options)
+    again.model.float().eval()
+    snn = _convert(again, wanted.T)
+    return {WEIGHTS: content, CARD: model_card(record), RECORD: record.dumps()}, lambda x: _answers(snn, x, wanted.T)
+
+
+def _graph(trained: Trained, snn: SpikingNetwork, image: Tensor, wanted: Wanted) -> Exported:
+    [name] = names(wanted)
+    if wanted.format == "onnx":
+        from bench.export.onnx_format import predict, to_onnx
+
+        content = to_onnx(snn, image, wanted.T)
+        return {name: content}, lambda x: predict(content, [x])
+    from bench.export.nir_format import to_nir
+    from bench.export.nir_reader import from_nir
+
+    header = trained.weights.header
+    metadata = {key: str(header[key]) for key in ("method", "arch", "data", "seed")}
+    content = to_nir(snn, image, {**metadata, "checkpoint_sha256": trained.weights.sha256(), "T": str(wanted.T)})
+    again = from_nir(content)
+    return {name: content}, lambda x: _answers(again, x, wanted.T)
+
+
+def _answers(snn: SpikingNetwork, images: Tensor, T: int) -> Tensor:
+    return torch.cat([logits_TBK.sum(0).argmax(1) for logits_TBK, _ in simulate(snn, images, T)])
+
+
+def _compare(snn: SpikingNetwork, answer: Callable[[Tensor], Tensor], batches: list[Tensor], T: int) -> str:
+    number = sum(len(images) for images in batches)
+    same = sum(int((_answers(snn, images, T) == answer(images)).sum()) for images in batches)
+    if number - same > TOLERATED * number:
+        raise UserError(f"export: read back, the network answers {number - same} of {number} images differently")
+    return f"read back, it answers {same} of {number} images the same at T = {T}"

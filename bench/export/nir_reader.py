@@ -1,0 +1,111 @@
+"""A spiking network from a NIR file, by nothing but what the file says."""
+
+from __future__ import annotations
+
+import io
+import operator
+from typing import Any
+
+import nir
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from bench.errors import UserError
+from bench.snn.neurons import IFNode
+from bench.snn.simulate import SpikingNetwork
+from bench.snn.surgery import Scale
+
+
+def from_nir(content: bytes) -> SpikingNetwork:
+    """Reads a network that :func:`bench.export.nir_format.to_nir` has written, or another with the same metadata.
+
+    Args:
+        content: of the file.
+
+    Returns:
+        The network, for :func:`bench.simulate`.
+
+    Raises:
+        UserError: not a NIR file; a node that is not known here; an IF node that does not say it is reset by
+            subtraction.
+    """
+    try:
+        graph = nir.read(io.BytesIO(content), type_check=False)
+    except (OSError, KeyError, ValueError, AssertionError) as error:
+        raise UserError(f"not a NIR file ({str(error).splitlines()[0][:120]})") from error
+    root, made = nn.Module(), fx.Graph()
+    values: dict[str, fx.Node] = {}
+    waiting = dict(graph.nodes)
+    sources: dict[str, list[str]] = {name: [a for a, b in graph.edges if b == name] for name in waiting}
+    while waiting:
+        ready = [name for name in waiting if all(source in values for source in sources[name])]
+        if not ready:
+            raise UserError("the NIR graph has a cycle, which no feed-forward network has")
+        for name in ready:
+            node, inputs = waiting.pop(name), [values[source] for source in sources[name]]
+            if isinstance(node, nir.Input):
+                values[name] = made.placeholder(name)
+                continue
+            total = inputs[0]
+            for other in inputs[1:]:
+                total = made.call_function(operator.add, (total, other))
+            if isinstance(node, nir.Output):
+                values[name] = made.output(total)
+            else:
+                root.add_module(name, _module(name, node))
+                values[name] = made.call_module(name, (total,))
+    made.lint()
+    return SpikingNetwork(fx.GraphModule(root, made))
+
+
+def _module(name: str, node: Any) -> nn.Module:
+    if isinstance(node, nir.IF):
+        return _neuron(name, node)
+    if isinstance(node, nir.Conv2d):
+        out_channels, per_group, *kernel = node.weight.shape
+        padding = node.padding if isinstance(node.padding, str) else _pair(node.padding)
+        layer: nn.Module = nn.Conv2d(per_group * int(node.groups), out_channels, tuple(kernel), _pair(node.stride),
+                                     padding, _pair(node.dilation), int(node.groups))  # fmt: skip
+        return _filled(layer, node)
+    if isinstance(node, nir.Affine):
+        return _filled(nn.Linear(node.weight.shape[1], node.weight.shape[0]), node)
+    if isinstance(node, nir.AvgPool2d):
+        return nn.AvgPool2d(_pair(node.kernel_size), _pair(node.stride), _pair(node.padding))
+    if isinstance(node, nir.Flatten):
+        return nn.Flatten()
+    if isinstance(node, nir.Scale):
+        return Scale(_scalar(_tensor(node.scale)))
+    raise UserError(f"{name}: NIR's {type(node).__name__} is not known here")
+
+
+def _neuron(name: str, node: Any) -> IFNode:
+    if node.metadata.get("reset") != "subtract" or "v_init" not in node.metadata:
+        raise UserError(f"{name}: an IF node without the metadata reset = subtract and v_init is reset to v_reset")
+    if not bool((np.asarray(node.r) == 1).all()):
+        raise UserError(f"{name}: its resistance is not 1")
+    threshold = _scalar(_tensor(node.v_threshold))
+    neuron = IFNode(threshold, _scalar(_tensor(node.metadata["v_init"]) / threshold))
+    neuron.unit_spikes = True
+    return neuron
+
+
+def _filled(layer: nn.Module, node: Any) -> nn.Module:
+    layer.weight = nn.Parameter(_tensor(node.weight), requires_grad=False)
+    layer.bias = nn.Parameter(_tensor(node.bias), requires_grad=False)
+    return layer
+
+
+def _tensor(array: Any) -> Tensor:
+    return torch.from_numpy(np.array(array))
+
+
+def _scalar(x: Tensor) -> Tensor:
+    """One number where all are the same."""
+    first = x.flatten()[0]
+    return first.clone() if bool((x == first).all()) else x
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    first, second = np.broadcast_to(np.asarray(value), (2,)).tolist()
+    return int(first), int(second)

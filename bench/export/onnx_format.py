@@ -1,0 +1,112 @@
+"""ONNX of a spiking network unrolled over T steps."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import types
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bench.errors import UserError
+from bench.snn.neurons import SpikingNeuron
+from bench.snn.simulate import SpikingNetwork
+
+INPUT, SCORES, LOGITS = "images", "scores", "logits"
+
+
+class Unrolled(nn.Module):
+    """A spiking network as a function of the image alone.
+
+    Args:
+        snn: the network.
+        T: counted steps.
+    """
+
+    def __init__(self, snn: SpikingNetwork, T: int) -> None:
+        super().__init__()
+        self.snn, self.T = snn, T
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``[B, C, H, W]`` to the summed logits ``[B, classes]`` and those of each counted step ``[T, B, classes]``."""
+        snn = self.snn
+        snn.reset()
+        logits_TBK = snn(x, snn.steps_for(self.T))[snn.uncounted : snn.uncounted + self.T]
+        snn.reset()
+        return logits_TBK.sum(0), logits_TBK
+
+
+def to_onnx(snn: SpikingNetwork, image: Tensor, T: int) -> bytes:
+    """Unrolls a spiking network over T steps; warm-up steps are unrolled with it.
+
+    Args:
+        snn: the network, on the CPU, in single precision.
+        image: one, ``[1, C, H, W]``; the number of images stays free in the file.
+        T: counted steps.
+
+    Returns:
+        The file: input ``images``, outputs ``scores`` (logits summed over the counted steps) and ``logits`` (of each).
+
+    Raises:
+        UserError: torch cannot express the network in ONNX.
+    """
+    # A copy: the exporter leaves traces of itself in the modules that it has run.
+    own = SpikingNetwork(copy.deepcopy(snn.net), snn.warmup, snn.uncounted, snn.only_T)
+    for neuron in own.neurons.values():
+        neuron.forward = types.MethodType(_forward, neuron)  # type: ignore[method-assign]
+    unrolled = Unrolled(own, T).eval()
+    batch = torch.export.Dim("batch", min=1)
+    try:
+        with _silent():
+            program = torch.onnx.export(
+                unrolled,
+                (image.expand(2, *image.shape[1:]).contiguous(),),
+                dynamo=True,
+                input_names=[INPUT],
+                output_names=[SCORES, LOGITS],
+                dynamic_shapes=({0: batch},),
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise UserError(f"export: torch cannot express this network in ONNX ({reason[:200]})") from error
+    assert program is not None
+    content: bytes = program.model_proto.SerializeToString()
+    return content
+
+
+def predict(model: bytes, batches: list[Tensor]) -> Tensor:
+    """Classes ``[N]`` that onnxruntime finds."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    scores = [session.run([SCORES], {INPUT: images.numpy()})[0] for images in batches]
+    return torch.from_numpy(np.concatenate(scores)).argmax(1)
+
+
+def _forward(neuron: SpikingNeuron, x: Tensor) -> Tensor:
+    """Without spike counts: they are no part of the function, and an attribute that is traced would be an error."""
+    out = neuron.run(neuron.clock.unfold(x)).flatten(0, 1)
+    return out / neuron.threshold if neuron.unit_spikes else out
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """The exporter reports its progress and deprecations inside torch; a user can act on neither."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

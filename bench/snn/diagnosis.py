@@ -1,0 +1,225 @@
+"""What a converted network lacks of its ANN, layer by layer, and why.
+
+With ``a`` the activation of the ANN, ``theta`` the highest average that a neuron can have, ``q`` the quantised twin's
+activation and ``r`` the mean output of the spiking neuron over T steps,
+
+    a - r  =  [ a - min(a, theta) ]  +  [ min(a, theta) - q ]  +  [ q - r ]
+                   clipping               quantisation          unevenness
+
+(Bu et al., ICLR 2022, https://arxiv.org/abs/2303.04347, section 3). The sum is exact, element by element. It is taken
+twice:
+
+- ``end_to_end``: ANN, twin and SNN each see the image, so what a layer lacks includes what reached it. The accuracies
+  of the three nets belong to these errors.
+- ``same_input``: ANN activation and quantised activation of this layer are given the mean input current that the
+  spiking layer really got, as the papers define the errors: what the layer itself adds.
+
+A spike more or fewer than the quantised activation of that same input has is an offset spike (Hao et al., ICLR 2023,
+https://arxiv.org/abs/2302.10685). What is left in the membrane after T steps shows its cause: a neuron with a residual
+below 0 has sent too many, one of theta or more too few (Hao et al., AAAI 2023, https://arxiv.org/abs/2302.02091).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.errors import UserError
+from bench.snn.activations import Activation
+from bench.snn.calibration import Batch, observe
+from bench.snn.neurons import SpikingNeuron
+from bench.snn.simulate import SpikingNetwork
+
+KINDS = ("clipping", "quantisation", "unevenness", "total")
+VIEWS = ("end_to_end", "same_input")
+# Borders of the residual potential's bins, in units of theta; the first and the last bin are open.
+EDGES = tuple(round(-2 + 0.1 * i, 1) for i in range(51))
+# Passes of one part of the images; each keeps one activation of every layer.
+_PASSES = 4
+
+
+def decompose(a: Tensor, q: Tensor, r: Tensor, ceiling: Tensor) -> dict[str, Tensor]:
+    """Splits ``a - r`` into its three errors.
+
+    Args:
+        a: activation of the ANN, ``[B, ...]``.
+        q: quantised activation.
+        r: mean output of the spiking neurons.
+        ceiling: highest value of ``r``, broadcastable to it.
+
+    Returns:
+        ``clipping``, ``quantisation``, ``unevenness`` and ``total``, in double precision.
+    """
+    a, q, r = a.double(), q.double(), r.double()
+    clipped = torch.minimum(a, ceiling.double())
+    return {"clipping": a - clipped, "quantisation": clipped - q, "unevenness": q - r, "total": a - r}
+
+
+@dataclass
+class Layer:
+    """Sums over the images of one layer.
+
+    Attributes:
+        elements: neurons times images.
+        errors: for each view and kind, the sums of error, of its magnitude and of its square.
+        activation: sum of the ANN's activations.
+        spikes: in the counted steps.
+        offsets: how often each difference of spike counts was found.
+        residuals: counts of the potentials after the last counted step, by the bins of :data:`EDGES`.
+    """
+
+    neurons: int = 0
+    elements: int = 0
+    activation: float = 0.0
+    spikes: int = 0
+    errors: dict[str, dict[str, list[float]]] = field(
+        default_factory=lambda: {view: {kind: [0.0] * 3 for kind in KINDS} for view in VIEWS}
+    )
+    offsets: Counter[int] = field(default_factory=Counter)
+    residuals: Tensor = field(default_factory=lambda: torch.zeros(len(EDGES) + 1, dtype=torch.int64))
+
+    def add(self, view: str, errors: dict[str, Tensor]) -> None:
+        """Adds the errors of one part of the images."""
+        for kind, error in errors.items():
+            sums = (error.sum(), error.abs().sum(), error.square().sum())
+            self.errors[view][kind] = [old + float(new) for old, new in zip(self.errors[view][kind], sums, strict=True)]
+
+    def summary(self, T: int) -> dict[str, Any]:
+        """Means, shares and histograms, as JSON has them; errors are in units of the activation."""
+
+        def means(sums: list[float]) -> dict[str, float]:
+            mean, magnitude, square = (value / self.elements for value in sums)
+            return {"mean": mean, "mean_abs": magnitude, "rms": square**0.5}
+
+        zero, one = EDGES.index(0.0), EDGES.index(1.0)
+        return {
+            "neurons": self.neurons,
+            "activation_mean": self.activation / self.elements,
+            "firing_rate": self.spikes / (self.elements * T),
+            **{view: {kind: means(sums) for kind, sums in kinds.items()} for view, kinds in self.errors.items()},
+            "offsets": {str(offset): self.offsets[offset] for offset in sorted(self.offsets)},
+            "offset_share": 1 - self.offsets[0] / self.elements,
+            "residuals": {"edges": list(EDGES), "counts": self.residuals.tolist()},
+            "residual_below_zero": int(self.residuals[: zero + 1].sum()) / self.elements,
+            "residual_at_least_theta": int(self.residuals[one + 1 :].sum()) / self.elements,
+        }
+
+
+@torch.no_grad()
+def diagnose(ann: nn.Module, snn: SpikingNetwork, batches: Sequence[Batch], T: int) -> dict[str, Any]:
+    """Compares a network with its conversion.
+
+    Args:
+        ann: network whose nonlinearities are :class:`bench.snn.activations.Activation`.
+        snn: its conversion, whose neurons have the names of the activations.
+        batches: images ``[B, C, H, W]`` and labels.
+        T: counted steps.
+
+    Returns:
+        ``T``, ``warmup``, ``images``, ``top1`` of ``ann``, ``quantised`` and ``snn`` (fractions of the images), and
+        ``layers`` in the order of the network: name, neurons, mean activation, firing rate, for each view and error its
+        mean, mean magnitude and root mean square, offset spikes and residual potentials.
+
+    Raises:
+        UserError: the two networks do not belong together, or there are no images.
+    """
+    activations = {name for name, module in ann.named_modules() if isinstance(module, Activation)}
+    if activations != set(snn.neurons):
+        raise UserError("diagnosis: the spiking network's layers are not those of the ANN")
+    layers = {name: Layer() for name in snn.neurons}
+    right = {"ann": 0, "quantised": 0, "snn": 0}
+    twin, steps, images = snn.twin(T), snn.steps_for(T), 0
+    for batch, batch_labels in batches:
+        part = max(1, _PASSES * snn.image_steps(batch) // steps)
+        for x, labels in zip(torch.split(batch, part), torch.split(batch_labels, part), strict=True):
+            scores = _part(ann, twin, snn, x, T, layers)
+            for name, score in scores.items():
+                right[name] += int((score.argmax(1) == labels).sum())
+            images += len(x)
+    if not images:
+        raise UserError("diagnosis needs images and got none")
+    return {
+        "T": T,
+        "warmup": snn.warmup,
+        "images": images,
+        "top1": {name: count / images for name, count in right.items()},
+        "layers": [{"name": name, **layer.summary(T)} for name, layer in layers.items()],
+    }
+
+
+def _part(
+    ann: nn.Module, twin: nn.Module, snn: SpikingNetwork, x: Tensor, T: int, layers: dict[str, Layer]
+) -> dict[str, Tensor]:
+    """Adds a few images to the sums; gives the scores ``[B, classes]`` of the three nets."""
+    seen: dict[str, dict[str, Tensor]] = {"ann": {}, "quantised": {}}
+    scores: dict[str, Tensor] = {}
+    for name, net in (("ann", ann), ("quantised", twin)):
+        scores[name] = _run(net, x, functools.partial(_keep, seen[name]), Activation)
+
+    def measure(name: str, current: Tensor, output: Tensor) -> None:
+        neuron = snn.neurons[name]
+        activation = ann.get_submodule(name)
+        _measure(layers[name], neuron, activation, snn, current, output, T, seen["ann"][name], seen["quantised"][name])
+
+    snn.reset()
+    snn.clock.T, snn.clock.batch = snn.steps_for(T), len(x)
+    inputs = x.expand(snn.clock.T, *x.shape).flatten(0, 1) if snn.repeat_input else x
+    logits = _run(snn.net, inputs, measure, SpikingNeuron)
+    scores["snn"] = snn.clock.unfold(logits)[snn.uncounted : snn.uncounted + T].sum(0)
+    snn.reset()
+    return scores
+
+
+def _keep(outputs: dict[str, Tensor], name: str, _: Tensor, output: Tensor) -> None:
+    outputs[name] = output
+
+
+def _run(net: nn.Module, x: Tensor, see: Callable[[str, Tensor, Tensor], None], kind: type[nn.Module]) -> Tensor:
+    """Shows input and output of each module of a kind; gives the net's output."""
+    outputs: list[Tensor] = []
+    hook = net.register_forward_hook(lambda _, __, output: outputs.append(output))
+    try:
+        observe(net, [(x, x)], see, kind)
+    finally:
+        hook.remove()
+    return outputs[0]
+
+
+def _measure(
+    layer: Layer,
+    neuron: SpikingNeuron,
+    activation: nn.Module,
+    snn: SpikingNetwork,
+    current: Tensor,
+    output: Tensor,
+    T: int,
+    a: Tensor,
+    q: Tensor,
+) -> None:
+    current_TBX, out_TBX = snn.clock.unfold(current), snn.clock.unfold(output)
+    counted, after = slice(snn.uncounted, snn.uncounted + T), slice(snn.uncounted + T, None)
+    mean, r = current_TBX[counted].mean(0), out_TBX[counted].mean(0)
+    amplitude = torch.ones_like(neuron.threshold) if neuron.unit_spikes else neuron.threshold
+    ceiling = amplitude * neuron.levels_per_step
+    own = neuron.twin(T).to(mean)(mean)
+    layer.add("end_to_end", decompose(a, q, r, ceiling))
+    layer.add("same_input", decompose(activation(mean), own, r, ceiling))
+    layer.neurons = r[0].numel()
+    layer.elements += r.numel()
+    layer.activation += float(a.double().sum())
+    layer.spikes += int(neuron.spike_counts[counted].sum())
+    offsets = torch.round((r - own) * (T / amplitude)).long().flatten()
+    values, numbers = torch.unique(offsets, return_counts=True)
+    layer.offsets.update(dict(zip(values.tolist(), numbers.tolist(), strict=True)))
+    assert neuron.v is not None
+    # Steps that had to be run beyond the counted ones are taken back.
+    sent = out_TBX[after].sum(0) * (neuron.threshold / amplitude)
+    residual = (neuron.v - current_TBX[after].sum(0) + sent) / neuron.threshold
+    bins = torch.bucketize(residual.float().flatten(), torch.tensor(EDGES, device=residual.device), right=True)
+    layer.residuals += torch.bincount(bins, minlength=len(EDGES) + 1).cpu()

@@ -1,0 +1,85 @@
+"""Each ReLU of a network as a module of its own."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from bench.snn.graph import is_overwritten, owner
+from bench.snn.tracing import first_input, trace
+
+_FUNCTIONS = {F.relu, torch.relu, F.relu_, torch.relu_}
+_METHODS = {"relu", "relu_"}
+
+
+def separate_rectifiers(net: nn.Module) -> nn.Module:
+    """Gives each call of ReLU an ``nn.ReLU`` of its own.
+
+    A neuron remembers, so one ``nn.ReLU`` that is called from two places cannot become one layer of neurons; and a ReLU
+    called as a function is nothing that can be replaced. Where there is either, the network is rebuilt from its
+    dataflow: same parameters, same names, and new modules called ``relu``, ``relu_2`` ... beside the layers whose
+    ``forward`` calls them.
+
+    Args:
+        net: in evaluation mode; it stays as it is, its parameters are shared.
+
+    Returns:
+        The rebuilt network, or ``net`` itself where nothing has to be done.
+
+    Raises:
+        UserError: ``net`` cannot be traced.
+    """
+    graph = trace(net)
+    modules = dict(net.named_modules())
+    seen: Counter[str] = Counter()
+    due: list[tuple[fx.Node, str, bool]] = []
+    for node in graph.nodes:
+        module = modules.get(str(node.target)) if node.op == "call_module" else None
+        if isinstance(module, nn.ReLU):
+            seen[str(node.target)] += 1
+            if seen[str(node.target)] > 1:
+                due.append((node, str(node.target), module.inplace))
+        elif _is_function(node):
+            inplace = str(getattr(node.target, "__name__", node.target)).endswith("_") or _asks_inplace(node)
+            # What an in-place call overwrites for others as well is left, and refused by check_convertible.
+            if not (inplace and is_overwritten(node)):
+                due.append((node, f"{owner(node)}.relu".lstrip("."), False))
+    if not due:
+        return net
+    rebuilt = fx.GraphModule(net, graph, type(net).__name__)
+    for node, wanted, inplace in due:
+        name = _free_name(rebuilt, wanted)
+        rebuilt.add_submodule(name, nn.ReLU(inplace))
+        with graph.inserting_before(node):
+            new = graph.call_module(name, (first_input(node),))
+        node.replace_all_uses_with(new)
+        graph.erase_node(node)
+    rebuilt.recompile()
+    return rebuilt.eval()
+
+
+def _is_function(node: fx.Node) -> bool:
+    return (node.op == "call_function" and node.target in _FUNCTIONS) or (
+        node.op == "call_method" and node.target in _METHODS
+    )
+
+
+def _asks_inplace(node: fx.Node) -> bool:
+    return bool(node.kwargs.get("inplace", node.args[1] if len(node.args) > 1 else False))
+
+
+def _free_name(net: nn.Module, wanted: str) -> str:
+    names = {name for name, _ in net.named_modules(remove_duplicate=False)}
+    number, name = 1, wanted
+    while name in names or _is_attribute(net, name):
+        number += 1
+        name = f"{wanted}_{number}"
+    return name
+
+
+def _is_attribute(net: nn.Module, name: str) -> bool:
+    parent, _, last = name.rpartition(".")
+    return hasattr(net.get_submodule(parent), last) if parent in dict(net.named_modules()) else False

@@ -1,0 +1,216 @@
+"""The diagnosis of a conversion: a net by hand, sums that must be exact, and an independent count of every part."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from reference import NETS, StepNeuron, images_for, named_model
+from tiny import TwoConvolutions, normal
+from torch import Tensor, nn
+
+from bench.diagnosis_pictures import draw, to_svg
+from bench.errors import UserError
+from bench.library import prepare
+from bench.snn.activations import QCFSActivation, ReLUActivation
+from bench.snn.diagnosis import EDGES, KINDS, VIEWS, Layer, _measure, decompose, diagnose
+from bench.snn.neurons import IFNode
+from bench.snn.simulate import SpikingNetwork
+from methods.burst import Burst
+from methods.cos import COS
+from methods.qcfs import QCFS
+from methods.snm import SNM
+from methods.snnc_lp import SNNCLight
+from methods.srp import SRP
+
+T = 4
+
+
+def dense(weights: list[list[float]]) -> nn.Linear:
+    layer = nn.Linear(len(weights[0]), len(weights), bias=False).double()
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor(weights))
+    return layer
+
+
+def by_hand() -> tuple[nn.Module, SpikingNetwork, Tensor]:
+    """Image (1): layer 1 gets 1.5, 0.6, -1 at each step; layer 2 gets z = r1 - 2 r2 of the first layer's spikes.
+
+    Theta is 1 and v_0 is 0.5 everywhere.
+    """
+    first, second, head = dense([[1.5], [0.6], [-1.0]]), dense([[1.0, -2.0, 0.0]]), dense([[1.0], [-1.0]])
+    ann = nn.Sequential(first, ReLUActivation(), second, ReLUActivation(), head)
+    snn = copy.deepcopy(ann)
+    snn[1], snn[3] = IFNode(torch.tensor(1.0).double(), 0.5), IFNode(torch.tensor(1.0).double(), 0.5)
+    return ann, SpikingNetwork(snn), torch.tensor([[1.0]]).double()
+
+
+def test_a_net_by_hand() -> None:
+    """Four steps.
+
+    Layer 1, a = (1.5, 0.6, 0). Neuron 1 fires at each step and keeps 0.5 + 4 * 1.5 - 4 = 2.5. Neuron 2 has u = 1.1, .7,
+    1.3, .9 and fires at steps 1 and 3, keeping 0.9; its quantised value is floor(2.4 + 0.5) / 4 = 0.5. Neuron 3 stays
+    silent and keeps 0.5 - 4 = -3.5. So clipping is (0.5, 0, 0), quantisation (0, 0.1, 0), unevenness 0.
+
+    Layer 2 gets 1 - 2 s: -1, 1, -1, 1. Its potential goes -0.5, 0.5, -0.5, 0.5: no spike, residual 0.5. The ANN's value
+    is relu(1.5 - 1.2) = 0.3. The mean input is 0, whose value is 0: on its own input the layer has no error.
+    End to end the twin has relu(1 - 2 * 0.5) = 0: quantisation 0.3.
+    """
+    ann, snn, image = by_hand()
+    found = diagnose(ann, snn, [(image, torch.tensor([0]))], T)
+    one, two = found["layers"]
+    assert [one["name"], two["name"]] == ["1", "3"]
+    for view in VIEWS:
+        means = {kind: one[view][kind]["mean"] for kind in KINDS}
+        assert means == pytest.approx({"clipping": 0.5 / 3, "quantisation": 0.1 / 3, "unevenness": 0, "total": 0.2})
+    assert {k: two["same_input"][k]["mean"] for k in KINDS} == pytest.approx(dict.fromkeys(KINDS, 0.0), abs=1e-12)
+    end_to_end = {k: two["end_to_end"][k]["mean"] for k in KINDS}
+    assert end_to_end == pytest.approx({"clipping": 0, "quantisation": 0.3, "unevenness": 0, "total": 0.3})
+    assert (one["activation_mean"], one["firing_rate"]) == pytest.approx((0.7, 6 / 12))
+    assert (one["offsets"], two["offsets"]) == ({"0": 3}, {"0": 1})
+    assert (one["residual_below_zero"], one["residual_at_least_theta"]) == pytest.approx((1 / 3, 1 / 3))
+    assert one["residuals"]["counts"][0] == 1  # -3.5
+    # The head gives (0, -0): class 0 is right for all three nets but the ANN's is so with 0.3.
+    assert found["top1"] == {"ann": 1.0, "quantised": 1.0, "snn": 1.0}
+    assert (found["T"], found["warmup"], found["images"]) == (4, 0, 1)
+
+
+def test_unevenness_and_an_offset_spike_by_hand() -> None:
+    """Currents 1, 1, -2, 0 over four steps have the mean 0, and yet two spikes were sent: r = 0.5, two too many."""
+    net = nn.Sequential(nn.Identity(), IFNode(torch.tensor(1.0).double(), 0.0))
+    snn = SpikingNetwork(net)
+    layer, neuron = Layer(), snn.neurons["1"]
+    snn.clock.T, snn.clock.batch = 4, 1
+    current = torch.tensor([[1.0], [1.0], [-2.0], [0.0]]).double()
+    zero = torch.zeros(1, 1).double()
+    _measure(layer, neuron, ReLUActivation(), snn, current, neuron(current), 4, zero, zero)
+    summary = layer.summary(4)
+    assert summary["offsets"] == {"2": 1}
+    assert summary["same_input"]["unevenness"] == {"mean": -0.5, "mean_abs": 0.5, "rms": 0.5}
+    assert summary["same_input"]["clipping"]["mean_abs"] == summary["same_input"]["quantisation"]["mean_abs"] == 0
+    assert summary["residual_below_zero"] == 1
+    assert summary["residuals"]["counts"][EDGES.index(-2.0) + 1] == 1
+
+
+def test_the_three_errors_add_up_to_the_total() -> None:
+    a, q, r = (normal(50, 7, seed=seed).abs() for seed in range(3))
+    parts = decompose(a.float(), q.float(), r.float(), torch.tensor(0.8))
+    total = parts["clipping"] + parts["quantisation"] + parts["unevenness"]
+    assert torch.allclose(total, a.float().double() - r.float().double(), atol=1e-12, rtol=0)
+    assert torch.equal(parts["total"], a.float().double() - r.float().double())
+    assert torch.equal(parts["clipping"], (a.float().double() - torch.tensor(0.8).double()).clamp_min(0))
+
+
+def models() -> dict[str, tuple[nn.Module, SpikingNetwork, Tensor, int]]:
+    """Nets and methods of all kinds: residual, T-specific, with warm-up, with steps to look ahead, signed, burst."""
+    found: dict[str, tuple[nn.Module, SpikingNetwork, Tensor, int]] = {}
+    for name in ("resnet20", "preactivation"):
+        model, images = named_model(name)
+        found[f"qcfs {name}"] = (model.net, model.convert(T, []), images, T)
+    model, images = named_model("linear")
+    found["srp"] = (model.net, SRP(model.net, tau=3).convert(T, []), images, T)
+    found["cos"] = (model.net, COS(model.net, rho=4).convert(T, []), images, T)
+    found["cos, T below rho"] = (model.net, COS(model.net, rho=4).convert(T, []), images, 2)
+    torch.manual_seed(0)
+    net, images = prepare(TwoConvolutions().double()), normal(5, 3, 8, 8)
+    batches = [(images, torch.zeros(5))]
+    for kind in (SNM, Burst, SNNCLight):
+        converter = kind(copy.deepcopy(net) if kind is not SNNCLight else copy.deepcopy(net).float())
+        data = batches if kind is not SNNCLight else [(images.float(), torch.zeros(5))]
+        found[kind.__name__] = (converter.net, converter.convert(T, data), data[0][0], T)
+    return found
+
+
+MODELS = ("qcfs resnet20", "qcfs preactivation", "srp", "cos", "cos, T below rho", "SNM", "Burst", "SNNCLight")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_errors_add_up_and_every_neuron_is_counted_for_every_method(name: str) -> None:
+    ann, snn, images, steps = models()[name]
+    labels = torch.zeros(len(images), dtype=torch.long)
+    found = diagnose(ann, snn, [(images, labels)], steps)
+    assert [layer["name"] for layer in found["layers"]] == list(snn.neurons)
+    for layer in found["layers"]:
+        elements = layer["neurons"] * len(images)
+        assert sum(layer["offsets"].values()) == sum(layer["residuals"]["counts"]) == elements
+        for view in VIEWS:
+            three = sum(layer[view][kind]["mean"] for kind in KINDS[:3])
+            assert three == pytest.approx(layer[view]["total"]["mean"], abs=1e-9)
+    # The parts of a batch change nothing.
+    parts = diagnose(ann, snn, list(zip(images.split(2), labels.split(2), strict=True)), steps)
+    assert parts["layers"][0]["offsets"] == found["layers"][0]["offsets"]
+    assert parts["top1"] == found["top1"]
+
+
+def test_a_whole_net_against_a_step_by_step_run() -> None:
+    """Rates, residuals and offsets of each layer from neurons that are called once per step."""
+    model, images = named_model("resnet20")
+    found = diagnose(model.net, model.convert(T, []), [(images, torch.zeros(3, dtype=torch.long))], T)
+    snn, ann = copy.deepcopy(model.net).eval(), copy.deepcopy(model.net).eval()
+    currents: dict[str, list[Tensor]] = {}
+    neurons: dict[str, StepNeuron] = {}
+    values: dict[str, Tensor] = {}
+    for name, module in model.net.named_modules():
+        if isinstance(module, QCFSActivation):
+            parent, _, last = name.rpartition(".")
+            neurons[name] = StepNeuron(module.threshold, 0.5)
+            neurons[name].register_forward_pre_hook(
+                lambda _, inputs, name=name: currents.setdefault(name, []).append(inputs[0])
+            )
+            setattr(snn.get_submodule(parent), last, neurons[name])
+            ann.get_submodule(name).register_forward_hook(
+                lambda _, __, output, name=name: values.update({name: output})
+            )
+    with torch.no_grad():
+        for _ in range(T):
+            snn(images)
+        ann(images)
+    for layer in found["layers"]:
+        name = layer["name"]
+        neuron, mean = neurons[name], torch.stack(currents[name]).mean(0)
+        theta, counts = neuron.theta, torch.stack(neuron.spikes).sum(0)
+        expected = torch.floor(mean * T / theta + 0.5).clamp(0, T)
+        offsets = (counts - expected).long().flatten().tolist()
+        assert layer["offsets"] == {str(n): offsets.count(n) for n in sorted(set(offsets))}
+        assert layer["firing_rate"] == pytest.approx(counts.double().mean().item() / T)
+        assert layer["end_to_end"]["total"]["mean_abs"] == pytest.approx(
+            (values[name] - theta * counts / T).abs().mean().item()
+        )
+        assert layer["same_input"]["unevenness"]["mean_abs"] == pytest.approx(
+            (theta * (expected - counts) / T).abs().mean().item()
+        )
+        assert neuron.potential is not None
+        assert layer["residual_below_zero"] == pytest.approx((neuron.potential < 0).double().mean().item())
+        assert layer["residual_at_least_theta"] == pytest.approx((neuron.potential >= theta).double().mean().item())
+
+
+def test_L_equal_to_T_of_1_has_no_error_at_all() -> None:
+    """QCFS's theorem for one step: the SNN is its ANN."""
+    model, images = named_model("linear", L=1)
+    found = diagnose(model.net, model.convert(1, []), [(images, torch.zeros(3, dtype=torch.long))], 1)
+    for layer in found["layers"]:
+        assert all(layer[view][kind]["mean_abs"] < 1e-12 for view in VIEWS for kind in KINDS)
+        assert layer["offset_share"] == 0
+
+
+def test_pictures_are_the_same_bytes_again_and_name_every_T() -> None:
+    model, images = named_model("linear")
+    batch = [(images, torch.zeros(3, dtype=torch.long))]
+    found = [diagnose(model.net, model.convert(steps, []), batch, steps) for steps in (2, 4)]
+    first, again = ({name: to_svg(figure) for name, figure in draw(found, "qcfs, linear").items()} for _ in range(2))
+    assert list(first) == ["errors", "offsets", "membranes"]
+    assert first == again
+    for picture in first.values():
+        assert picture.startswith(b"<?xml")
+        assert b"T = 2" in picture
+        assert b"T = 4" in picture
+
+
+def test_nets_that_do_not_belong_together_and_no_images_are_refused() -> None:
+    model, _ = named_model("linear")
+    other = QCFS(NETS["preactivation"]()).double()
+    with pytest.raises(UserError, match="layers are not those of the ANN"):
+        diagnose(other.net, model.convert(2, []), [(images_for("linear"), torch.zeros(3))], 2)
+    with pytest.raises(UserError, match="got none"):
+        diagnose(model.net, model.convert(2, []), [], 2)

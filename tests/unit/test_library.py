@@ -1,0 +1,273 @@
+"""``from bench import convert, simulate`` on nets as people write them: converted right, or refused by name."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from reference import StepNeuron, randomise
+from tiny import normal
+from torch import Tensor, nn
+
+import bench
+from bench import convert, simulate
+from bench.errors import UserError
+from bench.snn.simulate import simulate as simulate_parts
+from methods import METHODS
+from methods.burst import BurstIFNode
+from methods.qcfs import QCFS
+
+T = 16
+
+
+class Convolutions(nn.Module):
+    """Two convolutions, a shortcut and a head. ``rectify`` says how its forward spells ReLU."""
+
+    def __init__(self, rectify: Callable[[Convolutions, Tensor], Tensor], **modules: nn.Module) -> None:
+        super().__init__()
+        self.conv1, self.bn = nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.conv2, self.conv3 = nn.Conv2d(6, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)
+        self.pool, self.fc = nn.AvgPool2d(2), nn.Linear(6 * 16, 5)
+        self.rectify = rectify
+        for name, module in modules.items():
+            self.add_module(name, module)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.rectify(self, self.bn(self.conv1(x)))
+        x = x + self.conv3(self.rectify(self, self.conv2(x)))
+        x = self.pool(self.rectify(self, x))
+        return self.fc(x.flatten(1))
+
+
+class Inside(nn.Module):
+    """A module of the user's own whose forward calls the function."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x, inplace=True)
+
+
+SPELLINGS: dict[str, Callable[[], nn.Module]] = {
+    "F.relu": lambda: Convolutions(lambda _, x: F.relu(x)),
+    "F.relu in place": lambda: Convolutions(lambda _, x: F.relu(x, inplace=True)),
+    "torch.relu": lambda: Convolutions(lambda _, x: torch.relu(x)),
+    "x.relu()": lambda: Convolutions(lambda _, x: x.relu()),
+    "x.relu_()": lambda: Convolutions(lambda _, x: x.relu_()),
+    "one nn.ReLU for all": lambda: Convolutions(lambda net, x: net.relu(x), relu=nn.ReLU()),
+    "one nn.ReLU in place": lambda: Convolutions(lambda net, x: net.relu(x), relu=nn.ReLU(inplace=True)),
+    "F.relu beside a module": lambda: Convolutions(lambda net, x: net.act(x) + 0 * F.relu(x), act=nn.ReLU()),
+    "in a submodule": lambda: Convolutions(lambda net, x: net.inside(x), inside=Inside()),
+}
+
+
+def ready(net: nn.Module) -> nn.Module:
+    net = net.double().eval()
+    randomise(net, 0)
+    return net
+
+
+def reference(net: Convolutions, images: Tensor, thresholds: list[Tensor], v_init: float = 0.0) -> Tensor:
+    """Once per step through the net as written, each call of ReLU by the neuron that has its turn."""
+    neurons = [StepNeuron(theta, v_init) for theta in thresholds]
+    turn = itertools.cycle(neurons)
+    twin = copy.deepcopy(net)
+    twin.rectify = lambda _, x: next(turn)(x)
+    with torch.no_grad():
+        return torch.stack([twin(images) for _ in range(T)])
+
+
+def percentiles(net: Convolutions, images: Tensor) -> list[Tensor]:
+    """The 99.9th percentile of each ReLU's output, in the order of the calls."""
+    found: list[Tensor] = []
+    plain = copy.deepcopy(net)
+
+    def see(_: Convolutions, x: Tensor) -> Tensor:
+        found.append(x.relu().quantile(0.999, interpolation="linear"))
+        return x.relu()
+
+    plain.rectify = see
+    with torch.no_grad():
+        plain(images)
+    return found
+
+
+@pytest.mark.parametrize("spelling", [name for name in SPELLINGS if name != "F.relu beside a module"])
+def test_relu_however_it_is_written_becomes_neurons(spelling: str) -> None:
+    net = ready(SPELLINGS[spelling]())
+    images, calibration = normal(5, 3, 8, 8), normal(8, 3, 8, 8, seed=1)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    snn = convert(net, method="robust_norm", calibration=calibration)
+    logits_TBK = simulate(snn, images, T)
+    thresholds = [theta.float() for theta in percentiles(net, calibration)]
+    expected = reference(net, images, thresholds)
+    assert len(snn.neurons) == 3
+    assert torch.equal(torch.stack([n.threshold for n in snn.neurons.values()]), torch.stack(thresholds))
+    assert torch.allclose(logits_TBK, expected)
+    assert expected.sum(0).std(0).min() > 1e-6
+    # The user's net is as it was.
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert torch.equal(net(images), ready(SPELLINGS[spelling]())(images))
+
+
+def test_new_modules_do_not_take_names_that_are_there() -> None:
+    net = ready(Convolutions(lambda net, x: net.relu_2(F.relu(net.relu(x))), relu=nn.ReLU(), relu_2=nn.Identity()))
+    snn = convert(net, calibration=normal(4, 3, 8, 8))
+    assert sorted(snn.neurons) == ["relu", *(f"relu_{n}" for n in range(3, 8))]
+    assert isinstance(snn.net.relu_2, nn.Identity)
+
+
+def test_the_average_of_many_steps_is_the_networks_answer() -> None:
+    net = ready(SPELLINGS["F.relu"]())
+    images = normal(6, 3, 8, 8)
+    rate = simulate(convert(net, "max_norm", images), images, 2000).mean(0)
+    with torch.no_grad():
+        logits = net(images)
+    assert (rate - logits).abs().max() < 0.02 * logits.abs().max()
+
+
+def test_torchvisions_resnet_reuses_its_relu_and_has_max_pooling() -> None:
+    torch.manual_seed(0)
+    net = torchvision.models.resnet18(num_classes=5).eval()
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(UserError, match=r"^maxpool is max-pooling, which RobustNorm cannot convert.*burst"):
+        convert(net, calibration=images)
+    snn = convert(net, "burst", images, percentile=100)
+    assert len(snn.neurons) == 17
+    assert all(isinstance(neuron, BurstIFNode) for neuron in snn.neurons.values())
+    with torch.no_grad():
+        logits = net(images)
+    rates = simulate(snn, images, 160).cumsum(0) / torch.arange(1, 161)[:, None, None]
+    errors = (rates - logits).abs().amax((1, 2)) / logits.abs().max()
+    assert errors[-1] < errors[15] / 5
+
+
+class Pooled(nn.Module):
+    """Max-pooling as a function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.relu, self.fc = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Linear(36, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.max_pool2d(self.relu(self.conv(x)), 2).flatten(1))
+
+
+class Overwrites(nn.Module):
+    """Reads a value again that ReLU has overwritten."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.fc(x)
+        return F.relu(x, inplace=True) + x
+
+
+REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "F.max_pool2d": (Pooled, "max_pool2d"),
+    "in place, read again": (Overwrites, "relu"),
+    "GELU": (lambda: nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 2)), r"1 \(GELU\)"),
+    "F.gelu": (lambda: Convolutions(lambda _, x: F.gelu(x)), "gelu"),
+    "sigmoid gate": (lambda: Convolutions(lambda _, x: x * torch.sigmoid(x)), "sigmoid|mul"),
+    "max-pool module": (
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 2)),
+        "^2 is max-pooling",
+    ),
+    "softmax at the end": (lambda: nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Softmax(1)), r"2 \(Softmax\)"),
+    "no ReLU": (lambda: nn.Sequential(nn.Linear(4, 4)), "no nn.ReLU"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_would_be_converted_wrong_is_refused_by_name(what: str) -> None:
+    make, pattern = REFUSED[what]
+    images = torch.randn(2, 4) if what in ("in place, read again", "GELU") else torch.randn(2, 3, 8, 8)
+    with pytest.raises(UserError, match=pattern) as caught:
+        convert(make(), calibration=images)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("method", [name for name, entry in METHODS.items() if entry.source == "relu"])
+def test_every_method_for_relu_nets_takes_ones_own(method: str) -> None:
+    net, images = ready(SPELLINGS["one nn.ReLU for all"]()).float(), normal(6, 3, 8, 8).float()
+    options = {"iterations": 2} if method == "snnc_ap" else {}
+    snn = convert(net, method, images, T=64, **options)
+    with torch.no_grad():
+        logits = net(images)
+    assert (simulate(snn, images, 64).mean(0) - logits).abs().max() < 0.35 * logits.abs().max()
+
+
+def test_a_net_of_the_suite_and_the_methods_that_build_on_it() -> None:
+    images = normal(6, 3, 8, 8)
+    layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 8), nn.ReLU(), nn.Linear(8, 3))
+    trained = QCFS(ready(layers), L=4, lambda_init=1.0).eval()
+    plain, srp = convert(trained, "qcfs"), convert(trained, "srp", tau=3)
+    expected = torch.cat([logits_TBK for logits_TBK, _ in simulate_parts(trained.convert(4, []), images, 4)], 1)
+    assert torch.equal(simulate(plain, images, 4), expected)
+    assert (srp.warmup, plain.warmup) == (3, 0)
+    assert simulate(srp, images, 4).shape == (4, 6, 3)
+    # The net alone is enough for a method that builds on it.
+    assert torch.equal(simulate(convert(trained.net, "srp", tau=3), images, 4), simulate(srp, images, 4))
+
+
+def loader(images: Tensor, labels: bool) -> Iterator[object]:
+    for part in images.split(3):
+        yield (part, torch.zeros(len(part))) if labels else part
+
+
+def test_calibration_as_tensor_as_batches_and_as_batches_with_labels() -> None:
+    net, images = ready(SPELLINGS["F.relu"]()), normal(8, 3, 8, 8)
+
+    def thresholds(calibration: object, **options: object) -> list[float]:
+        return [float(n.threshold) for n in convert(net, "max_norm", calibration, **options).neurons.values()]
+
+    whole = thresholds(images)
+    assert whole == thresholds(loader(images, labels=True)) == thresholds(list(loader(images, labels=False)))
+    first = thresholds(loader(images, labels=True), calibration_images=4)
+    assert first == thresholds(images[:4])
+    assert first != whole
+
+
+ARGUMENTS: dict[str, tuple[dict[str, object], str]] = {
+    "unknown method": ({"method": "robust-norm"}, r"^method robust-norm: unknown.*did you mean robust_norm"),
+    "no calibration": ({"calibration": None}, r"^robust_norm looks at training images"),
+    "empty calibration": ({"calibration": []}, "got none"),
+    "calibration of whole numbers": ({"calibration": torch.zeros(2, 3, 8, 8, dtype=torch.uint8)}, "^calibration:"),
+    "calibration of words": ({"calibration": ["digits"]}, "^calibration:"),
+    "unknown option": ({"percent": 99}, r"^robust_norm: .*percent"),
+    "option out of range": ({"percentile": 0}, "percentile 0"),
+    "T of 0": ({"T": 0}, "T = 0"),
+    "no T where it is needed": ({"method": "snnc_lp"}, "snnc_lp converts for one T"),
+    "method that trains": ({"method": "qcfs"}, "qcfs converts what it has trained itself.*robust_norm"),
+    "method for another net": ({"method": "srp"}, "SRP converts a QCFS net"),
+}
+
+
+@pytest.mark.parametrize("what", ARGUMENTS)
+def test_arguments_that_do_not_fit_are_refused_in_one_line(what: str) -> None:
+    arguments, pattern = ARGUMENTS[what]
+    net = ready(SPELLINGS["F.relu"]())
+    with pytest.raises(UserError, match=pattern) as caught:
+        convert(net, **{"calibration": normal(2, 3, 8, 8), **arguments})  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+def test_a_network_for_one_T_is_not_read_at_another() -> None:
+    net, images = ready(SPELLINGS["F.relu"]()).float(), normal(2, 3, 8, 8).float()
+    snn = convert(net, "snnc_lp", images, T=4)
+    with pytest.raises(UserError, match="converted for T = 4"):
+        simulate(snn, images, 8)
+
+
+def test_importing_bench_imports_no_torch() -> None:
+    code = "import sys, bench; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    with pytest.raises(AttributeError, match=r"bench.*converts"):
+        _ = bench.converts
