@@ -26,14 +26,14 @@ Trains, converts, evaluates the SNN at every T and writes runs/.../record.json.
 
   --method NAME        conversion method (python -m bench list)
   --arch NAME          resnet18, resnet20, vgg16 or timm/<name>     [resnet20]
-  --data NAME          cifar10, cifar100, digits                    [cifar10]
+  --data NAME          imagenet, cifar10, cifar100, digits          [cifar10]
   --recipe NAME|FILE   training settings                            [paper's or ours]
   --seed N             weights, order and augmentation              [0]
   --T 1,2,4,8          time-steps to report                         [1,2,4,8,16,32]
   --max_epochs N       shorter or longer than the recipe
   --subset N           N training and test images; never ranked
   --logger KIND        wandb (offline without a key), csv or none   [wandb]
-  --ckpt last|FILE     resume an interrupted run
+  --ckpt last|FILE     resume an interrupted run; net to convert (also: timm)
   --out DIR            folder of the run                            [runs/...]
   --overwrite          begin anew where a run already is
   --compile            compile training steps (torch.compile)
