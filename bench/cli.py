@@ -13,6 +13,7 @@ from bench.registry import nearest
 COMMANDS = {
     "fit": "train a network, convert it, evaluate the SNN at every T, write the record",
     "evaluate": "repeat conversion and evaluation from a checkpoint",
+    "sweep": "run methods x nets x data sets x seeds on this machine or a cluster, and go on after any stop",
     "list": "show methods, data sets, architectures and recipes",
     "leaderboard": "regenerate leaderboards/ from the committed records",
     "compare": "show where two runs differ: settings, environment, code and curve",
@@ -84,6 +85,7 @@ def _dispatch(arguments: list[str]) -> int:
     run = {
         "fit": _fit,
         "evaluate": _evaluate,
+        "sweep": _sweep,
         "list": _list,
         "leaderboard": _leaderboard,
         "compare": _compare,
@@ -135,6 +137,27 @@ def _evaluate(arguments: list[str]) -> int:
     evaluate(options.ckpt, parse_steps(options.T), out, options.logger, overrides,
              ["python", "-m", "bench", "evaluate", *arguments])  # fmt: skip
     return 0
+
+
+def _sweep(arguments: list[str]) -> int:
+    parser = _parser("sweep")
+    parser.add_argument("file", type=Path, metavar="FILE", help="YAML: methods, archs, data, seeds, options, grid")
+    parser.add_argument("--address", help="of a Ray cluster (host:port, or auto); default: this machine, no set-up")
+    parser.add_argument("--cpus", type=int, help="cores of this machine to use (default: all)")
+    parser.add_argument("--cpus-per-run", type=float, default=1.0, help="cores, and threads, of each run")
+    parser.add_argument(
+        "--gpus-per-run", type=float, help="0.25 lets four share one GPU (default: 1 where there are any)"
+    )
+    parser.add_argument("--retries", type=int, default=2, help="of a failed run, from its last checkpoint")
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of the runs, seen by all machines")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and its estimated cost")
+    parser.add_argument("--print", action="store_true", help="print the commands, for another scheduler")
+    options = parser.parse_args(arguments)
+    from bench.sweep.command import run
+    from bench.sweep.scheduler import Resources
+
+    resources = Resources(options.address, options.cpus, options.cpus_per_run, options.gpus_per_run, options.retries)
+    return run(options.file, options.out, Path("leaderboards/results"), resources, options.dry_run, options.print)
 
 
 def _list(arguments: list[str]) -> int:

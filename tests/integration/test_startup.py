@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-COMMANDS = [("--help",), ("fit", "--help"), ("evaluate", "--help"), ("list",), ("leaderboard", "--check")]
+COMMANDS = [("--help",), ("fit", "--help"), ("evaluate", "--help"), ("list",), ("leaderboard", "--check"),
+            ("sweep", "--help")]  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
