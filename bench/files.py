@@ -19,6 +19,16 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         UserError: the folder cannot be written; nothing is left behind.
     """
     data = content.encode() if isinstance(content, str) else content
+    try:
+        try:
+            _write(path, data)
+        except (FileNotFoundError, FileExistsError):  # the folder vanished meanwhile: made anew, once
+            _write(path, data)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def _write(path: Path, data: bytes) -> None:
     temporary: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,8 +41,6 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
         temporary = None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)

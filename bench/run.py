@@ -58,6 +58,9 @@ def fit(settings: Settings, argv: list[str]) -> Path:
     resume = _find_resume(settings, out / "checkpoints", header)
     require_writable(out)
     with working_in(out):
+        if resume and resume.name == PREVIOUS and settings.ckpt == "last":
+            # In the damaged one's place, or the next save would make that the one to fall back to.
+            checkpoints.duplicate(resume, resume.with_name(LAST))
         return _train(settings, header, resume, out, argv)
 
 

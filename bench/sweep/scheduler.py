@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from bench.errors import Interrupted, UserError
 from bench.sweep import worker
@@ -58,6 +59,12 @@ def connected(resources: Resources) -> Iterator[Any]:
         import ray
     except ImportError as error:
         raise UserError("sweep needs Ray, which is not installed: pip install 'ann2snn-bench[sweep]'") from error
+    host, colon, port = (resources.address or "").removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():  # Ray itself would try for minutes
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except (OSError, OverflowError) as error:
+            raise UserError(f"--address {resources.address}: Ray cannot be reached ({error})") from error
     own = {"address": "local", "include_dashboard": False, "num_cpus": resources.cpus}
     options: dict[str, Any] = own if resources.address is None else {"address": resources.address}
     try:
@@ -86,6 +93,7 @@ class Scheduler:
             if run.job.state() == "recorded":
                 run.phase = "recorded"
         self.pending: dict[Any, Progress] = {}
+        self.terminated = False
 
     def run(self) -> list[Progress]:
         """Runs all that is not recorded yet.
@@ -101,9 +109,10 @@ class Scheduler:
         if all(run.phase == "recorded" for run in runs):
             return []
         display = Display(runs)
-        previous = signal.signal(signal.SIGTERM, _terminated)
+        previous = signal.signal(signal.SIGTERM, self._terminate)
         try:
             with connected(self.resources) as ray:
+                signal.signal(signal.SIGTERM, self._terminate)  # again: Ray has put its own there
                 task = self._task(ray)
                 with display:
                     try:
@@ -113,11 +122,14 @@ class Scheduler:
                             ray.cancel(reference, force=True)
         except KeyboardInterrupt as error:
             raise Interrupted(f"sweep was interrupted, {display.summary()}; the same command goes on", 130) from error
-        except _Terminated as error:
-            raise Interrupted(f"sweep was terminated, {display.summary()}; the same command goes on", 143) from error
         finally:
             signal.signal(signal.SIGTERM, previous)
+        if self.terminated:
+            raise Interrupted(f"sweep was terminated, {display.summary()}; the same command goes on", 143)
         return [run for run in runs if run.phase == "failed"]
+
+    def _terminate(self, *_: object) -> None:
+        self.terminated = True  # an exception out of a signal handler would not come through Ray's compiled code
 
     def _task(self, ray: Any) -> Any:
         from ray import cloudpickle
@@ -140,7 +152,7 @@ class Scheduler:
         environment["OMP_NUM_THREADS"] = str(max(1, int(self.resources.cpus_per_run)))
         if self.resources.gpus_per_run == 0:
             environment["CUDA_VISIBLE_DEVICES"] = ""
-        while True:
+        while not self.terminated:
             for run in self.runs.values():
                 if run.phase == "waiting" and self._ready(run, display):
                     run.submitted()
@@ -178,11 +190,3 @@ class Scheduler:
         else:
             run.phase, run.note = "waiting", reason
             display.event(run, f"will be tried again ({reason})")
-
-
-class _Terminated(BaseException):
-    """SIGTERM; no library on the way may take it for an error to handle."""
-
-
-def _terminated(*_: object) -> NoReturn:
-    raise _Terminated
