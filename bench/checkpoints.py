@@ -128,6 +128,29 @@ def read(path: Path) -> Weights:
     return Weights(state, header)
 
 
+def duplicate(source: Path, target: Path) -> None:
+    """Puts a whole file, a hard link where there are such, in the place of ``target``.
+
+    Raises:
+        UserError: the folder cannot be written; ``target`` is as it was.
+    """
+    link = target.with_name(f".{target.name}.tmp")
+    try:
+        link.unlink(missing_ok=True)
+        try:
+            os.link(source, link)
+        except OSError:  # a file system without hard links
+            shutil.copy2(source, link)
+        os.replace(link, target)
+        # Where both are links to one file, rename leaves the first name as well.
+        link.unlink(missing_ok=True)
+    except FileNotFoundError:
+        return  # the folder has vanished, and with it what there was to keep
+    except OSError as error:
+        link.unlink(missing_ok=True)
+        raise UserError(f"{target}: cannot be written ({error.strerror or error})") from error
+
+
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Lightning's checkpoint files, flushed and renamed into place; the one before is kept beside.
 
@@ -140,14 +163,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         if target.exists():
-            # A hard link, so that at every moment one whole file is there under the name of the last.
-            link = target.with_name(".previous.tmp")
-            link.unlink(missing_ok=True)
-            try:
-                os.link(target, link)
-            except OSError:  # a file system without hard links
-                shutil.copy2(target, link)
-            os.replace(link, target.with_name("previous.ckpt"))
+            # At every moment one whole file is there under the name of the last.
+            duplicate(target, target.with_name("previous.ckpt"))
         write_atomically(target, buffer.getvalue())
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:

@@ -18,14 +18,14 @@ Trains, converts, evaluates the SNN at every T and writes runs/.../record.json.
 
   --method NAME        conversion method (python -m bench list)
   --arch NAME          resnet18, resnet20, vgg16 or timm/<name>     [resnet20]
-  --data NAME          cifar10, cifar100, digits                    [cifar10]
+  --data NAME          imagenet, cifar10, cifar100, digits          [cifar10]
   --recipe NAME|FILE   training settings                            [paper's or ours]
   --seed N             weights, order and augmentation              [0]
   --T 1,2,4,8          time-steps to report                         [1,2,4,8,16,32]
   --max_epochs N       shorter or longer than the recipe
   --subset N           N training and test images; never ranked
   --logger KIND        wandb (offline without a key), csv or none   [wandb]
-  --ckpt last|FILE     resume an interrupted run
+  --ckpt last|FILE     resume an interrupted run; net to convert (also: timm)
   --out DIR            folder of the run                            [runs/...]
   --overwrite          begin anew where a run already is
   --compile            compile training steps (torch.compile)
@@ -78,6 +78,7 @@ def _dispatch(arguments: list[str]) -> int:
         "evaluate": _evaluate,
         "diagnose": commands.diagnose,
         "export": commands.export,
+        "sweep": _sweep,
         "list": _list,
         "leaderboard": _leaderboard,
         "compare": commands.compare,
@@ -125,6 +126,27 @@ def _evaluate(arguments: list[str]) -> int:
     evaluate(options.ckpt, parse_steps(options.T), out, options.logger, overrides,
              ["python", "-m", "bench", "evaluate", *arguments])  # fmt: skip
     return 0
+
+
+def _sweep(arguments: list[str]) -> int:
+    parser = commands.parser("sweep")
+    parser.add_argument("file", type=Path, metavar="FILE", help="YAML: methods, archs, data, seeds, options, grid")
+    parser.add_argument("--address", help="of a Ray cluster (host:port, or auto); default: this machine, no set-up")
+    parser.add_argument("--cpus", type=int, help="cores of this machine to use (default: all)")
+    parser.add_argument("--cpus-per-run", type=float, default=1.0, help="cores, and threads, of each run")
+    parser.add_argument(
+        "--gpus-per-run", type=float, help="0.25 lets four share one GPU (default: 1 where there are any)"
+    )
+    parser.add_argument("--retries", type=int, default=2, help="of a failed run, from its last checkpoint")
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of the runs, seen by all machines")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and its estimated cost")
+    parser.add_argument("--print", action="store_true", help="print the commands, for another scheduler")
+    options = parser.parse_args(arguments)
+    from bench.sweep.command import run
+    from bench.sweep.scheduler import Resources
+
+    resources = Resources(options.address, options.cpus, options.cpus_per_run, options.gpus_per_run, options.retries)
+    return run(options.file, options.out, Path("leaderboards/results"), resources, options.dry_run, options.print)
 
 
 def _list(arguments: list[str]) -> int:

@@ -12,6 +12,7 @@ COMMANDS = {
     "evaluate": "repeat conversion and evaluation from a checkpoint",
     "diagnose": "show layer by layer what the conversion of a checkpoint loses, and why",
     "export": "write a checkpoint's net as safetensors with a model card, as ONNX or as NIR",
+    "sweep": "run methods x nets x data sets x seeds on this machine or a cluster, and go on after any stop",
     "list": "show methods, data sets, architectures and recipes",
     "leaderboard": "regenerate leaderboards/ from the committed records",
     "compare": "show where two runs differ: settings, environment, code and curve",

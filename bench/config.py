@@ -16,12 +16,13 @@ from typing import Any
 from bench.errors import UserError
 from bench.options import expand_shorthands, first_stage, flatten, parse, read_config, second_stage, tokens, without
 from bench.recipes import find_recipe
+from bench.records import config_sha256
 from bench.registry import lookup
 
 # What decides a result; paths and loader processes do not.
 SCIENCE_TRAINER = ("max_epochs", "precision", "gradient_clip_val", "gradient_clip_algorithm",
                    "accumulate_grad_batches", "limit_train_batches", "limit_test_batches")  # fmt: skip
-NOT_SCIENCE_DATA = ("name", "root", "num_workers", "eval_batch_size")
+NOT_SCIENCE_DATA = ("name", "root", "num_workers", "eval_batch_size", "check")
 
 
 @dataclass
@@ -63,6 +64,18 @@ class Settings:
             "model": self.model_args,
             "trainer": trainer,
         }
+
+    def folder(self, root: Path = Path("runs"), label: str = "") -> Path:
+        """Where a run goes by default: a place of its own for all that decides its result.
+
+        Args:
+            root: folder of all runs.
+            label: recipe and changes of the source net, for a method that does not train.
+        """
+        leaf = (label or self.label).replace("/", "-").replace(" ", "")[:80]
+        decides = {**self.science(), "source": label} if label else self.science()
+        leaf = f"{leaf}-seed{self.seed}-{config_sha256(decides)[:8]}"
+        return root / self.data / self.arch / self.method / leaf
 
 
 def parse_steps(text: str | int | Sequence[int]) -> tuple[int, ...]:
@@ -108,9 +121,7 @@ def parse_fit(argv: Sequence[str]) -> Settings:
     data_class, method_class = data.load(), method.load()
     arch = resolve(chosen["arch"], data_class.arch_family)
     # timm's resnet18 is another net than ours, and must not get its recipe.
-    short = (
-        chosen["arch"] if chosen["arch"].startswith(TIMM_PREFIX) else arch.removeprefix(f"{data_class.arch_family}_")
-    )
+    short = chosen["arch"] if chosen["arch"].startswith(TIMM_PREFIX) else arch.removeprefix("cifar_")
     recipe = find_recipe(chosen["recipe"], chosen["method"], chosen["data"], short)
     parser = second_stage(method_class, data_class)
     recipe_settings = flatten(recipe.settings)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from bench.errors import UserError
@@ -16,6 +19,16 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         UserError: the folder cannot be written; nothing is left behind.
     """
     data = content.encode() if isinstance(content, str) else content
+    try:
+        try:
+            _write(path, data)
+        except (FileNotFoundError, FileExistsError):  # the folder vanished meanwhile: made anew, once
+            _write(path, data)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def _write(path: Path, data: bytes) -> None:
     temporary: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,8 +41,6 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
         temporary = None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
@@ -47,3 +58,36 @@ def require_writable(folder: Path) -> None:
             pass
     except (OSError, ValueError) as error:
         raise UserError(f"--out {str(folder)!r}: cannot be written ({error})") from error
+
+
+@contextmanager
+def lock(path: Path, wait: bool = False) -> Iterator[None]:
+    """Holds a file that one process at a time may hold; the system frees it when the process dies, however it dies.
+
+    The file itself stays: removing it would let two processes hold two files of the same name.
+
+    Args:
+        path: made where absent.
+        wait: until another process frees it, instead of refusing.
+
+    Raises:
+        UserError: another process holds it, or it cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # POSIX locks belong to the process: loader and logging processes that it forks do not keep them.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+    try:
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except (BlockingIOError, PermissionError) as error:
+            raise UserError(
+                f"{path.parent}: another process is at work there; wait for it, or choose another"
+            ) from error
+        except OSError:
+            pass  # a file system without locks: as before there were any
+        yield
+    finally:
+        os.close(descriptor)

@@ -5,13 +5,19 @@ from __future__ import annotations
 import netrc
 import os
 import socket
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
 from bench.records import Record
+
+# Seconds to wait for W&B at the beginning and at the end of a run; what is not uploaded by then stays on disk.
+INIT_SECONDS, FINISH_SECONDS = 60, 120
 
 
 def make_loggers(kind: str, out: Path, name: str, config: dict[str, Any]) -> list[Logger]:
@@ -28,13 +34,45 @@ def make_loggers(kind: str, out: Path, name: str, config: dict[str, Any]) -> lis
     """
     if kind == "none":
         return []
-    loggers: list[Logger] = [CSVLogger(out, name="csv", flush_logs_every_n_steps=1)]
+    loggers: list[Logger] = [SturdyCSVLogger(out, name="csv", flush_logs_every_n_steps=1)]
     if kind == "wandb":
-        disabled = os.environ.get("WANDB_MODE") == "disabled"
-        mode: Any = "disabled" if disabled else "online" if wandb_reachable() else "offline"
-        project = os.environ.get("WANDB_PROJECT", "ann2snn-bench")
-        loggers.append(WandbLogger(name=name, save_dir=out, project=project, mode=mode, config=config, log_model=False))
+        loggers.append(_wandb_logger(out, name, config))
     return loggers
+
+
+class SturdyCSVLogger(CSVLogger):
+    """Makes its folder anew where that has vanished during a run: what is logged later is not lost with it."""
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Writes what has been logged since the last time."""
+        os.makedirs(self.log_dir, exist_ok=True)
+        super().save()
+
+
+def _wandb_logger(out: Path, name: str, config: dict[str, Any]) -> WandbLogger:
+    import wandb
+
+    disabled = os.environ.get("WANDB_MODE") == "disabled"
+    mode: Any = "disabled" if disabled else "online" if wandb_reachable() else "offline"
+    # A server that goes away in mid-run must not keep the run from ending; releases before these settings wait for it.
+    limits = {"init_timeout": INIT_SECONDS, "finish_timeout": FINISH_SECONDS}
+    known = {key: value for key, value in limits.items() if key in wandb.Settings.model_fields}
+
+    def logger(mode: Any) -> WandbLogger:
+        project = os.environ.get("WANDB_PROJECT", "ann2snn-bench")
+        return WandbLogger(name=name, save_dir=out, project=project, mode=mode, config=config, log_model=False,
+                           settings=wandb.Settings(**known))  # fmt: skip
+
+    made = logger(mode)
+    if mode == "online":
+        try:
+            made.experiment  # noqa: B018 - begins the run, now and not in the middle of a training
+        except (wandb.errors.Error, TimeoutError, OSError) as error:
+            reason = " ".join(str(error).split())[:120]
+            print(f"warning: W&B does not answer ({reason}); this run is logged offline", file=sys.stderr)
+            made = logger("offline")
+    return made
 
 
 def wandb_reachable() -> bool:
@@ -62,21 +100,24 @@ def _in_netrc(host: str) -> bool:
 def log_record(loggers: list[Logger], record: Record, path: Path) -> None:
     """Sends the accuracy-vs-T curve, as a table and as a picture, and the record as an artifact to W&B."""
     for logger in loggers:
-        if not isinstance(logger, WandbLogger):
-            continue
-        import wandb  # slow to import and not needed otherwise
+        if isinstance(logger, WandbLogger):
+            _unless_unreachable(lambda logger=logger: _send(logger, record, path), path)  # type: ignore[misc]
 
-        columns = ["T", "warmup", "top1", "top5", "firing_rate", "quantised_top1", "synops", "energy_joule"]
-        rows = [[getattr(point, column) for column in columns] for point in record.snn]
-        logger.experiment.log(
-            {
-                "snn/curve": wandb.Table(columns=columns, data=rows),
-                "snn/curve_picture": wandb.Image(draw_curve(record)),
-            }
-        )
-        artifact = wandb.Artifact(f"record-{record.method.name}-{record.arch.name}-{record.data.name}", "record")
-        artifact.add_file(str(path), name="record.json")
-        logger.experiment.log_artifact(artifact)
+
+def _send(logger: WandbLogger, record: Record, path: Path) -> None:
+    import wandb  # slow to import and not needed otherwise
+
+    columns = ["T", "warmup", "top1", "top5", "firing_rate", "quantised_top1", "synops", "energy_joule"]
+    rows = [[getattr(point, column) for column in columns] for point in record.snn]
+    logger.experiment.log(
+        {
+            "snn/curve": wandb.Table(columns=columns, data=rows),
+            "snn/curve_picture": wandb.Image(draw_curve(record)),
+        }
+    )
+    artifact = wandb.Artifact(f"record-{record.method.name}-{record.arch.name}-{record.data.name}", "record")
+    artifact.add_file(str(path), name="record.json")
+    logger.experiment.log_artifact(artifact)
 
 
 def finish(loggers: list[Logger]) -> None:
@@ -84,7 +125,20 @@ def finish(loggers: list[Logger]) -> None:
     for logger in loggers:
         logger.finalize("success")
         if isinstance(logger, WandbLogger):
-            logger.experiment.finish()
+            _unless_unreachable(logger.experiment.finish, Path(logger.save_dir or "."))
+
+
+def _unless_unreachable(send: Callable[[], object], where: Path) -> None:
+    """A result that is on disk is not lost because W&B cannot be told of it."""
+    import wandb
+
+    try:
+        send()
+    except (wandb.errors.Error, TimeoutError, OSError) as error:
+        reason = " ".join(str(error).split())[:120]
+        print(
+            f"warning: W&B cannot be reached ({reason}); what it lacks is beside {where}: wandb sync", file=sys.stderr
+        )
 
 
 def draw_curve(record: Record) -> Any:

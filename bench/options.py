@@ -98,7 +98,9 @@ def second_stage(method_class: type, data_class: type) -> Any:
         "--T", type=str | int | list[int], default=",".join(map(str, DEFAULT_STEPS)), help="time-steps to report"
     )
     parser.add_argument("--logger", choices=["wandb", "csv", "none"], default="wandb", help="wandb is csv and W&B")
-    parser.add_argument("--ckpt", type=str, default=None, help="'last' or a file, to resume from")
+    parser.add_argument(
+        "--ckpt", type=str, default=None, help="'last' or a file to resume from; a net to convert, or 'timm'"
+    )
     parser.add_argument("--out", type=str, default=None, help="folder of the run; default under runs/")
     parser.add_argument("--overwrite", type=bool, default=False, help="start anew in a folder that holds a run")
     parser.add_argument("--compile", type=bool, default=False, help="compile training steps (torch.compile)")

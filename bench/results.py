@@ -5,22 +5,56 @@ from __future__ import annotations
 import hashlib
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from lightning_utilities.core.rank_zero import rank_zero_only
+from pydantic import ValidationError
 from pytorch_lightning.loggers import Logger
 from rich.console import Console
 from rich.table import Table
 
 from bench import architectures, checkpoints, records
 from bench.callbacks import ConversionCallback, calibration_size
-from bench.files import write_atomically
+from bench.errors import UserError, first_error
+from bench.files import lock, write_atomically
 from bench.logs import finish, log_record
 from bench.provenance import code_state, environment
 from bench.registry import MethodEntry
 from bench.snn.cost import ENERGY_MODEL
 from bench.trainers import full_precision, interruptible, make_trainer
+
+
+def check_early(header: dict[str, Any], argv: list[str]) -> None:
+    """Makes now, of what is known, the parts of the record that would else be refused after the training.
+
+    Raises:
+        UserError: a name or an argument is too long or has characters that a record cannot hold.
+    """
+    try:
+        checkpoints.Header.model_validate({**header, "epochs": 0}, strict=True)
+        records.Run(argv=argv, started="", seconds=0)
+    except ValidationError as error:
+        raise UserError(f"this cannot stand in a record: {first_error(error, show_input=True)}") from error
+
+
+@contextmanager
+def working_in(out: Path) -> Iterator[None]:
+    """Keeps other runs out of a run's folder, and clears what a killed one has left half-written.
+
+    Raises:
+        UserError: another process writes there.
+    """
+    if getattr(rank_zero_only, "rank", 0) != 0:  # processes of one run share its folder
+        yield
+        return
+    with lock(out / ".lock"):
+        for stale in (*out.glob(".*.tmp"), *(out / "checkpoints").glob(".*.tmp")):
+            stale.unlink(missing_ok=True)
+        yield
 
 
 def evaluate_and_record(

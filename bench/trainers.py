@@ -112,6 +112,7 @@ def interruptible(doing: str, advice: str) -> Iterator[None]:
 
     Raises:
         Interrupted: SIGINT or SIGTERM came.
+        UserError: the disk is full, or something on it cannot be read or written any more.
     """
     try:
         yield
@@ -119,6 +120,9 @@ def interruptible(doing: str, advice: str) -> Iterator[None]:
         raise Interrupted(f"{doing} was terminated; {advice}", 143) from error
     except (SystemExit, KeyboardInterrupt) as error:
         raise Interrupted(f"{doing} was interrupted; {advice}", 130) from error
+    except OSError as error:  # a full disk, a folder that has become read-only: in a log, most often
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{doing} ended: {reason}; {advice}") from error
 
 
 @contextmanager

@@ -2,55 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Generator, Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from bench.errors import UserError
-from datamodules.augment import Pipeline
+from datamodules.splits import BatchDataset, Draw, Split, Transform
 
 # The held-out part of the training set must be the same for every seed, or results of two seeds would differ by
 # their split as well; any constant serves.
 SPLIT_SEED = 20220303
-Draw = tuple[int, list[int]]
-
-
-@dataclass(frozen=True)
-class Images:
-    """Images of one split, uint8 ``[N, 3, H, W]``, and their labels ``[N]``."""
-
-    images: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def take(self, rows: Tensor) -> Images:
-        """The images at ``rows``."""
-        return Images(self.images[rows], self.labels[rows])
-
-
-class BatchDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Images in memory, fetched and augmented a batch at a time.
-
-    An item is named by (random seed of the batch, rows); the seed -1 asks for no augmentation.
-    """
-
-    def __init__(self, data: Images, pipeline: Pipeline) -> None:
-        self.data, self.pipeline = data, pipeline
-
-    def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor]:
-        seed, rows = draw
-        generator = Generator().manual_seed(seed) if seed >= 0 else None
-        index = torch.tensor(rows)
-        return self.pipeline(self.data.images[index], generator), self.data.labels[index]
 
 
 class BatchSampler(Sampler[Draw]):
@@ -100,7 +66,7 @@ def _mix(*numbers: int) -> int:
 
 
 class ImageDataModule(pl.LightningDataModule):
-    """Base of the data modules whose images fit in memory.
+    """Base of the data modules.
 
     Args:
         batch_size: training images per step and process.
@@ -143,9 +109,9 @@ class ImageDataModule(pl.LightningDataModule):
         self.subset, self.val_split, self.eval_split = subset, val_split, eval_split
         self.val_augment = val_augment
         self.seed = 0
-        self._splits: dict[str, Images] | None = None
+        self._splits: dict[str, Split] | None = None
 
-    def load(self) -> tuple[Images, Images]:
+    def load(self) -> tuple[Split, Split]:
         """Reads the training and the test images.
 
         Raises:
@@ -153,7 +119,7 @@ class ImageDataModule(pl.LightningDataModule):
         """
         raise NotImplementedError
 
-    def pipeline(self) -> Pipeline:
+    def pipeline(self) -> Transform:
         """Augmentation and normalisation."""
         raise NotImplementedError
 
@@ -166,20 +132,20 @@ class ImageDataModule(pl.LightningDataModule):
             raise UserError(f"--data.val_split {self.val_split}: the training set has only {len(train)} images")
         order = torch.randperm(len(train), generator=Generator().manual_seed(SPLIT_SEED))
         held_out, kept = order[: self.val_split], order[self.val_split :].sort().values
-        splits = {"train": train.take(kept), "val": train.take(held_out), "test": test}
+        splits: dict[str, Split] = {"train": train.take(kept), "val": train.take(held_out), "test": test}
         if self.subset is not None:
             splits = {name: self._limit(name, part) for name, part in splits.items()}
         self._splits = splits
 
-    def _limit(self, name: str, part: Images) -> Images:
+    def _limit(self, name: str, part: Split) -> Split:
         assert self.subset is not None
         if name == "train" and self.subset > len(part):
             raise UserError(f"--subset {self.subset}: larger than the training set of {self.name} ({len(part)} images)")
         order = torch.randperm(len(part), generator=Generator().manual_seed(SPLIT_SEED))
         return part.take(order[: self.subset])
 
-    def split(self, name: str) -> Images:
-        """Images of ``train``, ``val`` or ``test`` (after ``setup``)."""
+    def split(self, name: str) -> Any:
+        """The :class:`Split` called ``train``, ``val`` or ``test`` (after ``setup``)."""
         self.setup()
         assert self._splits is not None
         return self._splits[name]
@@ -191,10 +157,8 @@ class ImageDataModule(pl.LightningDataModule):
 
     def fingerprint(self) -> str:
         """SHA-256 of the evaluated images and labels, in order."""
-        part = self.split(self.eval_split)
-        digest = hashlib.sha256(part.images.contiguous().numpy().tobytes())
-        digest.update(part.labels.to(torch.int64).numpy().tobytes())
-        return digest.hexdigest()
+        digest: str = self.split(self.eval_split).fingerprint()
+        return digest
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         """Shuffled, augmented batches."""
@@ -222,7 +186,7 @@ class ImageDataModule(pl.LightningDataModule):
         sampler = BatchSampler(n, self.eval_batch_size, None)
         return DataLoader(BatchDataset(part.take(rows), self.pipeline()), batch_size=None, sampler=sampler)
 
-    def _loader(self, part: Images, batch_size: int, seed: int | None = None) -> DataLoader[tuple[Tensor, Tensor]]:
+    def _loader(self, part: Split, batch_size: int, seed: int | None = None) -> DataLoader[tuple[Tensor, Tensor]]:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         return DataLoader(
             BatchDataset(part, self.pipeline()),

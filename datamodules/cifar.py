@@ -12,7 +12,8 @@ from torchvision.datasets import CIFAR10, CIFAR100
 
 from bench.errors import UserError
 from datamodules.augment import Pipeline
-from datamodules.base import ImageDataModule, Images
+from datamodules.base import ImageDataModule
+from datamodules.splits import Images
 
 
 class CIFARDataModule(ImageDataModule):

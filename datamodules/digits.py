@@ -9,7 +9,8 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from datamodules.augment import Pipeline
-from datamodules.base import SPLIT_SEED, ImageDataModule, Images
+from datamodules.base import SPLIT_SEED, ImageDataModule
+from datamodules.splits import Images
 
 
 class DigitsDataModule(ImageDataModule):

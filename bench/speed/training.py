@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.speed.figures import Figure, Rate, named, noise, rate
-from datamodules.base import BatchDataset, BatchSampler, Images
+from datamodules.base import BatchSampler
 from datamodules.cifar import CIFAR10DataModule
+from datamodules.splits import BatchDataset, Images
 from methods.cs_qcfs import CSQCFS
 from methods.nq import NQ
 from methods.qcfs import QCFS

@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 
 COMMANDS = [("--help",), ("fit", "--help"), ("evaluate", "--help"), ("list",), ("leaderboard", "--check"),
-            ("diagnose", "--help"), ("export", "--help")]  # fmt: skip
+            ("diagnose", "--help"), ("export", "--help"), ("sweep", "--help")]  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

@@ -28,9 +28,10 @@ from bench.leaderboard.load import TEST_IMAGES
 from bench.recipes import find_recipe
 from datamodules import DATA
 from datamodules.augment import BatchedAutoAugment, Pipeline, cutout, random_crop, random_flip
-from datamodules.base import BatchSampler, ImageDataModule, Images
+from datamodules.base import BatchSampler, ImageDataModule
 from datamodules.cifar import CIFAR10DataModule, CIFAR100DataModule, CIFARDataModule
 from datamodules.digits import DigitsDataModule
+from datamodules.splits import Images
 from methods import METHODS
 
 FEW_CORES = pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -408,8 +409,8 @@ def test_the_registry_holds_what_the_classes_say() -> None:
     for name, entry in DATA.items():
         cls = entry.load()
         assert cls.name == name
-        assert cls.input_shape == (3, 32, 32)
-        assert cls.arch_family == "cifar"
+        expected = ((3, 224, 224), "imagenet") if name == "imagenet" else ((3, 32, 32), "cifar")
+        assert (cls.input_shape, cls.arch_family) == expected
 
 
 # -------------------------------------------------------------------------------------------------- crop and flip

@@ -96,7 +96,7 @@ def zero_shift(tmp_path, monkeypatch):
     return module.ZeroShift
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
+@pytest.mark.parametrize("document", [*DOCUMENTS, "docs/scale.md"])
 def test_every_command_parses_in_the_order_given(document, tmp_path, monkeypatch, capsys, zero_shift):
     # A folder of its own, as one command writes a file that the next one reads; recipes are named by path.
     monkeypatch.chdir(tmp_path)

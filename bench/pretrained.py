@@ -1,0 +1,92 @@
+"""timm's published weights as a source net, as if a training of ``relu`` had left them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+
+from bench.architectures import TIMM_PREFIX
+from bench.building import HEADER_VERSION
+from bench.checkpoints import Weights
+from bench.config import Settings
+from bench.errors import UserError
+from bench.provenance import code_state
+from bench.registry import ARCHITECTURES
+from datamodules import DATA
+from methods import METHODS
+
+NAME = "timm"
+SOURCE = "relu"
+
+
+def is_asked(ckpt: str | None) -> bool:
+    """Whether ``--ckpt`` names weights of timm: ``timm``, or ``timm/<name>.<tag>`` for others than its default."""
+    return ckpt == NAME or (ckpt or "").startswith(TIMM_PREFIX)
+
+
+def timm_weights(settings: Settings, kind: str) -> Weights:
+    """Downloads (or takes from the cache) timm's weights of the run's net.
+
+    The net is left as it was trained: max-pooling stays, as average pooling in its place would need a training.
+
+    Args:
+        settings: of a run whose ``ckpt`` asks for them.
+        kind: method of the source net that is wanted.
+
+    Raises:
+        UserError: timm has none for this net, for these classes or in this normalisation, or they cannot be fetched.
+    """
+    asked = f"--ckpt {settings.ckpt}"
+    if kind != SOURCE:
+        raise UserError(f"{asked}: {settings.method} converts a {kind} net, and timm has {SOURCE} nets only")
+    if settings.arch in ARCHITECTURES:
+        raise UserError(f"{asked}: {settings.arch} is not a net of timm; give --arch timm/<name>")
+    name, _, tag = (settings.ckpt or "").removeprefix(NAME).removeprefix("/").partition(".")
+    if name not in ("", settings.arch):
+        raise UserError(f"{asked}: is not of the net that --arch names, {settings.arch}")
+    full = f"{settings.arch}.{tag}" if tag else settings.arch
+    try:
+        pretrained = timm.get_pretrained_cfg(full)
+    except RuntimeError as error:
+        raise UserError(f"{asked}: {error}") from error
+    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{settings.arch}.*")]
+    if pretrained is None or not tags:
+        raise UserError(f"{asked}: timm has no weights for {full}; it has {', '.join(tags) or 'none for this net'}")
+    data: Any = DATA[settings.data].load()
+    if pretrained.num_classes != data.num_classes:
+        raise UserError(f"{asked}: is for {pretrained.num_classes} classes, and {settings.data} has {data.num_classes}")
+    for what in ("mean", "std"):
+        ours, theirs = getattr(data, what, None), getattr(pretrained, what)
+        if ours != theirs:
+            raise UserError(
+                f"{asked}: was trained on images of another {what} ({theirs}) than {settings.data}'s {ours}"
+            )
+    try:
+        net = timm.create_model(f"{settings.arch}.{pretrained.tag}", pretrained=True, num_classes=data.num_classes)
+    except Exception as error:  # hub, network, cache and file errors share no base class
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(
+            f"{asked}: could not be fetched ({type(error).__name__}: {reason}); where there is no network, copy the "
+            "Hugging Face cache of a machine that has one and set $HF_HOME"
+        ) from error
+    options = {"max_pool": "keep"}
+    science = settings.science()
+    config = {
+        "method": SOURCE,
+        "arch": settings.arch,
+        "data": {"name": settings.data, **{key: science["data"][key] for key in ("subset", "val_split", "eval_split")}},
+        "model": options,
+        "trainer": {"max_epochs": 0},
+    }
+    header = {
+        "version": HEADER_VERSION,
+        "method": SOURCE,
+        "arch": settings.arch,
+        "data": settings.data,
+        "seed": settings.seed,
+        "recipe": {"name": f"timm.{pretrained.tag}", "overrides": [], "config": config},
+        "code": code_state().model_dump(),
+        "epochs": 0,
+    }
+    return Weights(METHODS[SOURCE].load()(net, **options).state_dict(), header)

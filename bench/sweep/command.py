@@ -1,0 +1,90 @@
+"""``python -m bench sweep``: plans, prints, or runs."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.errors import UserError
+from bench.sweep.estimate import Estimator, duration
+from bench.sweep.plan import Job, Planner, plain, read_sweep
+from bench.sweep.scheduler import Resources, Scheduler
+
+
+def run(file: Path, out: Path, committed: Path, resources: Resources, dry_run: bool, as_commands: bool) -> int:
+    """Plans a sweep file and prints or runs it.
+
+    Args:
+        file: see :class:`bench.sweep.plan.SweepFile`.
+        out: folder of all runs.
+        committed: folder of further records to estimate from.
+        resources: what Ray is asked for.
+        dry_run: only print the plan.
+        as_commands: only print the commands.
+
+    Returns:
+        0, or 1 where a run failed.
+
+    Raises:
+        UserError: bad input.
+        Interrupted: by a signal; the same command goes on.
+    """
+    ranges = (
+        ("--cpus", resources.cpus, 1),
+        ("--cpus-per-run", resources.cpus_per_run, 0),
+        ("--gpus-per-run", resources.gpus_per_run, 0),
+        ("--retries", resources.retries, 0),
+    )
+    for option, value, least in ranges:
+        if value is not None and not least <= value < 1e6:
+            raise UserError(f"{option} {value}: must be a number of at least {least}")
+    if (resources.gpus_per_run or 0) > 1 and resources.gpus_per_run != int(resources.gpus_per_run or 0):
+        raise UserError(f"--gpus-per-run {resources.gpus_per_run}: above 1 it must be a whole number")
+    jobs = Planner(read_sweep(file), out).plan()
+    if as_commands:
+        _print_commands(jobs)
+        return 0
+    if dry_run:
+        _print_plan(jobs, Estimator([out, committed]))
+        return 0
+    failed = Scheduler(jobs, resources).run()
+    for lost in failed:
+        print(f"failed: {lost.job.title}: {lost.note}")
+    print(f"{len(jobs) - len(failed)} of {len(jobs)} runs recorded under {out}")
+    return 1 if failed else 0
+
+
+def _print_commands(jobs: Sequence[Job]) -> None:
+    due = [job for job in jobs if job.state() != "recorded"]
+    first = [job for job in due if job.source is None]
+    then = [job for job in due if job.source is not None]
+    for heading, part in (("in any order, at the same time", first), ("once all of the above have ended", then)):
+        if part:
+            print(f"# {heading}")
+            for job in part:
+                print(shlex.join(plain(job)))
+
+
+def _print_plan(jobs: Sequence[Job], estimator: Estimator) -> None:
+    table = Table(title=f"{len(jobs)} runs")
+    for heading in ("run", "state", "converts", "estimate"):
+        table.add_column(heading, justify="right" if heading == "estimate" else "left", overflow="fold")
+    total, unknown = 0.0, 0
+    titles = {job.folder: job.title for job in jobs}
+    for job in jobs:
+        state, seconds = job.state(), estimator.seconds(job)
+        if state != "recorded":
+            total += seconds or 0.0
+            unknown += seconds is None
+        shown = "-" if state == "recorded" else "not measured yet" if seconds is None else duration(seconds)
+        table.add_row(job.title, state, titles[job.source] if job.source else "", shown)
+    Console(width=160).print(table)
+    due = sum(job.state() != "recorded" for job in jobs)
+    known = f"{duration(total)} one after the other, from records made on {', '.join(sorted(estimator.devices))}"
+    known = known if due > unknown else "nothing to estimate from"
+    rest = f"; {unknown} not measured yet" if unknown else ""
+    print(f"{due} of {len(jobs)} to run: {known if due else 'none'}{rest}")

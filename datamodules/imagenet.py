@@ -1,0 +1,133 @@
+"""ImageNet (ILSVRC2012) with the transforms of the conversion papers."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from lightning_utilities.core.rank_zero import rank_zero_only
+from PIL import Image
+from torch import Generator, Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as tvf
+
+from bench.errors import UserError
+from datamodules.augment import Pipeline
+from datamodules.base import ImageDataModule
+from datamodules.imagefiles import Check, ImageFiles
+from datamodules.imagenet_layout import read_split, standard_wnids
+
+
+class Crops:
+    """The papers' crops: in training at random, mirrored at random; in evaluation the centre of the resized image.
+
+    Args:
+        mean: per channel, of images in [0, 1].
+        std: per channel, of images in [0, 1].
+        color_jitter: brightness, contrast and saturation by up to 0.2, hue by up to 0.1, as QCFS has it.
+    """
+
+    size, resized = 224, 256
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], color_jitter: bool = False) -> None:
+        jitter = [v2.ColorJitter(0.2, 0.2, 0.2, 0.1)] * color_jitter
+        self.train = v2.Compose([v2.RandomResizedCrop(self.size), *jitter, v2.RandomHorizontalFlip()])
+        self.test = v2.Compose([v2.Resize(self.resized), v2.CenterCrop(self.size)])
+        self.normalise = Pipeline(mean, std).normalise
+
+    def __call__(self, images: list[Image.Image], generator: Generator | None = None) -> Tensor:
+        """RGB images of any size to float ``[B, 3, 224, 224]``."""
+        if generator is None:
+            return self._stack(self.test, images)
+        # torchvision draws from the global generator: lent to it, so that a batch depends on its own seed alone.
+        # torch.manual_seed would seed the accelerator too, whose draws (dropout, noise) are not ours to touch.
+        before = torch.default_generator.get_state()
+        torch.default_generator.manual_seed(generator.initial_seed())
+        try:
+            return self._stack(self.train, images)
+        finally:
+            torch.default_generator.set_state(before)
+
+    def _stack(self, transform: v2.Compose, images: list[Image.Image]) -> Tensor:
+        return self.normalise(torch.stack([tvf.pil_to_tensor(transform(image)) for image in images]))
+
+
+class ImageNetDataModule(ImageDataModule):
+    """ImageNet (Russakovsky et al., 2015): 1,281,167 training and 50,000 validation images of 1,000 classes.
+
+    The validation images are the test set, as in every paper. Found in ``root`` are ``train/<wnid>/`` and
+    ``val/<wnid>/``; or a flat ``val/`` with a list of its classes (``ILSVRC2012_validation_ground_truth.txt`` and
+    ``meta.mat`` of the development kit, or a text file of image and wnid); or the ``ILSVRC2012_*.tar`` archives, which
+    are extracted there once.
+
+    Args:
+        root: folder of the data set; default ``$BENCH_DATA_DIR/imagenet``, else ``data/imagenet``.
+        color_jitter: as the QCFS authors augment, beside crops and mirroring.
+        check: what is looked at before training: ``quick`` the ends of each file, ``full`` every file decoded, or
+            ``none``.
+        partial: take a set of fewer classes or images than the whole; such a run is ``limited`` and never ranked.
+        num_workers: loader processes; default one for each core of this process, at most 16.
+        **kwargs: as for :class:`ImageDataModule`.
+    """
+
+    name = "imagenet"
+    arch_family: ClassVar[str] = "imagenet"
+    num_classes: ClassVar[int] = 1000
+    input_shape: ClassVar[tuple[int, int, int]] = (3, Crops.size, Crops.size)
+    num_train: ClassVar[int] = 1_281_167
+    num_test: ClassVar[int] = 50_000
+    mean: ClassVar[tuple[float, ...]] = (0.485, 0.456, 0.406)
+    std: ClassVar[tuple[float, ...]] = (0.229, 0.224, 0.225)
+
+    def __init__(
+        self,
+        root: str | None = None,
+        color_jitter: bool = False,
+        check: Check = "quick",
+        partial: bool = False,
+        num_workers: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        super().__init__(num_workers=min(16, cores) if num_workers is None else num_workers, **kwargs)
+        self.root = Path(root or Path(os.environ.get("BENCH_DATA_DIR") or "data") / "imagenet")
+        self.color_jitter, self.check, self.partial = color_jitter, check, partial
+
+    def load(self) -> tuple[ImageFiles, ImageFiles]:
+        """Lists both splits, counts classes and images, and looks at the files."""
+        wnids = standard_wnids()
+        train, test = (read_split(self.root, name, wnids) for name in ("train", "val"))
+        self._count("train", train, self.num_train)
+        self._count("val", test, self.num_test)
+        if getattr(rank_zero_only, "rank", 0) == 0:  # once, and not by each of several processes on the same files
+            modes: Counter[str] = train.check(self.check) + test.check(self.check)
+            if self.check == "full":
+                kinds = ", ".join(f"{count:,} {mode}" for mode, count in modes.most_common())
+                print(f"imagenet: {modes.total():,} images decoded ({kinds}); all are shown as RGB", flush=True)
+        return train, test
+
+    def _count(self, name: str, files: ImageFiles, expected: int) -> None:
+        classes = len(np.unique(files.labels.numpy()))
+        if (classes, len(files)) == (self.num_classes, expected):
+            return
+        found = f"{self.root / name}: found {len(files):,} images of {classes:,} classes"
+        if self.partial and len(files):
+            return
+        raise UserError(
+            f"imagenet: {found}, and the set has {expected:,} of {self.num_classes:,}; complete it, or take what is "
+            "there with --data.partial true (never ranked)"
+        )
+
+    def pipeline(self) -> Crops:
+        """Random resized crop and mirroring; in evaluation the centre crop."""
+        return Crops(self.mean, self.std, self.color_jitter)
+
+    @property
+    def limited(self) -> bool:
+        """True where the evaluation, or the training, is not on the whole set."""
+        return super().limited or self.partial

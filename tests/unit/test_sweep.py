@@ -1,0 +1,246 @@
+"""What a sweep file means: which runs, with which source nets, in which folders, at which cost."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from record_factory import make_record, point
+
+from bench.cli import main
+from bench.config import parse_fit
+from bench.errors import UserError
+from bench.sweep.estimate import Estimator, duration
+from bench.sweep.plan import Job, Planner, SweepFile, read_sweep
+from bench.sweep.worker import run_command
+
+TINY = {"subset": 64, "max_epochs": 2, "T": [1, 2, 4], "logger": "none"}
+
+
+def plan(**content: object) -> list[Job]:
+    return Planner(SweepFile.model_validate({"data": ["digits"], "options": TINY, **content}), Path("runs")).plan()
+
+
+def by_method(jobs: list[Job]) -> dict[str, list[Job]]:
+    return {name: [job for job in jobs if job.settings.method == name] for name in {j.settings.method for j in jobs}}
+
+
+def test_every_combination_is_one_run():
+    jobs = plan(methods=["qcfs", "tcl"], archs=["resnet20", "vgg16"], seeds=[0, 1])
+    assert len(jobs) == len({job.folder for job in jobs}) == 8
+    assert {(j.settings.method, j.settings.arch, j.settings.seed) for j in jobs} == {
+        (m, f"cifar_{a}", s) for m in ("qcfs", "tcl") for a in ("resnet20", "vgg16") for s in (0, 1)
+    }
+
+
+def test_grids_of_the_file_and_of_a_method_multiply():
+    jobs = plan(methods=[{"name": "qcfs", "grid": {"model.L": [2, 8]}}, "relu"], grid={"data.batch_size": [16, 32]})
+    found = by_method(jobs)
+    assert {(j.settings.model_args["L"], j.settings.data_args["batch_size"]) for j in found["qcfs"]} == {
+        (2, 16), (2, 32), (8, 16), (8, 32)}  # fmt: skip
+    assert len(found["relu"]) == 2
+
+
+def test_methods_that_convert_share_one_source_trained_before_them():
+    jobs = plan(methods=["cos", "srp", "max_norm", "qcfs", "snm"], seeds=[0, 1])
+    found = by_method(jobs)
+    assert {name: len(part) for name, part in found.items()} == dict.fromkeys(
+        ("cos", "srp", "qcfs", "max_norm", "relu", "snm"), 2
+    )
+    for seed in (0, 1):
+        for method, source in (("cos", "qcfs"), ("srp", "qcfs"), ("max_norm", "relu"), ("snm", "relu")):
+            [job] = [j for j in found[method] if j.settings.seed == seed]
+            [net] = [j for j in found[source] if j.settings.seed == seed]
+            assert job.source == net.folder and jobs.index(net) < jobs.index(job)
+            assert job.arguments[job.arguments.index("--ckpt") + 1] == str(net.folder / "model.safetensors")
+
+
+def test_training_options_go_to_the_source_and_not_to_what_converts_it():
+    [source, job] = plan(methods=["cos"], sources={"qcfs": {"model": {"L": 2}}})
+    assert source.settings.trainer_args["max_epochs"] == 2 and source.settings.model_args["L"] == 2
+    assert "--trainer.max_epochs" not in job.arguments and "--data.subset" in job.arguments
+    assert "model.L=2" in job.folder.name and "trainer.max_epochs=2" in job.folder.name, (
+        "the label its record will have"
+    )
+
+
+def test_a_grid_over_training_gives_each_combination_its_own_source():
+    jobs = plan(methods=["cos", "srp"], grid={"data.batch_size": [16, 32]})
+    found = by_method(jobs)
+    assert len(found["qcfs"]) == len(found["cos"]) == len(found["srp"]) == 2
+    assert {j.source for j in found["cos"]} == {j.source for j in found["srp"]} == {j.folder for j in found["qcfs"]}
+
+
+def test_a_source_that_is_given_is_not_trained():
+    [job] = plan(methods=[{"name": "cos", "options": {"ckpt": "there/model.safetensors"}}])
+    assert job.source is None
+
+
+def test_the_arguments_are_those_of_fit():
+    for job in plan(methods=["qcfs", "opi"]):
+        settings = parse_fit(job.arguments[1:])
+        assert settings.out == job.folder and settings.steps == (1, 2, 4) and settings.logger == "none"
+        assert settings.science() == job.settings.science()
+
+
+def test_state_follows_what_is_on_disk(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source, job = plan(methods=["cos"])
+    assert (source.state(), job.state()) == ("new", "new") and source.command() == source.arguments
+    (source.folder / "checkpoints").mkdir(parents=True)
+    (source.folder / "checkpoints/last.ckpt").touch()
+    assert source.state() == "begun" and source.command()[-2:] == ["--ckpt", "last"]
+    write(source.folder / "record.json", steps=(1, 2, 4, 8))
+    assert source.state() == "recorded"
+    job.folder.mkdir(parents=True)
+    write(job.folder / "record.json", steps=(1, 2))
+    assert job.state() == "begun" and job.command()[-1] == "--overwrite", "some T are missing"
+    (job.folder / "record.json").write_text('{"half')
+    assert job.state() == "new"
+
+
+def write(path: Path, steps: tuple[int, ...]) -> None:
+    path.write_text(make_record(snn=[point(T, 0.5) for T in steps]).dumps())
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ["valid dictionary"]),
+        ("methods: []", ["methods", "at least 1"]),
+        ("methods: [qcfs]\nseed: 3", ["seed", "not permitted"]),
+        ("methods: [qcfs]\nseeds: [-1]", ["seeds.0"]),
+        ("methods: [qcfs]\ngrid: {model.L: 4}", ["grid.model.L", "list"]),
+        ("methods: [qcfs]\ngrid: {model.L: []}", ["grid.model.L", "at least 1"]),
+        ("methods: [qcfs]\noptions: {out: x}", ["options", "out"]),
+        ("methods: [qcfs]\noptions: {ckpt: last}", ["options", "ckpt"]),
+        ("methods: [{name: qcfs, options: {seed: 1}}]", ["qcfs.options", "seed"]),
+        ("methods: [qfcs]", ["qfcs", "did you mean qcfs"]),
+        ("methods: [qcfs]\narchs: [resnet21]", ["resnet21"]),
+        ("methods: [qcfs]\ndata: [digit]", ["digit", "digits"]),
+        ("methods: [qcfs]\noptions: {model: {LL: 4}}", ["model.LL"]),
+        ("methods: [qcfs]\noptions: {print_config: true}", ["print_config"]),
+        ("methods: [qcfs", ["cannot be read"]),
+    ],
+)
+def test_a_file_that_makes_no_sense_is_one_line(tmp_path, monkeypatch, capsys, text, words):
+    monkeypatch.chdir(tmp_path)
+    Path("sweep.yaml").write_text(text)
+    assert main(["sweep", "sweep.yaml", "--dry-run"]) == 2
+    err = capsys.readouterr().err
+    assert len(err.strip().splitlines()) == 1 and not [word for word in words if word not in err], err
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    "option",
+    [("--cpus", "0"), ("--cpus-per-run", "-1"), ("--gpus-per-run", "1.5"), ("--retries", "-1"), ("--cpu", "1")],
+)
+def test_options_out_of_range(tmp_path, monkeypatch, capsys, option):
+    monkeypatch.chdir(tmp_path)
+    Path("sweep.yaml").write_text("methods: [qcfs]\ndata: [digits]")
+    assert main(["sweep", "sweep.yaml", "--dry-run", *option]) == 2
+    assert option[0] in capsys.readouterr().err
+
+
+def test_an_absent_file(capsys):
+    assert main(["sweep", "absent.yaml"]) == 2
+    assert "absent.yaml: cannot be read" in capsys.readouterr().err
+
+
+def test_print_gives_commands_in_two_steps_and_dry_run_the_cost(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("sweep.yaml").write_text(json.dumps({"methods": ["cos", "tcl"], "data": ["digits"], "options": TINY}))
+    assert read_sweep(Path("sweep.yaml")).seeds == [0]
+    assert main(["sweep", "sweep.yaml", "--print"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    then = next(n for n, line in enumerate(lines) if line.startswith("# once"))
+    assert lines[0].startswith("# in any order") and [len(lines[1:then]), len(lines[then + 1 :])] == [2, 1]
+    for line in lines:
+        if not line.startswith("#"):
+            assert shlex.split(line)[:4] == ["python", "-m", "bench", "fit"]
+            parse_fit(shlex.split(line)[4:])
+    assert main(["sweep", "sweep.yaml", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "3 of 3 to run: nothing to estimate from; 3 not measured yet" in out
+    assert not Path("runs").exists(), "a plan makes nothing"
+
+
+def test_estimates_are_medians_of_the_same_method_net_data_and_subset(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    [job] = plan(methods=["qcfs"])
+    folder = tmp_path / "records"
+    folder.mkdir()
+
+    def measured(
+        name: str, subset: int | None, seconds: float, epochs: int, evaluation: float, method: str = "qcfs"
+    ) -> None:
+        record = make_record(
+            config={"model": {}, "data": {"name": "digits", "subset": subset}},
+            method__name=method,
+            data__name="digits",
+            training__epochs=epochs,
+            training__seconds=seconds,
+            run__seconds=evaluation,
+        )
+        (folder / f"{name}.json").write_text(record.dumps())
+
+    assert Estimator([folder]).seconds(job) is None
+    measured("a", 64, 10.0, 5, 3.0)  # 2 epochs: 4 s, and 3 s
+    measured("b", 64, 60.0, 10, 1.0)  # 13 s
+    measured("c", 64, 20.0, 4, 1.0)  # 11 s
+    measured("other-subset", None, 1000.0, 1, 1.0)
+    measured("other-method", 64, 1000.0, 1, 1.0, "tcl")
+    (folder / "broken.json").write_text("{")
+    assert Estimator([folder]).seconds(job) == 11.0
+
+
+def test_durations_read_well():
+    assert [duration(s) for s in (0.4, 59, 60, 3599, 3600, 100_000)] == [
+        "0 s", "59 s", "1 min 00 s", "59 min 59 s", "1 h 00 min", "27 h 46 min"]  # fmt: skip
+
+
+def test_without_ray_one_line_says_what_to_install(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    Path("sweep.yaml").write_text("methods: [qcfs]\ndata: [digits]")
+    assert main(["sweep", "sweep.yaml"]) == 2
+    assert "pip install 'ann2snn-bench[sweep]'" in capsys.readouterr().err
+
+
+def test_a_worker_logs_the_command_and_returns_its_status(tmp_path):
+    log = tmp_path / "new/folder/sweep.log"
+    code = "import os, sys; print(os.environ['GIVEN'], os.getcwd()); sys.exit(3)"
+    assert run_command([sys.executable, "-c", code], str(tmp_path), {"GIVEN": "yes"}, str(log)) == 3
+    assert run_command([sys.executable, "-c", "print('again')"], str(tmp_path), {}, str(log)) == 0
+    text = log.read_text()
+    assert f"yes {tmp_path}" in text and text.strip().endswith("again") and text.count("== 2") == 2
+
+
+def test_a_run_dies_with_its_worker(tmp_path):
+    """A worker killed with SIGKILL leaves no run behind."""
+    beat = tmp_path / "beat"
+    run = f"import time\nwhile True:\n    open({str(beat)!r}, 'w').write(str(time.time()))\n    time.sleep(0.05)"
+    worker = (f"from bench.sweep.worker import run_command; import sys; "
+              f"run_command([sys.executable, '-c', {run!r}], '.', {{}}, {str(tmp_path / 'log')!r})")  # fmt: skip
+    root = Path(__file__).resolve().parents[2]
+    process = subprocess.Popen([sys.executable, "-c", worker], cwd=root)
+    deadline = time.monotonic() + 60
+    while not beat.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    time.sleep(0.5)
+    last = beat.read_text()
+    time.sleep(0.5)
+    assert beat.read_text() == last
+
+
+def test_names_that_are_refused_say_which_run():
+    with pytest.raises(UserError, match="cos, resnet20, digits, seed 7: "):
+        plan(methods=[{"name": "cos", "options": {"model": {"rho": "x"}}}], seeds=[7])
