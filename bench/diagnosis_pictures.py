@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from bench.snn.diagnosis import EDGES, KINDS, VIEWS
 
@@ -44,6 +45,7 @@ def _columns(found: list[dict[str, Any]], rows: int, title: str) -> tuple[Figure
         top1 = diagnosis["top1"]
         column[0].set_title(f"T = {diagnosis['T']}: ANN {100 * top1['ann']:.1f} %, SNN {100 * top1['snn']:.1f} %")
         column[-1].set_xlabel("layer")
+        column[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure, axes
 
 

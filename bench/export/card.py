@@ -27,7 +27,7 @@ Energy: {energy_model}, arithmetic alone. {arch}: {parameters:,} parameters, {ma
 ## Use
 
 `model.safetensors` holds the trained weights and, in its metadata, what they are; `record.json` the whole record.
-With [{library}](.) installed:
+With {library} installed:
 
 ```bash
 python -m bench evaluate --ckpt model.safetensors --T {steps} --out again
