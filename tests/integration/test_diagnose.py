@@ -54,6 +54,7 @@ def test_json_alone_on_the_terminal_and_fewer_images(bench, run):
     assert found["diagnoses"][0]["images"] == 7
 
 
+@pytest.mark.slow
 def test_a_method_that_converts_for_one_T_and_one_with_calibration(bench, run):
     assert bench("fit", "--method", "relu", *TINY[2:], "--out", "relu").status == 0
     for method in ("snnc_lp", "snm"):

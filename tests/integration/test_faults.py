@@ -111,6 +111,7 @@ def test_a_read_only_folder_is_refused_at_once(uninterrupted, command):
     one_line(done.stderr, "there/run", "cannot be written", "Read-only file system")
 
 
+@pytest.mark.slow
 def test_a_folder_that_vanishes_in_mid_run_is_made_anew(uninterrupted):
     out = Path("run")
     process = start("fit", *[item if item != "none" else "csv" for item in LONG], "--out", str(out))
@@ -132,6 +133,7 @@ def wait(what, process: subprocess.Popen[str], seconds: float = 120) -> None:
 # ------------------------------------------------------------------------------------------------- two runs at once
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["fit", "evaluate"])
 def test_of_two_processes_that_write_the_same_record_one_is_refused(uninterrupted, command):
     arguments = {
@@ -220,6 +222,7 @@ def wandb_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
     server.die()
 
 
+@pytest.mark.slow
 def test_a_wandb_server_that_dies_in_mid_run_costs_seconds_and_no_result(
     bench, uninterrupted, wandb_server, monkeypatch
 ):
@@ -235,6 +238,7 @@ def test_a_wandb_server_that_dies_in_mid_run_costs_seconds_and_no_result(
     assert list(Path("run/wandb").glob("run-*/run-*.wandb")), "kept on disk for wandb sync"
 
 
+@pytest.mark.slow
 def test_a_wandb_server_that_never_answers_means_offline(bench, monkeypatch):
     class Silent(BaseHTTPRequestHandler):
         def do_POST(self) -> None:

@@ -70,6 +70,7 @@ def finish(process: subprocess.Popen[str], seconds: float = 280) -> tuple[str, s
     return out, err
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_killed_worker_is_replaced_and_the_run_goes_on(tmp_path):
     write_sweep(methods=["qcfs", "cos", "srp"])
@@ -89,6 +90,7 @@ def test_a_killed_worker_is_replaced_and_the_run_goes_on(tmp_path):
     assert "3 of 3 runs recorded" in again and found() == records, "nothing is run twice"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("number", "status"),
@@ -123,6 +125,7 @@ def test_a_run_that_is_refused_is_not_repeated_and_fails_what_needs_it():
     assert "0 of 2 runs recorded" in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("option", "words"),
     [
