@@ -7,7 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Self
 
@@ -35,6 +35,7 @@ class Progress:
         attempts: how often it has been started.
         note: why it failed, or is tried again.
         started: of the present attempt, in seconds of ``time.time``.
+        command: of the present attempt.
     """
 
     job: Job
@@ -42,15 +43,16 @@ class Progress:
     attempts: int = 0
     note: str = ""
     started: float = 0.0
+    command: list[str] = field(default_factory=list)
 
     @property
     def log(self) -> Path:
         """What the run prints, all attempts one after the other."""
         return self.job.folder / LOG
 
-    def submitted(self) -> None:
+    def submitted(self, command: list[str]) -> None:
         """Notes that an attempt waits for a worker."""
-        self.phase, self.started = "queued", time.time()
+        self.phase, self.started, self.command = "queued", time.time(), command
         self.attempts += 1
 
     def look(self) -> None:

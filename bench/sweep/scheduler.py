@@ -155,8 +155,8 @@ class Scheduler:
         while not self.terminated:
             for run in self.runs.values():
                 if run.phase == "waiting" and self._ready(run, display):
-                    run.submitted()
-                    reference = task.remote(executable(run.job), str(Path.cwd()), environment, str(run.log.resolve()))
+                    run.submitted(executable(run.job))
+                    reference = task.remote(run.command, str(Path.cwd()), environment, str(run.log.resolve()))
                     self.pending[reference] = run
             if not self.pending:
                 return
@@ -181,10 +181,12 @@ class Scheduler:
             reason = f"exit status {status}: {run.last_line()[:300]}"
         except ray.exceptions.RayError as error:  # the worker or its machine died
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-        if status == 0 and run.job.state() == "recorded":
+        # A worker may die after its run has written the record, and a run of a lost machine may have gone on meanwhile.
+        refused = status == BAD_INPUT and executable(run.job) == run.command
+        if run.job.state() == "recorded":
             run.phase = "done"
             display.event(run, "recorded")
-        elif status == BAD_INPUT or run.attempts > self.resources.retries:
+        elif refused or run.attempts > self.resources.retries:
             run.phase, run.note = "failed", reason
             display.event(run, f"failed after {run.attempts} attempt(s) ({reason}); see {run.log}")
         else:

@@ -190,6 +190,7 @@ def cluster(machines: int) -> Iterator[str]:
     finally:
         process.stdin.close()
         process.wait(timeout=120)
+        process.stdout.close()
 
 
 @pytest.mark.slow
