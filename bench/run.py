@@ -38,7 +38,7 @@ def fit(settings: Settings, argv: list[str]) -> Path:
     """
     quiet()
     if METHODS[settings.method].source:
-        from bench.convert import convert
+        from bench.conversion import convert
 
         return convert(settings, argv)
     science = settings.science()

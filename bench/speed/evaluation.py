@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bench.callbacks import ConversionCallback
 from bench.snn.activations import Activation
-from bench.snn.neurons import SpikingNeuron
+from bench.snn.neurons import IFNode, SpikingNeuron
 from bench.snn.reduced import changed_spikes, reduced
 from bench.snn.simulate import SpikingNetwork, simulate
 from bench.snn.surgery import fold_batch_norm, replace
@@ -47,6 +47,14 @@ class StepNeuron(nn.Module):
         self.v = None
 
 
+class UncountedNode(IFNode):
+    """The same neuron, whose spikes nobody counts."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See :class:`bench.snn.neurons.SpikingNeuron`."""
+        return self.run(self.clock.unfold(x)).flatten(0, 1)
+
+
 class Nets:
     """One set of weights in every form that is measured.
 
@@ -69,6 +77,17 @@ class Nets:
             replace(self.ann, Activation, lambda _, __: nn.ReLU(inplace=True))
             self.steps = copy.deepcopy(self.plain.net)
             replace(self.steps, SpikingNeuron, lambda _, neuron: StepNeuron(neuron.threshold))  # type: ignore[arg-type]
+
+    def uncounted(self) -> SpikingNetwork:
+        """The compiled network without the counting of spikes and operations."""
+        with torch.inference_mode(False):
+            net = copy.deepcopy(self.plain.net)
+            replace(net, SpikingNeuron, lambda _, old: UncountedNode(old.threshold, 0.5))  # type: ignore[arg-type]
+            snn = SpikingNetwork(net)
+            snn.wire(self.x)
+        snn.analogue.clear()
+        snn.compiled = True
+        return snn
 
     def ann_rate(self) -> float:
         """Images a second, at the best batch size."""
@@ -202,7 +221,11 @@ def callback(arch: str, T: int, images: int, pairs: int, device: str) -> list[Fi
         return lambda: rate(work, images * readings[-1])
 
     bare = nets.simulated(nets.compiled)
+    counting = Figure("simulation, costs counted", "not counted", UNIT)
     return [
-        Figure(name, "bare simulation", UNIT).measure(evaluated(twins), bare, pairs)
-        for name, twins in (("evaluation, metrics and costs", False), ("evaluation, twins as well", True))
+        counting.measure(bare, nets.simulated(nets.uncounted()), pairs),
+        *(
+            Figure(name, "bare simulation", UNIT).measure(evaluated(twins), bare, pairs)
+            for name, twins in (("evaluation, metrics and costs", False), ("evaluation, twins as well", True))
+        ),
     ]

@@ -7,6 +7,7 @@ import itertools
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -271,3 +272,9 @@ def test_importing_bench_imports_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
     with pytest.raises(AttributeError, match=r"bench.*converts"):
         _ = bench.converts
+
+
+def test_no_module_of_the_suite_hides_a_function_of_the_library() -> None:
+    """A module ``bench/convert.py`` would take the function's place as soon as anything imported it."""
+    modules = {path.stem for path in Path(bench.__file__).parent.iterdir()}
+    assert not modules & set(bench.__all__)
