@@ -149,8 +149,8 @@ class ConversionCallback(pl.Callback):
                         self._count_operations(network, step)
 
     def _count_operations(self, network: SpikingNetwork, T: int) -> None:
-        counts, uncounted = network.counts, network.uncounted
-        self.spikes[T] += counts.spikes[:, uncounted : uncounted + T].sum(1)
+        counts = network.counts
+        self.spikes[T] += counts.spikes[:, network.counted(T)].sum(1)
         self.operations[T] += torch.stack([network.paid(counts.synops, T), network.paid(counts.macs, T)])
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

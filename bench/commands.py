@@ -19,6 +19,9 @@ COMMANDS = {
     "speed": "measure simulation and training against their limits on this machine",
 }
 
+# Of ``speed``; here because its module needs torch.
+SPEED_KINDS = ("evaluation", "callback", "memory", "growth", "training", "data")
+
 
 def parser(command: str) -> Parser:
     """An argument parser that says what the command does."""
@@ -86,8 +89,7 @@ def speed(arguments: list[str]) -> int:
     """``python -m bench speed``."""
     made = parser("speed")
     made.add_argument("--arch", default="resnet20", help="a CIFAR net")
-    kinds = ["evaluation", "callback", "memory", "growth", "training", "data"]
-    made.add_argument("--what", choices=kinds, nargs="+", default=["evaluation", "training"])
+    made.add_argument("--what", choices=SPEED_KINDS, nargs="+", default=["evaluation", "training"])
     made.add_argument("--T", type=int, default=32, help="steps")
     made.add_argument("--images", type=int, default=200, help="images in one measurement")
     made.add_argument("--pairs", type=int, default=5, help="measurements of each ratio")

@@ -25,7 +25,7 @@ from bench.errors import UserError
 from bench.snn.neurons import IFNode
 from bench.snn.simulate import SpikingNetwork
 from bench.snn.surgery import Scale, fold_currents, fold_thresholds
-from bench.snn.tracing import DirectInterpreter, first_input
+from bench.snn.tracing import first_input, note_shapes
 
 _ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 _FLATTENINGS = {torch.flatten, "flatten"}
@@ -36,16 +36,6 @@ METADATA = {
     "input": "direct coding: the normalised image, unchanged, at every step",
     "readout": "sum of the outputs over the steps",
 }
-
-
-class _Shapes(DirectInterpreter):
-    """Runs one step of one image and keeps the shape of every result."""
-
-    def run_node(self, n: fx.Node) -> Any:
-        result = super().run_node(n)
-        if isinstance(result, Tensor):
-            n.meta["shape"] = tuple(result.shape[1:])
-        return result
 
 
 @torch.no_grad()
@@ -67,11 +57,7 @@ def to_nir(snn: SpikingNetwork, image: Tensor, metadata: dict[str, str]) -> byte
         if type(neuron) is not IFNode:
             raise UserError(f"export: {name} is a {type(neuron).__name__}, and NIR has only integrate-and-fire neurons")
     folded = fold_thresholds(fold_currents(snn.net))
-    for module in folded.modules():
-        if isinstance(module, IFNode):
-            module.reset()
-            module.clock.T = module.clock.batch = 1
-    _Shapes(folded).run(image)
+    note_shapes(folded, image)
     builder = _Builder(dict(folded.named_modules()))
     for node in folded.graph.nodes:
         builder.add(node)

@@ -6,7 +6,6 @@ import contextlib
 import copy
 import io
 import logging
-import types
 import warnings
 from collections.abc import Iterator
 
@@ -15,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import UserError
-from bench.snn.neurons import SpikingNeuron
 from bench.snn.simulate import SpikingNetwork
 
 INPUT, SCORES, LOGITS = "images", "scores", "logits"
@@ -37,7 +35,7 @@ class Unrolled(nn.Module):
         """``[B, C, H, W]`` to the summed logits ``[B, classes]`` and those of each counted step ``[T, B, classes]``."""
         snn = self.snn
         snn.reset()
-        logits_TBK = snn(x, snn.steps_for(self.T))[snn.uncounted : snn.uncounted + self.T]
+        logits_TBK = snn(x, snn.steps_for(self.T))[snn.counted(self.T)]
         snn.reset()
         return logits_TBK.sum(0), logits_TBK
 
@@ -59,7 +57,8 @@ def to_onnx(snn: SpikingNetwork, image: Tensor, T: int) -> bytes:
     # A copy: the exporter leaves traces of itself in the modules that it has run.
     own = SpikingNetwork(copy.deepcopy(snn.net), snn.warmup, snn.uncounted, snn.only_T)
     for neuron in own.neurons.values():
-        neuron.forward = types.MethodType(_forward, neuron)  # type: ignore[method-assign]
+        # Counts are no part of the function, and an attribute that is traced would be an error.
+        neuron.counting = False
     unrolled = Unrolled(own, T).eval()
     batch = torch.export.Dim("batch", min=1)
     try:
@@ -90,12 +89,6 @@ def predict(model: bytes, batches: list[Tensor]) -> Tensor:
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     scores = [session.run([SCORES], {INPUT: images.numpy()})[0] for images in batches]
     return torch.from_numpy(np.concatenate(scores)).argmax(1)
-
-
-def _forward(neuron: SpikingNeuron, x: Tensor) -> Tensor:
-    """Without spike counts: they are no part of the function, and an attribute that is traced would be an error."""
-    out = neuron.run(neuron.clock.unfold(x)).flatten(0, 1)
-    return out / neuron.threshold if neuron.unit_spikes else out
 
 
 @contextlib.contextmanager

@@ -18,14 +18,14 @@ import copy
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
 
 from bench.snn.graph import Linear
-from bench.snn.neurons import Clock, LateralInhibitionPool, SpikingNeuron, channel_sums
-from bench.snn.tracing import DirectInterpreter, trace
+from bench.snn.neurons import Clock, SpikingNeuron, channel_sums, step_totals
+from bench.snn.tracing import first_input, note_shapes, trace
 
 # What a spike passes unchanged.
 _CARRIERS = (nn.Flatten, nn.Dropout, nn.Dropout2d, nn.Identity)
@@ -89,7 +89,7 @@ class AnalogueCounter:
             # The same at every step.
             active_TBX = active_TBX[:1]
         sums = channel_sums(active_TBX.to(torch.float32)).double() * self.fan_out
-        self.counts = sums.reshape(len(sums), -1).sum(1).long().expand(self.clock.T)
+        self.counts = step_totals(sums).expand(self.clock.T)
 
 
 def _connections(layer: nn.Module, x: Tensor) -> Tensor:
@@ -107,25 +107,6 @@ def _per_channel(fan_out: Tensor) -> Tensor:
     first = fan_out[0]
     assert bool((fan_out == first).all()), "channels of one layer have as many connections each"
     return first.clone()
-
-
-class _Shapes(DirectInterpreter):
-    """Finds the shape of each layer's input without running a neuron: neither state nor hooks see it."""
-
-    def __init__(self, module: fx.GraphModule) -> None:
-        super().__init__(module)
-        self.found: dict[str, torch.Size] = {}
-
-    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Runs what has no memory; notes the shape of its input."""
-        module, x = self.fetch_attr(target), next(iter((*args, *kwargs.values())))
-        if isinstance(module, (SpikingNeuron, *Linear)):
-            self.found[target] = x.shape[1:]
-        if isinstance(module, SpikingNeuron):
-            return x
-        if isinstance(module, LateralInhibitionPool):
-            return module.pool(x)
-        return super().call_module(target, args, kwargs)
 
 
 class Wiring(NamedTuple):
@@ -150,11 +131,13 @@ def wiring(net: nn.Module, image: Tensor) -> Wiring:
         image: ``[1, C, H, W]``.
     """
     graph = trace(net)
-    interpreter = _Shapes(fx.GraphModule(net, graph))
-    with torch.no_grad():
-        interpreter.run(image)
-    shapes = interpreter.found
+    note_shapes(fx.GraphModule(net, graph), image)
     modules = dict(net.named_modules())
+    shapes: dict[str, torch.Size] = {
+        str(node.target): first_input(node).meta["shape"]
+        for node in graph.nodes
+        if node.op == "call_module" and isinstance(modules[str(node.target)], (SpikingNeuron, *Linear))
+    }
     spiking: dict[str, Tensor] = {}
     driven: set[str] = set()
 

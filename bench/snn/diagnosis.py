@@ -168,10 +168,9 @@ def _part(
         _measure(layers[name], neuron, activation, snn, current, output, T, seen["ann"][name], seen["quantised"][name])
 
     snn.reset()
-    snn.clock.T, snn.clock.batch = snn.steps_for(T), len(x)
-    inputs = x.expand(snn.clock.T, *x.shape).flatten(0, 1) if snn.repeat_input else x
+    inputs = snn.present(x, snn.steps_for(T))
     logits = _run(snn.net, inputs, measure, SpikingNeuron)
-    scores["snn"] = snn.clock.unfold(logits)[snn.uncounted : snn.uncounted + T].sum(0)
+    scores["snn"] = snn.clock.unfold(logits)[snn.counted(T)].sum(0)
     snn.reset()
     return scores
 
@@ -203,7 +202,8 @@ def _measure(
     q: Tensor,
 ) -> None:
     current_TBX, out_TBX = snn.clock.unfold(current), snn.clock.unfold(output)
-    counted, after = slice(snn.uncounted, snn.uncounted + T), slice(snn.uncounted + T, None)
+    counted = snn.counted(T)
+    after = slice(counted.stop, None)
     mean, r = current_TBX[counted].mean(0), out_TBX[counted].mean(0)
     amplitude = torch.ones_like(neuron.threshold) if neuron.unit_spikes else neuron.threshold
     ceiling = amplitude * neuron.levels_per_step

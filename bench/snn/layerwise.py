@@ -59,9 +59,7 @@ class SpikeTrains:
         neuron = self.net.get_submodule(name)
         assert isinstance(neuron, SpikingNeuron) and neuron.alphabet == "binary", name
         neuron.clock = self.clock
-        at_once = max(1, _IMAGE_STEPS // self.T)
-        for start in range(0, len(self.images), at_once):
-            rows = slice(start, start + at_once)
+        for rows in self._parts():
             self.clock.batch = len(self.images[rows])
             inputs = [self._train(source, rows).flatten(0, 1) if source else self.images[rows] for source in sources]
             if len(sources) > 1:
@@ -76,7 +74,7 @@ class SpikeTrains:
         if not name:
             return self.images
         if name in self.bits:
-            return self._train(name, slice(None)).mean(0)
+            return torch.cat([self._train(name, rows).mean(0) for rows in self._parts()])
         return torch.cat([out_TBX.mean(0) for out_TBX in self.run(name)])
 
     def keep(self, name: str) -> None:
@@ -86,6 +84,11 @@ class SpikeTrains:
         self.needed.pop(0)
         wanted = {source for sources in self.needed for source in sources}
         self.bits = {kept: bits for kept, bits in self.bits.items() if kept in wanted}
+
+    def _parts(self) -> Iterator[slice]:
+        """A few images at a time."""
+        at_once = max(1, _IMAGE_STEPS // self.T)
+        return (slice(start, start + at_once) for start in range(0, len(self.images), at_once))
 
     def _train(self, name: str, rows: slice) -> Tensor:
         neuron = self.net.get_submodule(name)
@@ -125,8 +128,7 @@ def layer_gaps(net: nn.Module, snn: SpikingNetwork, images: Tensor, T: int) -> d
         gaps[name] = gaps[name] - snn.clock.unfold(output).mean(0)
 
     snn.reset()
-    snn.clock.T, snn.clock.batch = T, len(images)
-    inputs = images.expand(T, *images.shape).flatten(0, 1) if snn.repeat_input else images
+    inputs = snn.present(images, T)
     observe(snn.net, [(inputs, inputs)], subtract, SpikingNeuron)
     snn.reset()
     return gaps

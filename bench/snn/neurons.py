@@ -53,6 +53,11 @@ def channel_sums(x_TBX: Tensor) -> Tensor:
     return x_TBX.sum((1, 2))
 
 
+def step_totals(sums_TX: Tensor) -> Tensor:
+    """Totals of each step, as integers ``[T]``."""
+    return sums_TX.reshape(len(sums_TX), -1).sum(1).long()
+
+
 class Timed(nn.Module):
     """What sees time in a converted network: it finds the steps inside the batch, and remembers.
 
@@ -84,6 +89,7 @@ class SpikingNeuron(Timed):
         spike_counts: spikes at each step of the last pass, ``[T]``.
         synop_counts: weights that these spikes met, ``[T]``.
         fan_out: weights that one spike meets, ``[H, W]`` or scalar; 0 before :meth:`SpikingNetwork.wire`.
+        counting: whether spikes are counted; where a network is exported, they are not.
         unit_spikes: send 1 instead of ``theta``, where the next weights already hold the threshold.
     """
 
@@ -104,7 +110,7 @@ class SpikingNeuron(Timed):
             self.register_buffer("v_init", v_init.detach().clone())
         else:
             self.v_init = v_init
-        self.unit_spikes = False
+        self.unit_spikes, self.counting = False, True
         self.v: Tensor | None = None
         self.spike_counts = self.synop_counts = torch.zeros(0)
         self.register_buffer("fan_out", torch.zeros((), dtype=torch.float64), persistent=False)
@@ -123,13 +129,17 @@ class SpikingNeuron(Timed):
         # Currents may come in bfloat16; membranes never are.
         x_TBX = self.clock.unfold(x).to(torch.promote_types(x.dtype, self.threshold.dtype))
         out_TBX = self.run(x_TBX)
+        if self.counting:
+            self._count(out_TBX)
+        return out_TBX.flatten(0, 1).div_(self.threshold) if self.unit_spikes else out_TBX.flatten(0, 1)
+
+    def _count(self, out_TBX: Tensor) -> None:
         self.size = out_TBX[0, 0].numel()
         # Single precision is exact to 2^24, far more than the channels and images of one pass, and unlike integers
         # needs no copy eight times as large as the spikes.
         sums = channel_sums(self.events(out_TBX)).double()
-        self.spike_counts = sums.reshape(len(sums), -1).sum(1).long()
-        self.synop_counts = (sums * self.fan_out).reshape(len(sums), -1).sum(1).long()
-        return out_TBX.flatten(0, 1).div_(self.threshold) if self.unit_spikes else out_TBX.flatten(0, 1)
+        self.spike_counts = step_totals(sums)
+        self.synop_counts = step_totals(sums * self.fan_out)
 
     def run(self, x_TBX: Tensor) -> Tensor:
         """Turns input currents ``[T, B, ...]`` into outputs of the same shape."""

@@ -86,7 +86,7 @@ def changed_spikes(exact: SpikingNetwork, other: SpikingNetwork, x: Tensor, T: i
         for name, spikes in runs[0][1].items():
             different += int((spikes != runs[1][1][name]).sum())
             total += spikes.numel()
-        counted = [logits[exact.uncounted : exact.uncounted + T].sum(0).argmax(1) for logits, _ in runs]
+        counted = [logits[exact.counted(T)].sum(0).argmax(1) for logits, _ in runs]
         predictions += int((counted[0] != counted[1]).sum())
     return Change(different / total, predictions / len(x))
 

@@ -78,12 +78,14 @@ class SpikingNetwork(nn.Module):
         Returns:
             Logits of each step, ``[T, B, classes]``.
         """
+        logits: Tensor = self.net(self.present(x, T))
+        return logits.view(T, self.clock.batch, *logits.shape[1:])
+
+    def present(self, x: Tensor, T: int) -> Tensor:
+        """Sets the clock to ``T`` steps of images ``[B, C, H, W]``; gives them as :attr:`net` wants them."""
         # Not len(x), which would fix the number of images where the network is exported.
         self.clock.T, self.clock.batch = T, x.shape[0]
-        if self.repeat_input:
-            x = x.expand(T, *x.shape).flatten(0, 1)
-        logits: Tensor = self.net(x)
-        return logits.view(T, self.clock.batch, *logits.shape[1:])
+        return x.expand(T, *x.shape).flatten(0, 1) if self.repeat_input else x
 
     @functools.cached_property
     def fast(self) -> Callable[[Tensor, int], Tensor]:
@@ -155,6 +157,10 @@ class SpikingNetwork(nn.Module):
         """Steps that the first pass of a run must have."""
         return max(module.lookahead for module in self.timed)
 
+    def counted(self, T: int) -> slice:
+        """Which of the steps that were run are the ``T`` counted ones."""
+        return slice(self.uncounted, self.uncounted + T)
+
     def steps_for(self, T: int) -> int:
         """Steps that have to be run for ``T`` counted ones."""
         return max(self.uncounted + T, self.lookahead)
@@ -217,6 +223,6 @@ def simulate(snn: SpikingNetwork, x: Tensor, T: int, image_steps: int | None = N
                 logits.append(run(images, per_pass))
                 counts.append(snn.pass_counts())
             snn.counts = Counts(*(torch.cat(kind, 1)[:, :steps] for kind in zip(*counts, strict=True)))
-            counted = slice(snn.uncounted, snn.uncounted + T)
+            counted = snn.counted(T)
             yield torch.cat(logits)[counted], snn.counts.spikes.sum(0)[counted]
     snn.reset()

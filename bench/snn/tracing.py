@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from bench.errors import UserError
 from bench.snn.activations import Activation
-from bench.snn.neurons import Timed
+from bench.snn.neurons import LateralInhibitionPool, SpikingNeuron, Timed
 
 
 def input_size(net: nn.Module) -> tuple[int, int, int]:
@@ -19,11 +19,10 @@ def input_size(net: nn.Module) -> tuple[int, int, int]:
     return channels, height, width
 
 
-class DirectInterpreter(fx.Interpreter):
+class _DirectInterpreter(fx.Interpreter):
     """Calls ``forward`` itself: while a trace is under way, calling a module would be traced."""
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Runs a module's own code, without its hooks."""
         return self.fetch_attr(target).forward(*args, **kwargs)
 
 
@@ -41,7 +40,7 @@ class _Tracer(fx.Tracer):
         dtype = next(self.root.parameters()).dtype
         # On the meta device: shapes are all that may be asked about.
         module = fx.GraphModule(copy.deepcopy(self.root).eval().to("meta"), graph)
-        answer = DirectInterpreter(module).run(torch.zeros(1, *input_size(self.root), device="meta", dtype=dtype))
+        answer = _DirectInterpreter(module).run(torch.zeros(1, *input_size(self.root), device="meta", dtype=dtype))
         if isinstance(answer, torch.Tensor):
             raise fx.proxy.TraceError("its forward pass depends on the values of the images")
         return bool(answer)
@@ -59,6 +58,35 @@ def trace(net: nn.Module) -> fx.Graph:
         reason = str(error).splitlines()[0]
         raise UserError(f"{type(net).__name__} cannot be converted: torch.fx cannot trace it ({reason})") from error
     return graph
+
+
+class _Shapes(_DirectInterpreter):
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        module, x = self.fetch_attr(target), next(iter((*args, *kwargs.values())))
+        if isinstance(module, SpikingNeuron):
+            return x
+        if isinstance(module, LateralInhibitionPool):
+            return module.pool(x)
+        return super().call_module(target, args, kwargs)
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if isinstance(result, torch.Tensor):
+            n.meta["shape"] = result.shape[1:]
+        return result
+
+
+@torch.no_grad()
+def note_shapes(net: fx.GraphModule, image: torch.Tensor) -> None:
+    """Notes in ``meta["shape"]`` of each node the shape of one image's result, without running a neuron.
+
+    Neither the state of neurons nor hooks see it.
+
+    Args:
+        net: a traced network.
+        image: one, ``[1, C, H, W]``.
+    """
+    _Shapes(net).run(image)
 
 
 def first_input(node: fx.Node) -> Any:

@@ -5,6 +5,6 @@ both. Nets have random weights, thresholds at the 90th percentile of their input
 depends on shapes and on how many neurons fire, not on accuracy.
 """
 
-from bench.speed.command import KINDS, run
+from bench.speed.command import run
 
-__all__ = ["KINDS", "run"]
+__all__ = ["run"]

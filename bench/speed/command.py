@@ -19,11 +19,9 @@ from bench.speed.figures import Figure
 from bench.speed.growth import growth, memory
 from bench.speed.training import data, training
 
-KINDS = ("evaluation", "callback", "memory", "growth", "training", "data")
-
 
 def figures_of(kind: str, arch: str, T: int, images: int, pairs: int, device: str) -> list[Figure]:
-    """One of :data:`KINDS`."""
+    """One of :data:`bench.commands.SPEED_KINDS`."""
     batches = max(1, images // 20)
     if kind in ("training", "data"):
         return {"training": training, "data": data}[kind](arch, batches, pairs, device)
@@ -36,7 +34,7 @@ def run(arch: str, what: Sequence[str], T: int, images: int, pairs: int, device:
 
     Args:
         arch: CIFAR net.
-        what: of :data:`KINDS`.
+        what: of :data:`bench.commands.SPEED_KINDS`.
         T: steps.
         images: in one measurement of an evaluation.
         pairs: measurements of each ratio.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bench.callbacks import ConversionCallback
 from bench.snn.activations import Activation
-from bench.snn.neurons import IFNode, SpikingNeuron
+from bench.snn.neurons import SpikingNeuron
 from bench.snn.reduced import changed_spikes, reduced
 from bench.snn.simulate import SpikingNetwork, simulate
 from bench.snn.surgery import fold_batch_norm, replace
@@ -47,14 +47,6 @@ class StepNeuron(nn.Module):
         self.v = None
 
 
-class UncountedNode(IFNode):
-    """The same neuron, whose spikes nobody counts."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """See :class:`bench.snn.neurons.SpikingNeuron`."""
-        return self.run(self.clock.unfold(x)).flatten(0, 1)
-
-
 class Nets:
     """One set of weights in every form that is measured.
 
@@ -81,10 +73,10 @@ class Nets:
     def uncounted(self) -> SpikingNetwork:
         """The compiled network without the counting of spikes and operations."""
         with torch.inference_mode(False):
-            net = copy.deepcopy(self.plain.net)
-            replace(net, SpikingNeuron, lambda _, old: UncountedNode(old.threshold, 0.5))  # type: ignore[arg-type]
-            snn = SpikingNetwork(net)
+            snn = SpikingNetwork(copy.deepcopy(self.plain.net))
             snn.wire(self.x)
+        for neuron in snn.neurons.values():
+            neuron.counting = False
         snn.analogue.clear()
         snn.compiled = True
         return snn

@@ -18,6 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # Small enough for seconds, long enough for two checkpoints.
 TINY = ("--method", "qcfs", "--arch", "resnet20", "--data", "digits", "--subset", "64", "--T", "1,2,4",
         "--max_epochs", "2", "--logger", "none")  # fmt: skip
+# Long enough to be hit in the middle, with random crops, shuffling and the schedule to go wrong on resumption.
+LONG = [item if item != "2" else "6" for item in TINY] + ["--data.batch_size", "8", "--model.lr", "0.01"]
 
 
 class Result(NamedTuple):
@@ -77,4 +79,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of one finished run (``TINY``); whoever changes it copies it first."""
     folder = tmp_path_factory.mktemp("trained") / "run"
     assert main(["fit", *TINY, "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of one finished run (``LONG``), which others that were stopped and resumed are compared with."""
+    folder = tmp_path_factory.mktemp("whole")
+    process = start("fit", *LONG, "--out", str(folder))
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
     return folder

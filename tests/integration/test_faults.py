@@ -16,13 +16,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, TINY, sha256, start
+from conftest import LONG, ROOT, TINY, sha256, start
 
 from bench import checkpoints, logs
 from bench.errors import UserError
 from bench.records import read_record
 
-LONG = [item if item != "2" else "6" for item in TINY] + ["--data.batch_size", "8", "--model.lr", "0.01"]
 NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-euc")
 own_mounts = pytest.mark.skipif(
     not sys.platform.startswith("linux")
@@ -43,15 +42,6 @@ def one_line(err: str, *words: str) -> None:
     assert "Traceback" not in err
     last = err.strip().splitlines()[-1]
     assert last.startswith("error: ") and not [word for word in words if word not in last], err
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("whole")
-    process = start("fit", *LONG, "--out", str(folder))
-    _, err = process.communicate(timeout=200)
-    assert process.returncode == 0, err
-    return folder
 
 
 def same_as(uninterrupted: Path, out: Path) -> None:

@@ -27,6 +27,14 @@ def write_sweep(**content: object) -> None:
     Path("sweep.yaml").write_text(json.dumps({"data": ["digits"], "options": OPTIONS, **content}))
 
 
+def write_large_sweep() -> set[tuple[str, int]]:
+    """Methods and seeds of its runs; SWEEP_METHODS and SWEEP_SEEDS make it smaller."""
+    names = os.environ.get("SWEEP_METHODS", ",".join(ALL)).split(",")
+    seeds = list(range(int(os.environ.get("SWEEP_SEEDS", "2"))))
+    write_sweep(methods=names, seeds=seeds)
+    return {(name, seed) for name in names for seed in seeds}
+
+
 def found() -> dict[tuple[str, int], Record]:
     """All records below ``runs``, by method and seed; each must be whole."""
     return {(r.method.name, r.seed): r for r in (read_record(path) for path in Path("runs").rglob("record.json"))}
@@ -150,9 +158,7 @@ def single_seconds(records: dict[tuple[str, int], Record]) -> float:
 @pytest.mark.timeout(7200)
 def test_fifteen_methods_and_two_seeds_with_three_workers_killed():
     """SWEEP_METHODS and SWEEP_SEEDS make it smaller, SWEEP_CPUS larger."""
-    names = os.environ.get("SWEEP_METHODS", ",".join(ALL)).split(",")
-    seeds = list(range(int(os.environ.get("SWEEP_SEEDS", "2"))))
-    write_sweep(methods=names, seeds=seeds)
+    asked_for = write_large_sweep()
     clock = time.monotonic()
     process = start("sweep", "sweep.yaml", "--cpus", os.environ.get("SWEEP_CPUS", str(os.cpu_count())))
     killed = 0
@@ -166,10 +172,10 @@ def test_fifteen_methods_and_two_seeds_with_three_workers_killed():
                 killed += 1
     finish(process, 6000)
     wall, records = time.monotonic() - clock, found()
-    asked = {key: record for key, record in records.items() if key[0] in names}
+    asked = {key: record for key, record in records.items() if key[0] in {name for name, _ in asked_for}}
     print(f"{len(asked)} records and {len(records) - len(asked)} source nets, {killed} workers killed: {wall:.0f} s; "
           f"sum of the single runs {single_seconds(records):.0f} s")  # fmt: skip
-    assert set(asked) == {(name, seed) for name in names for seed in seeds} and killed == 3
+    assert set(asked) == asked_for and killed == 3
 
 
 @contextlib.contextmanager
@@ -196,14 +202,12 @@ def cluster(machines: int) -> Iterator[str]:
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 def test_four_machines_of_a_cluster_finish_the_same_sweep():
-    names = os.environ.get("SWEEP_METHODS", ",".join(ALL)).split(",")
-    seeds = list(range(int(os.environ.get("SWEEP_SEEDS", "2"))))
-    write_sweep(methods=names, seeds=seeds)
+    asked_for = write_large_sweep()
     with cluster(4) as address:
         clock = time.monotonic()
         finish(start("sweep", "sweep.yaml", "--address", address), 6000)
         print(f"4 nodes: {time.monotonic() - clock:.0f} s")
-    assert {(name, seed) for name in names for seed in seeds} <= set(found())
+    assert asked_for <= set(found())
     logs = [path.read_text() for path in Path("runs").rglob("sweep.log")]
     used = {line.rpartition("worker ")[2] for log in logs for line in log.splitlines() if line.startswith("== ")}
     assert len(used) > 1
