@@ -1,9 +1,9 @@
 """Recipes: training settings, one YAML file for each method, data set and, where nets differ, architecture.
 
 ``<method>/<data>_<arch>.yaml`` is what ``bench fit`` takes by default, ``<method>/<data>.yaml`` for a net without
-a file of its own; ``<data>_<arch>.<name>.yaml`` is asked for by ``--recipe <name>``. A recipe is named ``paper`` where
-it has the paper's settings and ``ours`` where these are not known. The comment at the top of each states command, cost
-and the number to expect.
+a file of its own; ``<data>_<arch>.<name>.yaml`` is asked for by ``--recipe <name>``. A net of timm is
+``timm_<arch>``. A recipe is named ``paper`` where it has the paper's settings and ``ours`` where these are not known.
+The comment at the top of each states command, cost and the number to expect.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ def find_recipe(wanted: str, method: str, data: str, arch: str) -> Recipe:
         wanted: name, YAML file, or nothing.
         method: name of the method.
         data: name of the data set.
-        arch: short name of the net.
+        arch: short name of the net, or ``timm/<name>``.
 
     Raises:
         UserError: there is none of that name for this method, data set and architecture.
     """
     if wanted.endswith((".yaml", ".yml")) or "/" in wanted:
         return read_recipe(Path(wanted).resolve())
-    stems = (f"{data}_{arch}", data)
+    stems = (f"{data}_{arch.replace('/', '_')}", data)
     # The net's own files come before those for any net.
     found = [read_recipe(path) for stem in stems for owner, name, path in all_recipes()
              if owner == method and name == stem]  # fmt: skip

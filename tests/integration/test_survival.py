@@ -14,7 +14,12 @@ from bench.records import read_record
 
 @pytest.mark.parametrize(
     ("number", "status", "epochs"),
-    [(signal.SIGINT, 130, 2), (signal.SIGTERM, 143, 2), (signal.SIGTERM, 143, 0), (signal.SIGKILL, -9, 1)],
+    [
+        (signal.SIGINT, 130, 2),
+        pytest.param(signal.SIGTERM, 143, 2, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 143, 0, marks=pytest.mark.slow),
+        (signal.SIGKILL, -9, 1),
+    ],
 )
 def test_a_stopped_run_goes_on_to_the_same_weights(uninterrupted, number, status, epochs):
     out = Path("run")

@@ -221,7 +221,8 @@ def test_the_command_in_a_recipes_header_runs_that_recipe(owner, stem, path, mon
     # Unknown settings and wrong types are refused while parsing.
     settings = parse(words, monkeypatch)
     assert (settings.method, settings.recipe) == (owner, read_recipe(path).name)
-    assert stem in (settings.data, f"{settings.data}_{settings.arch.removeprefix('cifar_')}")
+    arch = f"timm_{settings.arch}" if "timm/" in command else settings.arch.removeprefix("cifar_")
+    assert stem in (settings.data, f"{settings.data}_{arch}")
     assert settings.overrides == []
 
 
