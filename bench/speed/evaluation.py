@@ -67,6 +67,8 @@ class Nets:
             self.ann = copy.deepcopy(self.model.net)
             fold_batch_norm(self.ann)
             replace(self.ann, Activation, lambda _, __: nn.ReLU(inplace=True))
+            self.layers = copy.deepcopy(self.ann)
+            replace(self.layers, nn.ReLU, lambda _, __: nn.Identity())
             self.steps = copy.deepcopy(self.plain.net)
             replace(self.steps, SpikingNeuron, lambda _, neuron: StepNeuron(neuron.threshold))  # type: ignore[arg-type]
 
@@ -83,9 +85,15 @@ class Nets:
 
     def ann_rate(self) -> float:
         """Images a second, at the best batch size."""
+        return self._best_rate(self.ann)
 
+    def layers_rate(self) -> float:
+        """The same without activations: what no simulation that runs these layers at each step can exceed."""
+        return self._best_rate(self.layers)
+
+    def _best_rate(self, net: nn.Module) -> float:
         def at(batch: int) -> float:
-            return rate(lambda: [self.ann(part) for part in torch.split(self.x, batch)], len(self.x))
+            return rate(lambda: [net(part) for part in torch.split(self.x, batch)], len(self.x))
 
         return max(at(batch) for batch in BATCHES)
 
@@ -156,6 +164,7 @@ def evaluation(arch: str, T: int, images: int, pairs: int, device: str) -> list[
     ours = f"SNN, T = 1..{T}"
     peer = nets.spikingjelly()
     pairings: list[tuple[str, Callable[[], float], str, Callable[[], float]]] = [
+        ("layers alone, no activations", nets.layers_rate, limit, nets.ann_rate),
         (f"{ours}, step loop", nets.step_loop, limit, nets.ann_rate),
         (f"{ours}, uncompiled", nets.simulated(nets.plain), limit, nets.ann_rate),
         (ours, nets.simulated(nets.compiled), limit, nets.ann_rate),

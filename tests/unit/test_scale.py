@@ -1,10 +1,9 @@
-"""The table of docs/scale.md follows from the measurements beside it."""
+"""The tables of docs/scale.md and docs/performance.md follow from the measurements beside them."""
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,35 +11,65 @@ import pytest
 from methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[2]
-spec = importlib.util.spec_from_file_location("scale", ROOT / "docs/scale.py")
-assert spec and spec.loader
-scale = importlib.util.module_from_spec(spec)
-sys.modules["scale"] = scale
-spec.loader.exec_module(scale)
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+
+
+@pytest.fixture
+def scale():
+    return importlib.import_module("scale")
+
+
+@pytest.fixture
+def performance():
+    return importlib.import_module("performance")
+
+
+def figure(name: str, limit: str, *ours: float) -> dict[str, object]:
+    return {"name": name, "limit": limit, "unit": "", "ours": ours, "theirs": [1.0] * len(ours), "ratio": ours[0]}
 
 
 def measurement(arch: str = "cifar_resnet20") -> dict[str, object]:
     figures = [
-        {
-            "name": "training, QCFS, eager",
-            "unit": "images/s",
-            "ours": [900.0, 1000.0, 1100.0],
-            "theirs": [],
-            "limit": "",
-        },
-        {"name": "training, QCFS, compiled", "unit": "images/s", "ours": [2000.0], "theirs": [], "limit": ""},
-        {"name": "SNN, T = 1..32, step loop", "unit": "image-steps/s", "ours": [100.0], "theirs": [], "limit": ""},
-        {"name": "SNN, T = 1..32", "unit": "image-steps/s", "ours": [8000.0], "theirs": [], "limit": ""},
+        figure("training, QCFS, compiled", "ReLU, compiled", 9000.0),
+        figure("training, QCFS, compiled, augmented, 0 workers", "ready batches", 900.0, 1000.0, 1100.0),
+        figure("training, QCFS, compiled, augmented, 2 workers", "ready batches", 2000.0),
+        figure("SNN, T = 1..32, step loop", "eager ANN", 100.0),
+        figure("SNN, T = 1..32", "eager ANN", 8000.0),
+        figure("SNN, T = 1..32, bf16 (4 % changed)", "eager ANN", 16000.0),
+        figure("layers alone", "eager ANN", 90000.0),
     ]
-    return {"arch": arch, "environment": {"device": "a GPU"}, "figures": figures}
+    return {"arch": arch, "environment": {"device": "a GPU", "threads": 2, "torch": "2.11"}, "figures": figures}
 
 
-def test_the_page_is_fresh():
-    page = (ROOT / "docs/scale.md").read_text()
-    assert page == scale.filled(page, ROOT / "docs/speed")
+@pytest.mark.parametrize("name", ["scale", "performance"])
+def test_the_page_is_fresh(name):
+    script, pages = importlib.import_module(name), importlib.import_module("pages")
+    page = (ROOT / f"docs/{name}.md").read_text()
+    assert page == pages.filled(page, f"{name}.py", script.table(ROOT / "docs/speed"))
 
 
-def test_the_formula(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "limit", "ratio", "arch", "expected"),
+    [
+        ("SNN, T = 1..32", "eager ANN, best batch", 1.0, "cifar_resnet20", "at least 1.15: **missed**"),
+        ("SNN, T = 1..32", "step loop", 1.81, "cifar_resnet20", "at least 1.8: reached"),
+        ("SNN, T = 1..32, bf16 (4 %)", "eager ANN", 1.7, "cifar_resnet20", "at least 1.6: reached"),
+        ("SNN, T = 1..32, step loop", "eager ANN", 0.6, "cifar_resnet20", ""),
+        ("memory, SNN, batch 100, T = 8", "ANN, batch 100", 4.1, "cifar_resnet20", "at most 4: **missed**"),
+        ("training, QCFS, compiled, augmented", "ReLU, eager", 1.2, "cifar_resnet20", "at least 1.5: **missed**"),
+        ("training, QCFS, compiled, augmented", "ReLU, eager", 1.2, "cifar_resnet18", "at least 1.15: reached"),
+        ("training, NQ, compiled", "ReLU, compiled", 0.98, "cifar_resnet18", "at least 0.98: reached"),
+    ],
+)  # fmt: skip
+def test_targets(performance, name, limit, ratio, arch, expected):
+    assert performance.verdict(arch, figure(name, limit, ratio)) == expected
+
+
+def test_the_formula(scale, tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(measurement()))
     part = scale.Part("cifar_resnet20", "", 2, 50_000, 10_000, 300)
     whole, longest = scale.seconds(part, scale.rates(measurement()))
@@ -53,11 +82,11 @@ def test_the_formula(tmp_path):
     assert sum("not measured" in line for line in lines) == 3
 
 
-def test_it_counts_the_methods_there_are():
+def test_it_counts_the_methods_there_are(scale):
     trained = [name for name, entry in METHODS.items() if entry.source is None]
     per_T = [name for name, entry in METHODS.items() if entry.per_T]
     assert (len(trained), len(per_T), len(METHODS) - len(per_T)) == (scale.TRAINED, scale.PER_T, scale.ONE_PASS)
 
 
-def test_without_measurements_nothing_is_invented(tmp_path):
+def test_without_measurements_nothing_is_invented(scale, tmp_path):
     assert all("not measured" in line for line in list(scale.table(tmp_path))[2:])
