@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor
 
 from bench.building import Trained, load_trained
@@ -16,7 +16,7 @@ from bench.callbacks import calibration_batches
 from bench.diagnosis_pictures import draw, to_svg
 from bench.errors import UserError
 from bench.files import require_writable, write_atomically
-from bench.logs import finish, make_loggers
+from bench.logs import finish, make_loggers, send_to_wandb
 from bench.snn.diagnosis import KINDS, VIEWS, diagnose
 from bench.trainers import full_precision, quiet
 
@@ -71,7 +71,7 @@ def run(
     write_atomically(out / FILE, text)
     if wandb:
         loggers = make_loggers("wandb", out, f"diagnose-{'-'.join(map(str, what.values()))}", what)
-        _log(loggers, found, pictures)
+        send_to_wandb(loggers, lambda logger: _send(logger, found, pictures), out / FILE)
         finish(loggers)
     if as_json:
         print(text, end="")
@@ -146,19 +146,16 @@ def _show(found: list[dict[str, Any]], title: str) -> None:
         console.print(table, "")
 
 
-def _log(loggers: list[Logger], found: list[dict[str, Any]], pictures: dict[str, Any]) -> None:
-    for logger in loggers:
-        if not isinstance(logger, WandbLogger):
-            continue
-        import wandb
+def _send(logger: WandbLogger, found: list[dict[str, Any]], pictures: dict[str, Any]) -> None:
+    import wandb
 
-        names = ["T", "layer", "activation_mean", "firing_rate", "offset_share", "residual_below_zero"]
-        names.append("residual_at_least_theta")
-        errors = [(view, kind) for view in VIEWS for kind in KINDS]
-        table = wandb.Table(columns=[*names, *(f"{view}/{kind}" for view, kind in errors)])
-        for diagnosis in found:
-            for layer in diagnosis["layers"]:
-                first = [diagnosis["T"], layer["name"], *(layer[name] for name in names[2:])]
-                table.add_data(*first, *(layer[view][kind]["mean_abs"] for view, kind in errors))
-        images = {f"diagnosis/{name}": wandb.Image(figure) for name, figure in pictures.items()}
-        logger.experiment.log({"diagnosis/layers": table, **images})
+    names = ["T", "layer", "activation_mean", "firing_rate", "offset_share", "residual_below_zero"]
+    names.append("residual_at_least_theta")
+    errors = [(view, kind) for view in VIEWS for kind in KINDS]
+    table = wandb.Table(columns=[*names, *(f"{view}/{kind}" for view, kind in errors)])
+    for diagnosis in found:
+        for layer in diagnosis["layers"]:
+            first = [diagnosis["T"], layer["name"], *(layer[name] for name in names[2:])]
+            table.add_data(*first, *(layer[view][kind]["mean_abs"] for view, kind in errors))
+    images = {f"diagnosis/{name}": wandb.Image(figure) for name, figure in pictures.items()}
+    logger.experiment.log({"diagnosis/layers": table, **images})

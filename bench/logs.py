@@ -99,9 +99,20 @@ def _in_netrc(host: str) -> bool:
 
 def log_record(loggers: list[Logger], record: Record, path: Path) -> None:
     """Sends the accuracy-vs-T curve, as a table and as a picture, and the record as an artifact to W&B."""
+    send_to_wandb(loggers, lambda logger: _send(logger, record, path), path)
+
+
+def send_to_wandb(loggers: list[Logger], send: Callable[[WandbLogger], object], where: Path) -> None:
+    """Calls ``send`` with each logger of W&B; a server that cannot be reached is warned of.
+
+    Args:
+        loggers: of a run, of any kind.
+        send: logs something.
+        where: the file on disk that has it in any case.
+    """
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            _unless_unreachable(lambda logger=logger: _send(logger, record, path), path)  # type: ignore[misc]
+            _unless_unreachable(lambda logger=logger: send(logger), where)  # type: ignore[misc]
 
 
 def _send(logger: WandbLogger, record: Record, path: Path) -> None:
