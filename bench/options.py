@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import operator
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -108,6 +111,12 @@ def second_stage(method_class: type, data_class: type) -> Any:
     parser.add_class_arguments(data_class, "data")
     parser.add_class_arguments(pl.Trainer, "trainer", skip=MANAGED)
     parser.set_defaults({"trainer.max_epochs": 300, "trainer.accelerator": "auto", "trainer.devices": 1})
+    for action in parser._actions:
+        kinds = typing.get_args(getattr(action, "_typehint", None))
+        if int in kinds and float in kinds:
+            # typing takes Union[float, int] for Union[int, float] if it has seen that first, and 1 batch would be
+            # read as 1.0, all of them.
+            action._typehint = functools.reduce(operator.or_, sorted(kinds, key=lambda kind: kind is not int))
     return parser
 
 
