@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from bench import commands
 from bench.commands import COMMANDS as COMMANDS
-from bench.errors import Interrupted, UserError
+from bench.errors import BusyError, Interrupted, UserError
 from bench.registry import nearest
 
 FIT_HELP = """\
@@ -43,14 +44,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments after ``python -m bench``; default ``sys.argv[1:]``.
 
     Returns:
-        The exit status: 0; 1 where ``--check`` fails; 2 for bad input, in one line; 130 and 143 after a signal.
+        The exit status: 0; 1 where ``--check`` fails; 2 for bad input, in one line; 75 where another process is at
+        work in the folder; 130 and 143 after a signal.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         return _dispatch(arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return os.EX_TEMPFAIL if isinstance(error, BusyError) else 2
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         return stop.status

@@ -65,15 +65,16 @@ class Settings:
             "trainer": trainer,
         }
 
-    def folder(self, root: Path = Path("runs"), label: str = "") -> Path:
+    def folder(self, root: Path = Path("runs"), label: str = "", source: Any = None) -> Path:
         """Where a run goes by default: a place of its own for all that decides its result.
 
         Args:
             root: folder of all runs.
             label: recipe and changes of the source net, for a method that does not train.
+            source: what decides the source net: its settings, or its file.
         """
         leaf = (label or self.label).replace("/", "-").replace(" ", "")[:80]
-        decides = {**self.science(), "source": label} if label else self.science()
+        decides = {**self.science(), "source": source} if label else self.science()
         leaf = f"{leaf}-seed{self.seed}-{config_sha256(decides)[:8]}"
         return root / self.data / self.arch / self.method / leaf
 

@@ -15,6 +15,10 @@ from bench.results import check_early, evaluate_and_record, working_in
 from bench.trainers import LAST
 from methods import METHODS
 
+# Of the data's and the Trainer's options, those that mean something where nothing is trained.
+EVALUATED = ("name", "subset", "val_split", "eval_split", "partial")
+ON_TEST = ("limit_test_batches", "devices", "num_nodes")
+
 
 def convert(settings: Settings, argv: list[str]) -> Path:
     """Converts a trained net by a method that does not train, evaluates, writes the record.
@@ -32,6 +36,7 @@ def convert(settings: Settings, argv: list[str]) -> Path:
     """
     entry = METHODS[settings.method]
     kind = entry.source_for(settings.model_args)
+    _refuse_training_options(settings, kind)
     if settings.ckpt == "last":
         raise UserError(f"--ckpt last: {settings.method} does not train; give the file of a {kind} net")
     path = Path(settings.ckpt) if settings.ckpt else None
@@ -49,8 +54,7 @@ def convert(settings: Settings, argv: list[str]) -> Path:
     science = settings.science()
     science.pop("trainer")
     # How the source was trained is its own affair, and is recorded with it.
-    evaluated = ("name", "subset", "val_split", "eval_split", "partial")
-    science["data"] = {key: science["data"][key] for key in evaluated if key in science["data"]}
+    science["data"] = {key: science["data"][key] for key in EVALUATED if key in science["data"]}
     science["source"] = {**source["recipe"]["config"], "sha256": weights.sha256()}
     recipe = source["recipe"]
     overrides = sorted({*recipe["overrides"], *settings.overrides})
@@ -60,19 +64,31 @@ def convert(settings: Settings, argv: list[str]) -> Path:
         "recipe": {"name": recipe["name"], "overrides": overrides, "config": science},
         "source": source,
     }
-    out = settings.out or settings.folder(label="+".join([recipe["name"], *overrides]))
+    out = settings.out or settings.folder(label="+".join([recipe["name"], *overrides]), source=recipe["config"])
     check_early(header, argv)
     if (out / "checkpoints").exists() or path.parent.resolve() == out.resolve():
         raise UserError(f"--out {out}: holds a training, whose weights would be lost; give another folder")
     if (out / "record.json").exists() and not settings.overwrite:
         raise UserError(f"{out} already holds a record; begin anew with --overwrite, or give another --out")
     require_writable(out)
-    with working_in(out):
+    with working_in(out, settings.trainer_args):
         model, datamodule = build_trained(header, weights, settings.data_args, path)
         loggers = make_loggers(settings.logger, out, f"{settings.data}-{settings.arch}-{settings.method}", science)
         return evaluate_and_record(
             model, datamodule, entry, header, settings.steps, settings.trainer_args, loggers, out, argv
         )
+
+
+def _refuse_training_options(settings: Settings, kind: str) -> None:
+    """What would change nothing must not stand in the record, nor in the name of a row."""
+    for override in settings.overrides:
+        option = override.partition("=")[0]
+        group, _, name = option.partition(".")
+        if (group == "trainer" and name not in ON_TEST) or (group == "data" and name not in EVALUATED):
+            raise UserError(
+                f"--{option}: {settings.method} does not train; train a net with it by --method {kind} and give that "
+                "with --ckpt"
+            )
 
 
 def _source_net(settings: Settings, source: str) -> Path:

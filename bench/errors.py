@@ -12,6 +12,10 @@ class UserError(Exception):
     """Bad input: the message says what is wrong, where, and what to do, in one line. Exit status 2."""
 
 
+class BusyError(UserError):
+    """Another process is at work there; the same command may succeed later. Exit status 75 (EX_TEMPFAIL)."""
+
+
 class Interrupted(Exception):  # noqa: N818 - a signal is no error
     """SIGINT or SIGTERM ended the work; ``status`` is the shell's for that signal."""
 

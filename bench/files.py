@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.errors import UserError
+from bench.errors import BusyError, UserError
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -71,7 +71,8 @@ def lock(path: Path, wait: bool = False) -> Iterator[None]:
         wait: until another process frees it, instead of refusing.
 
     Raises:
-        UserError: another process holds it, or it cannot be made.
+        BusyError: another process holds it.
+        UserError: it cannot be made.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +84,7 @@ def lock(path: Path, wait: bool = False) -> Iterator[None]:
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except (BlockingIOError, PermissionError) as error:
-            raise UserError(
+            raise BusyError(
                 f"{path.parent}: another process is at work there; wait for it, or choose another"
             ) from error
         except OSError:

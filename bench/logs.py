@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import netrc
 import os
 import socket
@@ -50,6 +51,48 @@ class SturdyCSVLogger(CSVLogger):
         super().save()
 
 
+class SturdyWandbLogger(WandbLogger):
+    """Goes on without W&B where that cannot be reached any more: no result and no metric is lost, both are on disk."""
+
+    gone = False
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        """See :class:`pytorch_lightning.loggers.WandbLogger`."""
+        self.attempt(lambda: super(SturdyWandbLogger, self).log_metrics(metrics, step), Path(self.save_dir or "."))
+
+    def attempt(self, send: Callable[[], object], where: Path) -> None:
+        """Sends something; warns, the first time that this fails, and does nothing from then on.
+
+        Args:
+            send: what is to be done.
+            where: the file or folder on disk that has it in any case.
+        """
+        if self.gone:
+            return
+        try:
+            send()
+        except Exception as error:
+            # Those of its service are no documented class of W&B's, nor of one base.
+            if not isinstance(error, (TimeoutError, OSError)) and not type(error).__module__.startswith("wandb"):
+                raise
+            self.gone = True
+            reason = " ".join(str(error).split())[:120] or type(error).__name__
+            print(f"warning: W&B cannot be reached ({reason}); what it lacks is beside {where}: wandb sync",
+                  file=sys.stderr)  # fmt: skip
+            if isinstance(error, ConnectionError):
+                _forget_service()
+
+
+def _forget_service() -> None:
+    """Its process on this machine has died; W&B would end ours with a traceback of that."""
+    import wandb
+
+    # The same failure again, after the hook that would run at exit has been removed.
+    with contextlib.suppress(ConnectionError):
+        wandb.teardown()
+
+
 def _wandb_logger(out: Path, name: str, config: dict[str, Any]) -> WandbLogger:
     import wandb
 
@@ -61,8 +104,8 @@ def _wandb_logger(out: Path, name: str, config: dict[str, Any]) -> WandbLogger:
 
     def logger(mode: Any) -> WandbLogger:
         project = os.environ.get("WANDB_PROJECT", "ann2snn-bench")
-        return WandbLogger(name=name, save_dir=out, project=project, mode=mode, config=config, log_model=False,
-                           settings=wandb.Settings(**known))  # fmt: skip
+        return SturdyWandbLogger(name=name, save_dir=out, project=project, mode=mode, config=config, log_model=False,
+                                 settings=wandb.Settings(**known))  # fmt: skip
 
     made = logger(mode)
     if mode == "online":
@@ -111,8 +154,8 @@ def send_to_wandb(loggers: list[Logger], send: Callable[[WandbLogger], object], 
         where: the file on disk that has it in any case.
     """
     for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            _unless_unreachable(lambda logger=logger: send(logger), where)  # type: ignore[misc]
+        if isinstance(logger, SturdyWandbLogger):
+            logger.attempt(lambda logger=logger: send(logger), where)  # type: ignore[misc]
 
 
 def _send(logger: WandbLogger, record: Record, path: Path) -> None:
@@ -135,21 +178,8 @@ def finish(loggers: list[Logger]) -> None:
     """Completes the logs, so that what is on disk is whole when the command ends."""
     for logger in loggers:
         logger.finalize("success")
-        if isinstance(logger, WandbLogger):
-            _unless_unreachable(logger.experiment.finish, Path(logger.save_dir or "."))
-
-
-def _unless_unreachable(send: Callable[[], object], where: Path) -> None:
-    """A result that is on disk is not lost because W&B cannot be told of it."""
-    import wandb
-
-    try:
-        send()
-    except (wandb.errors.Error, TimeoutError, OSError) as error:
-        reason = " ".join(str(error).split())[:120]
-        print(
-            f"warning: W&B cannot be reached ({reason}); what it lacks is beside {where}: wandb sync", file=sys.stderr
-        )
+        if isinstance(logger, SturdyWandbLogger):
+            logger.attempt(logger.experiment.finish, Path(logger.save_dir or "."))
 
 
 def draw_curve(record: Record) -> Any:

@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from bench.arguments import Parser
 from bench.errors import UserError
 from bench.registry import nearest
+from bench.yaml_files import UNREADABLE, read_yaml
 
 DEFAULT_STEPS = (1, 2, 4, 8, 16, 32)
 # Options of pl.Trainer that the suite sets itself.
@@ -70,8 +69,8 @@ def read_config(path: Path) -> dict[str, Any]:
         UserError: it cannot be read, or is not a mapping.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        content = read_yaml(path)
+    except UNREADABLE as error:
         raise UserError(f"--config {path}: cannot be read ({str(error).splitlines()[0]})") from error
     if not isinstance(content, dict):
         raise UserError(f"--config {path}: must hold a mapping such as 'model: {{L: 4}}'")

@@ -57,12 +57,16 @@ class MethodEntry(Entry):
         return self.source if isinstance(self.source, str) else self.source[options["source"]]
 
     @property
+    def sources(self) -> list[str]:
+        """All methods whose checkpoints it may convert, by its options."""
+        if self.source is None:
+            return []
+        return [self.source] if isinstance(self.source, str) else list(self.source.values())
+
+    @property
     def origin(self) -> str:
         """Where its network comes from, for ``bench list``."""
-        if self.source is None:
-            return "trains"
-        names = [self.source] if isinstance(self.source, str) else list(self.source.values())
-        return f"converts a {' or '.join(names)} net"
+        return f"converts a {' or '.join(self.sources)} net" if self.sources else "trains"
 
 
 ARCHITECTURES: Mapping[str, str] = {

@@ -42,12 +42,19 @@ def check_early(header: dict[str, Any], argv: list[str]) -> None:
 
 
 @contextmanager
-def working_in(out: Path) -> Iterator[None]:
+def working_in(out: Path, trainer_args: dict[str, Any]) -> Iterator[None]:
     """Keeps other runs out of a run's folder, and clears what a killed one has left half-written.
 
+    Args:
+        out: the run's folder.
+        trainer_args: ``--trainer.*``.
+
     Raises:
-        UserError: another process writes there.
+        BusyError: another process writes there.
     """
+    if all(trainer_args.get(key) in (None, 1, "1") for key in ("devices", "num_nodes")):
+        # A launcher of several runs (srun) gives each a rank in the environment; in this run there is one process.
+        rank_zero_only.rank = 0  # type: ignore[attr-defined]
     if getattr(rank_zero_only, "rank", 0) != 0:  # processes of one run share its folder
         yield
         return

@@ -57,7 +57,7 @@ def fit(settings: Settings, argv: list[str]) -> Path:
     check_early(header, argv)
     resume = _find_resume(settings, out / "checkpoints", header)
     require_writable(out)
-    with working_in(out):
+    with working_in(out, settings.trainer_args):
         if resume and resume.name == PREVIOUS and settings.ckpt == "last":
             # In the damaged one's place, or the next save would make that the one to fall back to.
             checkpoints.duplicate(resume, resume.with_name(LAST))
@@ -78,7 +78,8 @@ def _train(settings: Settings, header: dict[str, Any], resume: Path | None, out:
         dirty = before["code"]["dirty"] or now["dirty"] or before["code"]["commit"] != now["commit"]
         seconds, header["code"] = before.get("seconds") or 0.0, {**before["code"], "dirty": dirty}
     else:
-        for name in ("record.json", "model.safetensors", f"checkpoints/{PREVIOUS}"):
+        # First what an earlier run would be resumed from.
+        for name in (f"checkpoints/{LAST}", f"checkpoints/{PREVIOUS}", "record.json", "model.safetensors"):
             (out / name).unlink(missing_ok=True)
         model.prepare(datamodule.calibration_dataloader(min(model.start_images, len(datamodule.split("train")))))
     if settings.compile and can_compile():
@@ -121,11 +122,13 @@ def evaluate(
     trained = load_trained(ckpt, {key: value for key, value in options.items() if key != "accelerator"})
     require_writable(out)
     header = trained.weights.header
-    with working_in(out):
-        config = header["recipe"]["config"]
+    config = header["recipe"]["config"]
+    # One process evaluates, however many have trained.
+    one = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
+    trainer_args = {**config.get("trainer", {}), "accelerator": options.get("accelerator", "auto"), **one}
+    with working_in(out, trainer_args):
         name = f"evaluate-{header['data']}-{header['arch']}-{header['method']}-seed{header['seed']}"
         loggers = make_loggers(logger, out, name, config)
-        trainer_args = {**config.get("trainer", {}), "accelerator": options.get("accelerator", "auto"), "devices": 1}
         return evaluate_and_record(
             trained.model, trained.datamodule, trained.entry, header, steps, trainer_args, loggers, out, argv
         )

@@ -191,6 +191,8 @@ class ImageDataModule(pl.LightningDataModule):
         return DataLoader(
             BatchDataset(part, self.pipeline()),
             batch_size=None,
+            # Its own: an iterator draws a number when it begins, which in a resumed run is before the epoch is seeded.
+            generator=Generator(),
             sampler=BatchSampler(len(part), batch_size, seed, rank, world),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,

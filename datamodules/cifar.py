@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
+import tarfile
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,6 +13,7 @@ import torch
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from bench.errors import UserError
+from bench.files import lock
 from datamodules.augment import Pipeline
 from datamodules.base import ImageDataModule
 from datamodules.splits import Images
@@ -52,13 +55,26 @@ class CIFARDataModule(ImageDataModule):
         folder = self.root / self.source.base_folder
         if folder.exists():
             return
-        try:
-            self.source(str(self.root), download=True)
-        except (OSError, RuntimeError) as error:
-            raise UserError(
-                f"{self.name} is not in {self.root} and could not be downloaded ({error}); put "
-                f"{self.source.base_folder}/ there, or give its folder with --data.root or $BENCH_DATA_DIR"
-            ) from error
+        with lock(self.root / f".{self.name}.lock", wait=True):
+            if folder.exists():  # another process has done it while this one waited
+                return
+            # Elsewhere first: a folder with half of the files would be taken for the whole.
+            work = self.root / f".download-{self.name}"
+            shutil.rmtree(work, ignore_errors=True)
+            try:
+                work.mkdir(parents=True)
+                archive = self.root / self.source.filename
+                if archive.exists():
+                    (work / archive.name).symlink_to(archive.resolve())
+                self.source(str(work), download=True)
+                os.replace(work / self.source.base_folder, folder)
+            except (OSError, RuntimeError, EOFError, tarfile.TarError) as error:
+                raise UserError(
+                    f"{self.name} is not in {self.root} and could not be downloaded ({error}); put "
+                    f"{self.source.base_folder}/ there, or give its folder with --data.root or $BENCH_DATA_DIR"
+                ) from error
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
 
     def load(self) -> tuple[Images, Images]:
         """Reads both splits, after checking every file's MD5."""

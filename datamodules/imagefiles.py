@@ -26,6 +26,8 @@ DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, 
 MARKS = {b"\xff\xd8\xff": b"\xff\xd9", b"\x89PNG": b"IEND"}
 TAIL = 64
 NAMED = 3
+# So many unreadable training images are replaced by one loader process; more are no accident.
+REPLACED = 10
 Check = Literal["quick", "full", "none"]
 
 
@@ -70,7 +72,9 @@ class ImageFiles:
     ) -> None:
         self.root, self.names, self.ends, self.classes = root, names, ends, classes
         self.index = torch.arange(len(ends)) if index is None else index
-        self.replaced: Counter[str] = Counter()
+        self.replaced: set[str] = set()
+        # Shared with loader processes and with parts of this split: how often an image was replaced.
+        self.replacements = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
     @classmethod
     def build(cls, root: Path, parts: Iterable[tuple[str, int, Sequence[str]]]) -> Self:
@@ -101,16 +105,19 @@ class ImageFiles:
 
     def take(self, rows: Tensor) -> Self:
         """The images at ``rows``; the names are shared."""
-        return type(self)(self.root, self.names, self.ends, self.classes, self.index[rows])
+        part = type(self)(self.root, self.names, self.ends, self.classes, self.index[rows])
+        part.replacements = self.replacements
+        return part
 
     def fetch(self, rows: Tensor, training: bool) -> tuple[list[Image.Image], Tensor]:
         """Decoded RGB images and labels ``[B]``.
 
-        A training goes on where one image has become unreadable: the first readable one of the batch stands in for
-        it, and the file is named on stderr. An evaluation must not.
+        A training goes on where a few images have become unreadable: the first readable one of the batch stands in
+        for each, and the file is named on stderr. An evaluation must not.
 
         Raises:
-            UnreadableError: in an evaluation, or where no image of a training batch can be read.
+            UnreadableError: in an evaluation, where no image of a training batch can be read, or where too many were
+                replaced already.
         """
         images: list[Image.Image | None] = []
         chosen = rows.tolist()
@@ -136,10 +143,14 @@ class ImageFiles:
         return self.classes[self.index[torch.tensor(rows)]]
 
     def _tell(self, error: UnreadableError) -> None:
-        self.replaced[str(error)] += 1
-        if self.replaced[str(error)] == 1:
-            count = f"{len(self.replaced)} such image(s) in this process"
-            print(f"warning: {error}; another image of its batch stands in for it ({count})", file=sys.stderr)
+        self.replacements += 1
+        if str(error) in self.replaced:
+            return
+        if len(self.replaced) == REPLACED:
+            raise UnreadableError(f"{error}; {REPLACED} others could not be read either: see to the disk") from error
+        self.replaced.add(str(error))
+        count = f"{len(self.replaced)} such image(s) in this process"
+        print(f"warning: {error}; another image of its batch stands in for it ({count})", file=sys.stderr)
 
     def fingerprint(self) -> str:
         """SHA-256 of the files' bytes and the labels, in order."""

@@ -129,5 +129,5 @@ class ImageNetDataModule(ImageDataModule):
 
     @property
     def limited(self) -> bool:
-        """True where the evaluation, or the training, is not on the whole set."""
-        return super().limited or self.partial
+        """True where the evaluation, or the training, is not on the whole set, or damaged images were replaced."""
+        return super().limited or self.partial or bool(self.split("train").replacements)

@@ -40,14 +40,23 @@ def read_split(root: Path, name: str, wnids: dict[str, int]) -> ImageFiles:
         wnids: class number of each synset.
 
     Returns:
-        The files, by class and name; those of a flat ``val/`` by name.
+        The files, training images by class and name, validation images by name.
 
     Raises:
-        UserError: nothing is there, a folder is not of the 1,000 classes, or validation images have no classes.
+        UserError: nothing is there, a folder is not of the 1,000 classes or cannot be read, or validation images have
+            no classes.
     """
     folder = root / name
     if not folder.is_dir():
         extract(root, name)
+    try:
+        return _read_folder(root, name, wnids)
+    except OSError as error:
+        raise UserError(f"{error.filename or folder}: cannot be read ({error.strerror or error})") from error
+
+
+def _read_folder(root: Path, name: str, wnids: dict[str, int]) -> ImageFiles:
+    folder = root / name
     with os.scandir(folder) as entries:
         found = sorted(entry.name for entry in entries if entry.is_dir())
     unknown = [entry for entry in found if entry not in wnids]
@@ -60,9 +69,12 @@ def read_split(root: Path, name: str, wnids: dict[str, int]) -> ImageFiles:
     if found and flat:
         raise UserError(f"{folder}: holds {len(found)} class folders and {len(flat)} images beside them; one or other")
     if not flat:
-        return ImageFiles.build(
-            root, ((f"{name}/{wnid}", wnids[wnid], list_folder(folder / wnid, IMG_EXTENSIONS)) for wnid in found)
-        )
+        listed = ((wnid, list_folder(folder / wnid, IMG_EXTENSIONS)) for wnid in found)
+        if name == "train":
+            return ImageFiles.build(root, ((f"{name}/{wnid}", wnids[wnid], images) for wnid, images in listed))
+        # In the order of a flat folder: a test set is the same, and has the same fingerprint, however it is laid out.
+        by_name = sorted((image, wnid) for wnid, images in listed for image in images)
+        return ImageFiles.build(root, ((f"{name}/{wnid}", wnids[wnid], [image]) for image, wnid in by_name))
     if name == "train":
         raise UserError(
             f"{folder}: holds {len(flat)} images in no class folder; training images are in {folder}/<wnid>/"

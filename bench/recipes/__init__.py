@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from bench.errors import UserError
 from bench.registry import nearest
+from bench.yaml_files import UNREADABLE, read_yaml
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -37,8 +36,8 @@ def read_recipe(path: Path) -> Recipe:
         UserError: unreadable, or without a name.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        content = read_yaml(path)
+    except UNREADABLE as error:
         raise UserError(f"--recipe {path}: cannot be read ({str(error).splitlines()[0]})") from error
     if not isinstance(content, dict) or not isinstance(content.get("name"), str):
         raise UserError(f"--recipe {path}: must be a mapping with a name")

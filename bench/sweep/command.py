@@ -11,8 +11,9 @@ from rich.table import Table
 
 from bench.errors import UserError
 from bench.sweep.estimate import Estimator, duration
-from bench.sweep.plan import Job, Planner, plain, read_sweep
+from bench.sweep.plan import Job, Planner, plain
 from bench.sweep.scheduler import Resources, Scheduler
+from bench.sweep.sweep_file import read_sweep
 
 
 def run(file: Path, out: Path, committed: Path, resources: Resources, dry_run: bool, as_commands: bool) -> int:

@@ -6,57 +6,21 @@ import itertools
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing import Any, Literal
 
 from bench import records
 from bench.config import Settings, parse_fit
-from bench.errors import UserError, first_error
-from bench.options import SHORTHANDS, flatten
+from bench.errors import UserError
+from bench.sweep.sweep_file import MethodItem, Options, SweepFile, full_names
 from methods import METHODS
 
-Options = dict[str, Any]
-Grid = dict[str, Annotated[list[Any], Field(min_length=1)]]
 # What means something to a method that does not train: which images, where, how they are loaded and on what.
 FOR_CONVERSION = ("T", "logger", "overwrite", "data.subset", "data.val_split", "data.eval_split", "data.root",
                   "data.num_workers", "data.eval_batch_size", "data.partial", "data.check", "trainer.accelerator",
                   "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.limit_test_batches")  # fmt: skip
-FIXED = ("method", "arch", "data", "data.name", "seed", "out", "config", "print_config", "help")
 State = Literal["recorded", "begun", "new"]
-
-
-class Strict(BaseModel):
-    """Unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class MethodItem(Strict):
-    """A method with options of its own; every combination of ``grid`` is a run."""
-
-    name: str
-    options: Options = {}
-    grid: Grid = {}
-
-
-class SweepFile(Strict):
-    """What a sweep file holds: each method on each net, data set and seed, for each combination of ``grid``.
-
-    ``options`` are those of ``bench fit`` and go to every run; ``sources`` has further ones for the source nets of the
-    methods that do not train, by the source's method.
-    """
-
-    methods: Annotated[list[str | MethodItem], Field(min_length=1)]
-    archs: Annotated[list[str], Field(min_length=1)] = ["resnet20"]
-    data: Annotated[list[str], Field(min_length=1)] = ["cifar10"]
-    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)] = [0]
-    options: Options = {}
-    grid: Grid = {}
-    sources: dict[str, Options] = {}
 
 
 @dataclass(frozen=True)
@@ -68,12 +32,14 @@ class Job:
         folder: of the run; it depends on all that decides the result.
         arguments: of ``python -m bench``.
         source: folder of the run whose net this one converts.
+        weights: whether another run converts its net.
     """
 
     settings: Settings
     folder: Path
     arguments: list[str] = field(compare=False)
     source: Path | None = None
+    weights: bool = False
 
     @property
     def title(self) -> str:
@@ -82,12 +48,21 @@ class Job:
         return f"{s.method} {s.arch} {s.data} {self.folder.name.rpartition('-')[0]}"
 
     def state(self) -> State:
-        """Whether its record is there, for all its T, or a checkpoint to go on from."""
+        """Whether its record is there, of the present source net and for all its T, or a checkpoint to go on from."""
+        begun: State = "begun" if (self.folder / "checkpoints/last.ckpt").exists() else "new"
         try:
             record = records.read_record(self.folder / "record.json")
         except UserError:
-            begun = (self.folder / "checkpoints/last.ckpt").exists()
-            return "begun" if begun else "new"
+            return begun
+        if self.weights and not (self.folder / "model.safetensors").exists():
+            return begun
+        if self.source is not None:
+            try:
+                source = records.read_record(self.source / "record.json")
+            except UserError:
+                return "begun"  # its net will be another
+            if record.conversion.source_sha256 != source.checkpoint.sha256:
+                return "begun"
         whole = set(self.settings.steps) <= {point.T for point in record.snn}
         return "recorded" if whole else "begun"
 
@@ -99,45 +74,15 @@ class Job:
         return [*self.arguments, *(("--ckpt", "last") if trains else ("--overwrite",))]
 
 
-def read_sweep(path: Path) -> SweepFile:
-    """Reads and validates a sweep file.
-
-    Raises:
-        UserError: it cannot be read, or has something a sweep does not know.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        sweep = SweepFile.model_validate(content)
-    except ValidationError as error:
-        raise UserError(f"{path}: {first_error(error)}") from error
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
-    owners = [
-        ("options", sweep.options),
-        ("grid", sweep.grid),
-        *((f"sources.{k}", v) for k, v in sweep.sources.items()),
-    ]
-    for item in sweep.methods:
-        if isinstance(item, MethodItem):
-            owners += [(f"{item.name}.options", item.options), (f"{item.name}.grid", item.grid)]
-    for where, options in owners:
-        for name in _full(options):
-            if name in FIXED or (name == "ckpt" and where in ("options", "grid")):
-                raise UserError(f"{path}: {where}: {name} is the sweep's to set")
-    return sweep
-
-
-def _full(options: Mapping[str, Any]) -> Options:
-    """Options by their full names, nested or short forms resolved."""
-    return {SHORTHANDS.get(f"--{key}", f"--{key}")[2:]: value for key, value in flatten(dict(options)).items()}
-
-
 def _words(options: Mapping[str, Any]) -> list[str]:
     words = []
     for name, value in options.items():
         if name == "T" and isinstance(value, list):
             value = ",".join(map(str, value))
-        words += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
+        try:
+            words += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{name}: {value!r} is not a number, a text or a list of them") from error
     return words
 
 
@@ -167,10 +112,10 @@ class Planner:
         wanted = [item if isinstance(item, MethodItem) else MethodItem(name=item) for item in self.sweep.methods]
         axes = itertools.product(self.sweep.data, self.sweep.archs, self.sweep.seeds, wanted)
         for data, arch, seed, item in axes:
-            for shared in _combinations(_full(self.sweep.grid)):
-                for own in _combinations(_full(item.grid)):
-                    common = _full(self.sweep.options) | shared
-                    self._add(item.name, (arch, data, seed), common, _full(item.options) | own)
+            for shared in _combinations(full_names(self.sweep.grid)):
+                for own in _combinations(full_names(item.grid)):
+                    common = full_names(self.sweep.options) | shared
+                    self._add(item.name, (arch, data, seed), common, full_names(item.options) | own)
         return list(self.jobs.values())
 
     def _add(self, method: str, where: tuple[str, str, int], common: Options, own: Options) -> Job:
@@ -178,28 +123,66 @@ class Planner:
         converts = entry is not None and entry.source is not None
         shared = {name: value for name, value in common.items() if name in FOR_CONVERSION or not converts}
         options = shared | own
-        arch, data, seed = where
-        base = ["--method", method, "--arch", arch, "--data", data, "--seed", str(seed), *_words(options)]
-        try:
-            settings = parse_fit(base)
-        except UserError as error:
-            raise UserError(f"{method}, {arch}, {data}, seed {seed}: {error}") from error
-        except SystemExit as stop:
-            raise UserError(
-                f"{method}, {arch}, {data}, seed {seed}: help and print_config are no options here"
-            ) from stop
-        if not converts or settings.ckpt:
-            return self._file(settings, settings.folder(self.root, settings.ckpt or ""), base, None)
+        settings, base = _resolve(method, where, options)
+        if not converts:
+            return self._file(settings, settings.folder(self.root), base)
         assert entry is not None
         kind = entry.source_for(settings.model_args)
-        source = self._add(kind, where, common, _full(self.sweep.sources.get(kind, {})))
+        if settings.ckpt:
+            # Nothing is trained, so nobody else would notice a wrong name among the training options.
+            _resolve(kind, where, {name: value for name, value in common.items() if name not in shared})
+            return self._file(settings, settings.folder(self.root, settings.ckpt, settings.ckpt), base)
+        source = self._add(kind, where, common, full_names(self.sweep.sources.get(kind, {})))
+        source = self.jobs[source.folder] = replace(source, weights=True)
         overrides = sorted({*source.settings.overrides, *settings.overrides})
-        folder = settings.folder(self.root, "+".join([source.settings.recipe, *overrides]))
-        return self._file(settings, folder, [*base, "--ckpt", str(source.folder / "model.safetensors")], source.folder)
+        label = "+".join([source.settings.recipe, *overrides])
+        folder = settings.folder(self.root, label, source.settings.science())
+        return self._file(settings, folder, base, source.folder)
 
-    def _file(self, settings: Settings, folder: Path, base: list[str], source: Path | None) -> Job:
-        job = Job(settings, folder, ["fit", *base, "--out", str(folder)], source)
-        return self.jobs.setdefault(folder, job)
+    def _file(self, settings: Settings, folder: Path, base: list[str], source: Path | None = None) -> Job:
+        """Two that differ in T alone are one run, for the T of both."""
+        arguments = ["fit", *base, "--out", str(folder)]
+        if source is not None:
+            arguments += ["--ckpt", str(source / "model.safetensors")]
+        job = Job(settings, folder, arguments, source)
+        known = self.jobs.setdefault(folder, job)
+        if known is job:
+            return job
+        ours, theirs = _by_name(arguments), _by_name(known.arguments)
+        other = sorted(name for name in {*ours, *theirs} - {"--T"} if ours.get(name) != theirs.get(name))
+        if other:
+            raise UserError(
+                f"{folder}: asked for twice, and {other[0]} is {theirs.get(other[0], 'not given')} and "
+                f"{ours.get(other[0], 'not given')}, which does not make them two runs; give both the same"
+            )
+        if set(settings.steps) - set(known.settings.steps):
+            steps = sorted({*settings.steps, *known.settings.steps})
+            whole = {**theirs, "--T": ",".join(map(str, steps))}
+            known = replace(
+                known,
+                settings=replace(known.settings, steps=tuple(steps)),
+                arguments=["fit", *(word for pair in whole.items() for word in pair)],
+            )
+            self.jobs[folder] = known
+        return known
+
+
+def _resolve(method: str, where: tuple[str, str, int], options: Options) -> tuple[Settings, list[str]]:
+    """Settings of a run, and the options that give them."""
+    arch, data, seed = where
+    title = f"{method}, {arch}, {data}, seed {seed}"
+    try:
+        base = ["--method", method, "--arch", arch, "--data", data, "--seed", str(seed), *_words(options)]
+        return parse_fit(base), base
+    except UserError as error:
+        raise UserError(f"{title}: {error}") from error
+    except SystemExit as stop:
+        raise UserError(f"{title}: help and print_config are no options here") from stop
+
+
+def _by_name(arguments: list[str]) -> dict[str, str]:
+    """Values by option, in order, of ``fit --option value ...``."""
+    return dict(zip(arguments[1::2], arguments[2::2], strict=True))
 
 
 def plain(job: Job) -> list[str]:

@@ -36,6 +36,7 @@ class Progress:
         note: why it failed, or is tried again.
         started: of the present attempt, in seconds of ``time.time``.
         command: of the present attempt.
+        not_before: when it may be tried again, in seconds of ``time.time``.
     """
 
     job: Job
@@ -44,6 +45,7 @@ class Progress:
     note: str = ""
     started: float = 0.0
     command: list[str] = field(default_factory=list)
+    not_before: float = 0.0
 
     @property
     def log(self) -> Path:

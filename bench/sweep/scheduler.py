@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from bench.sweep.progress import Display, Progress
 
 # A run that ends so has refused its input; the same input would be refused again.
 BAD_INPUT = 2
+# Another process holds the run's folder: tried again, so often, after so many seconds.
+BUSY, BUSY_ATTEMPTS, BUSY_SECONDS = os.EX_TEMPFAIL, 20, 30.0
 # What a run needs of the environment it is started from, on whatever machine.
 PASSED = ("PYTHONPATH", "PATH", "BENCH_DATA_DIR", "HF_HOME", "TORCH_HOME", "HF_HUB_OFFLINE", "NETRC")
 PASSED_PREFIXES = ("WANDB_",)
@@ -142,6 +145,10 @@ class Scheduler:
             largest = max((machine.get(name, 0.0) for machine in machines), default=0.0)
             if wanted > largest:
                 raise UserError(f"{option} {wanted:g}: the largest machine that Ray sees has {largest:g}")
+        if not any(machine.get("CPU", 0.0) >= cpus and machine.get("GPU", 0.0) >= gpus for machine in machines):
+            raise UserError(
+                f"--cpus-per-run {cpus:g}, --gpus-per-run {gpus:g}: no machine that Ray sees has both; lower one"
+            )
         cloudpickle.register_pickle_by_value(worker)
         # Ray's own retries would begin anew; here a retry goes on from the last checkpoint.
         return ray.remote(worker.run_command).options(num_cpus=cpus, num_gpus=gpus, max_retries=0)
@@ -154,12 +161,15 @@ class Scheduler:
             environment["CUDA_VISIBLE_DEVICES"] = ""
         while not self.terminated:
             for run in self.runs.values():
-                if run.phase == "waiting" and self._ready(run, display):
+                if run.phase == "waiting" and time.time() >= run.not_before and self._ready(run, display):
                     run.submitted(executable(run.job))
                     reference = task.remote(run.command, str(Path.cwd()), environment, str(run.log.resolve()))
                     self.pending[reference] = run
             if not self.pending:
-                return
+                if not any(run.phase == "waiting" for run in self.runs.values()):
+                    return
+                time.sleep(1.0)
+                continue
             ready, _ = ray.wait(list(self.pending), num_returns=1, timeout=1.0)
             for reference in ready:
                 self._finished(ray, reference, display)
@@ -183,12 +193,14 @@ class Scheduler:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
         # A worker may die after its run has written the record, and a run of a lost machine may have gone on meanwhile.
         refused = status == BAD_INPUT and executable(run.job) == run.command
+        most = BUSY_ATTEMPTS if status == BUSY else self.resources.retries + 1
         if run.job.state() == "recorded":
             run.phase = "done"
             display.event(run, "recorded")
-        elif refused or run.attempts > self.resources.retries:
+        elif refused or run.attempts >= most:
             run.phase, run.note = "failed", reason
             display.event(run, f"failed after {run.attempts} attempt(s) ({reason}); see {run.log}")
         else:
             run.phase, run.note = "waiting", reason
+            run.not_before = time.time() + BUSY_SECONDS if status == BUSY else 0.0
             display.event(run, f"will be tried again ({reason})")

@@ -13,6 +13,9 @@ import subprocess
 import time
 
 PR_SET_PDEATHSIG = 1
+# Of the launcher that Ray's own processes were started by; a run would take itself for a part of that job.
+FOREIGN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "GROUP_RANK", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
+FOREIGN_PREFIXES = ("SLURM_", "PMI_", "OMPI_", "TORCHELASTIC_")
 
 
 def run_command(command: list[str], cwd: str, environment: dict[str, str], log: str) -> int:
@@ -28,6 +31,7 @@ def run_command(command: list[str], cwd: str, environment: dict[str, str], log: 
         Exit status; negative for a signal.
     """
     libc = ctypes.CDLL(None)
+    own = {k: v for k, v in os.environ.items() if k not in FOREIGN and not k.startswith(FOREIGN_PREFIXES)}
     parent = os.getpid()
 
     def die_with_parent() -> None:
@@ -44,7 +48,7 @@ def run_command(command: list[str], cwd: str, environment: dict[str, str], log: 
         process = subprocess.Popen(
             command,
             cwd=cwd,
-            env={**os.environ, **environment},
+            env={**own, **environment},
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import NamedTuple
 import pytest
 
 from bench.cli import main
+from bench.records import read_record
 
 ROOT = Path(__file__).resolve().parents[2]
 # Small enough for seconds, long enough for two checkpoints.
@@ -90,3 +92,18 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
     return folder
+
+
+def same_as(uninterrupted: Path, out: Path) -> None:
+    """Asserts that two runs of one command have the same weights and records."""
+    assert sha256(out / "model.safetensors") == sha256(uninterrupted / "model.safetensors")
+    assert timeless(out / "record.json") == timeless(uninterrupted / "record.json")
+
+
+def timeless(path: Path) -> dict[str, object]:
+    """A record without what depends on when and how fast it was made."""
+    read_record(path)
+    record = json.loads(path.read_text())
+    record.pop("run")
+    record["training"].pop("seconds")
+    return record

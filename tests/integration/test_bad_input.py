@@ -9,6 +9,7 @@ import torch
 from conftest import TINY, sha256
 
 from bench import checkpoints
+from bench.errors import UserError
 
 FIT = ("fit", "--method", "qcfs", "--data", "digits", "--logger", "none", "--subset", "64", "--max_epochs", "1")
 
@@ -68,6 +69,9 @@ def refused(result, *words: str) -> None:
         ((*FIT, "--config", "date.yaml"), ["date.yaml", "model.lr"]),
         ((*FIT, "--recipe", "my.yaml"), ["my recipe", "record"]),
         ((*FIT, "--recipe", "arch.yaml"), ["arch.yaml", "arch"]),
+        ((*FIT, "--method", "max_norm"), ["--trainer.max_epochs", "max_norm does not train", "--method relu"]),
+        ((*FIT[:-2], "--method", "cos", "--data.batch_size", "9"), ["--data.batch_size", "--method qcfs"]),
+        ((*FIT, "--config", "twice.yaml"), ["twice.yaml", "line 1", "model", "twice"]),
         (("evaluate",), ["--ckpt"]),
         (("evaluate", "--ckpt", "absent.ckpt"), ["absent.ckpt", "no such file"]),
         (("evaluate", "--ckpt", "x", "--Q"), ["--Q"]),
@@ -82,6 +86,7 @@ def test_refused_in_one_line(bench, arguments, words, monkeypatch):
 
     monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", offline)
     Path("nested.yaml").write_text("a: " + "[" * 3000)
+    Path("twice.yaml").write_text("model: {L: 2}\nmodel: {L: 4}")
     Path("date.yaml").write_text("model: {lr: 2020-01-01}")
     Path("my.yaml").write_text("name: my recipe\nmodel: {L: 2}")
     Path("arch.yaml").write_text("name: own\narch: vgg16")
@@ -100,6 +105,24 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(bench, trained):
     refused(bench("fit", *TINY, "--out", "run"), "already holds a run", "--ckpt last", "--overwrite")
     assert trained.read_bytes() == before
     assert bench("fit", *TINY, "--out", "run", "--overwrite").status == 0
+
+
+def test_a_run_begun_anew_and_stopped_at_once_cannot_be_taken_for_the_old_one(bench, trained, monkeypatch):
+    def stopped(*_: object) -> None:
+        raise UserError("stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("bench.run.train", stopped)
+        assert bench("fit", *TINY, "--out", "run", "--overwrite").status == 2
+    assert not list(Path("run").rglob("*.ckpt")) and not Path("run/record.json").exists()
+    refused(bench("fit", *TINY, "--out", "run", "--ckpt", "last"), "no checkpoint")
+
+
+def test_what_several_machines_have_trained_is_evaluated_by_one(bench, trained):
+    content = torch.load(trained, weights_only=True)
+    content[checkpoints.HEADER]["recipe"]["config"]["trainer"] |= {"num_nodes": 2, "devices": 8}
+    torch.save(content, trained)
+    assert bench("evaluate", "--ckpt", str(trained), "--logger", "none", "--out", "one", "--T", "1").status == 0
 
 
 @pytest.mark.parametrize("keep", [0, 100, 0.5, 0.99])

@@ -1,11 +1,10 @@
-"""Full disks, folders that cannot be written or vanish, damaged files, a W&B server that dies, two runs at once, and
-runs killed at random moments: each really done."""
+"""Full disks, folders that cannot be written or vanish, damaged files, a W&B server that dies, two runs at once: each
+really done."""
 
 from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from conftest import LONG, ROOT, TINY, sha256, start
+from conftest import LONG, TINY, same_as, sha256, start, timeless
 
 from bench import checkpoints, logs
 from bench.errors import UserError
@@ -42,19 +41,6 @@ def one_line(err: str, *words: str) -> None:
     assert "Traceback" not in err
     last = err.strip().splitlines()[-1]
     assert last.startswith("error: ") and not [word for word in words if word not in last], err
-
-
-def same_as(uninterrupted: Path, out: Path) -> None:
-    assert sha256(out / "model.safetensors") == sha256(uninterrupted / "model.safetensors")
-    assert timeless(out / "record.json") == timeless(uninterrupted / "record.json")
-
-
-def timeless(path: Path) -> dict[str, object]:
-    read_record(path)
-    record = json.loads(path.read_text())
-    record.pop("run")
-    record["training"].pop("seconds")
-    return record
 
 
 def resume(uninterrupted: Path, out: Path) -> None:
@@ -101,6 +87,29 @@ def test_a_read_only_folder_is_refused_at_once(uninterrupted, command):
     one_line(done.stderr, "there/run", "cannot be written", "Read-only file system")
 
 
+@own_mounts
+@pytest.mark.slow
+def test_a_folder_that_becomes_read_only_in_mid_run_ends_it_in_one_line_and_it_goes_on(uninterrupted):
+    Path("there").mkdir()
+    script = """
+        mount -t tmpfs none there
+        set +e
+        "$@" & run=$!
+        while [ ! -e there/run/checkpoints/previous.ckpt ] && kill -0 $run; do sleep 0.05; done
+        # Over itself: the mount below cannot become read-only while the run holds its lock's file open.
+        mount --bind there there
+        mount -o remount,ro,bind there
+        wait $run; status=$?
+        cp -r there/run copy
+        exit $status
+    """
+    done = in_namespace(script, "fit", *LONG, "--out", "there/run")
+    assert done.returncode == 2, done.stdout + done.stderr
+    one_line(done.stderr, "Read-only file system")
+    assert not Path("copy/record.json").exists()
+    resume(uninterrupted, Path("copy"))
+
+
 @pytest.mark.slow
 def test_a_folder_that_vanishes_in_mid_run_is_made_anew(uninterrupted):
     out = Path("run")
@@ -133,9 +142,10 @@ def test_of_two_processes_that_write_the_same_record_one_is_refused(uninterrupte
     processes = [start(command, *arguments[command], "--out", "run") for _ in range(2)]
     ends = sorted((process.communicate(timeout=250), process.returncode) for process in processes)
     ends.sort(key=lambda end: end[1])
-    assert [status for _, status in ends] == [0, 2], ends
+    # 75: it may be tried again later. 2: so late that the first had ended.
+    assert ends[0][1] == 0 and ends[1][1] in (2, 75), ends
     err = ends[1][0][1]
-    assert "another process is at work" in err or "already holds a r" in err
+    assert ("another process is at work" if ends[1][1] == 75 else "already holds a r") in err
     one_line(err)
     assert timeless(Path("run/record.json"))["checkpoint"] == timeless(uninterrupted / "record.json")["checkpoint"]
 
@@ -229,6 +239,21 @@ def test_a_wandb_server_that_dies_in_mid_run_costs_seconds_and_no_result(
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which("pkill") is None, reason="no pkill")
+def test_a_wandb_service_that_dies_in_mid_run_costs_no_result(uninterrupted, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    out = Path("run").resolve()
+    arguments = [item if item != "none" else "wandb" for item in LONG]
+    process = start("fit", *arguments, "--out", str(out))
+    wait(lambda: (out / "checkpoints/previous.ckpt").exists(), process)
+    subprocess.run(["pkill", "-9", "-P", str(process.pid), "wandb-core"], check=True)
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 0 and "Traceback" not in err, err
+    assert err.count("W&B cannot be reached") == 1
+    same_as(uninterrupted, out)
+
+
+@pytest.mark.slow
 def test_a_wandb_server_that_never_answers_means_offline(bench, monkeypatch):
     class Silent(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -252,70 +277,3 @@ def test_a_wandb_server_that_never_answers_means_offline(bench, monkeypatch):
     assert result.status == 0, result.err
     assert "logged offline" in result.err
     assert list(Path("run/wandb").glob("offline-run-*/*.wandb"))
-
-
-# ------------------------------------------------------------------------------------------------- random moments
-
-
-def test_a_leaderboard_killed_at_any_moment_is_whole_after_the_next(uninterrupted):
-    arguments = [
-        "leaderboard",
-        "--reported",
-        str(ROOT / "leaderboards/reported"),
-        "--results",
-        "results",
-        "--out",
-        "out",
-    ]
-    shutil.copytree(ROOT / "leaderboards/results", "results")
-    clock = time.monotonic()
-    start(*arguments).communicate(timeout=120)
-    span = time.monotonic() - clock
-    reference = {path.relative_to("out"): path.read_bytes() for path in Path("out").rglob("*") if path.is_file()}
-    draw = random.Random(1)
-    for _ in range(5):
-        for path in reference:
-            Path("out", path).unlink(missing_ok=True)
-        process = start(*arguments)
-        time.sleep(span * draw.uniform(0.5, 1.0))
-        process.kill()
-        process.communicate()
-        written = {path for path in Path("out").rglob("*") if path.is_file() and path.suffix != ".tmp"}
-        for path in written:
-            assert path.read_bytes() == reference[path.relative_to("out")], f"{path} is half-written"
-    out, err = start(*arguments).communicate(timeout=120)
-    assert {p: Path("out", p).read_bytes() for p in reference} == reference, out + err
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(14_400)
-def test_runs_killed_at_random_moments_end_in_the_record_of_the_uninterrupted_one(uninterrupted):
-    """FAULT_RUNS runs (default 30), each killed up to three times, from its first moments to its last."""
-    clock = time.monotonic()
-    start("fit", *LONG, "--out", "measure").communicate(timeout=300)
-    span = time.monotonic() - clock
-    draw = random.Random(int(os.environ.get("FAULT_SEED", "0")))
-    kills = 0
-    runs = int(os.environ.get("FAULT_RUNS", "30"))
-    for number in range(runs):
-        out = Path(f"run{number}")
-        for attempt in range(4):
-            begun = (out / "checkpoints/last.ckpt").exists()
-            process = start("fit", *LONG, "--out", str(out), *(("--ckpt", "last") if begun else ()))
-            if attempt < 3:
-                try:
-                    process.communicate(timeout=span * draw.uniform(0.2, 1.1))
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    kills += 1
-            _, err = process.communicate(timeout=300)
-            if process.returncode == 0:
-                break
-            assert process.returncode == -9, err
-            assert not (out / "record.json").exists() or timeless(out / "record.json")
-        same_as(uninterrupted, out)
-        leftovers = [path.name for path in out.rglob("*") if path.name.endswith(".tmp")]
-        assert not leftovers, leftovers
-        shutil.rmtree(out)
-    print(f"{runs} runs, {kills} kills: {runs} records as that of the uninterrupted run")
-    assert kills >= runs // 2

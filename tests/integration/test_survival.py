@@ -45,6 +45,24 @@ def test_a_stopped_run_goes_on_to_the_same_weights(uninterrupted, number, status
     assert _epochs(out) == 6, "every epoch is in the logs once"
 
 
+@pytest.mark.slow
+def test_a_method_that_draws_noise_goes_on_to_the_same_weights():
+    long = ["nq" if item == "qcfs" else item for item in LONG]
+    whole = start("fit", *long, "--out", "whole")
+    _, err = whole.communicate(timeout=200)
+    assert whole.returncode == 0, err
+    process = start("fit", *long, "--logger", "csv", "--out", "run")
+    deadline = time.monotonic() + 120
+    while _epochs(Path("run")) < 2 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.kill()
+    process.communicate()
+    process = start("fit", *long, "--out", "run", "--ckpt", "last")
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert sha256(Path("run/model.safetensors")) == sha256(Path("whole/model.safetensors"))
+
+
 def _epochs(out: Path) -> int:
     lines = [line.split(",") for log in out.glob("csv/*/metrics.csv") for line in log.read_text().splitlines()]
     # Header lines name the column; the line of an evaluation leaves it empty.

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import multiprocessing
 import pickle
+import shutil
+import time
 import urllib.error
 from collections import Counter
 from pathlib import Path
@@ -792,6 +795,38 @@ def test_whatever_ends_a_download_the_message_stays_one_line(
     with pytest.raises(UserError, match=r"--data\.root") as caught:
         layout.cls(str(root / "typo")).prepare_data()
     assert "\n" not in str(caught.value)
+
+
+def test_a_download_that_breaks_off_leaves_nothing_and_that_of_two_processes_is_one(
+    root: Path, layout: Layout, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    target = tmp_path / "new"
+    calls = tmp_path / "calls"
+
+    def broken(_: str, download_root: Any, **__: Any) -> None:
+        (Path(download_root) / layout.folder).mkdir(parents=True)
+        raise EOFError("archive ends too early")
+
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", broken)
+    with pytest.raises(UserError, match="could not be downloaded"):
+        layout.cls(str(target)).prepare_data()
+    assert not [path for path in target.iterdir() if path.suffix != ".lock"]
+
+    def slow(_: str, download_root: Any, **__: Any) -> None:
+        with calls.open("a") as file:
+            file.write("x")
+        time.sleep(0.3)
+        shutil.copytree(root / layout.folder, Path(download_root) / layout.folder)
+
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", slow)
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=layout.cls(str(target)).prepare_data) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 3 and calls.read_text() == "x"
+    assert len(layout.cls(str(target)).split("test")) == 6
 
 
 @pytest.mark.parametrize("kind", ["train", "test", "meta"])

@@ -223,10 +223,42 @@ def test_an_image_that_is_lost_during_training_is_replaced_and_named_and_stops_a
         assert images[0].tobytes() == images[1].tobytes() != images[2].tobytes()
     err = capsys.readouterr().err
     assert err.count(str(lost)) == 1, "named once"
+    assert train.replacements == 2 and data.limited
     with pytest.raises(UnreadableError, match=str(lost)):
         train.fetch(torch.tensor([3]), training=False)
     with pytest.raises(UnreadableError, match=str(lost)):
         train.fetch(torch.tensor([3]), training=True)
+
+
+def test_a_training_does_not_go_on_with_copies_of_a_few_images(tmp_path, capsys):
+    data = module(make.val_folders(make.train_folders(tmp_path)))
+    train = data.split("train")
+    for row in range(11):
+        train.path(row).write_bytes(b"")
+    for row in range(10):
+        train.fetch(torch.tensor([row, 11]), training=True)
+    with pytest.raises(UnreadableError, match="10 others could not be read either"):
+        train.fetch(torch.tensor([10, 11]), training=True)
+    assert capsys.readouterr().err.count("stands in") == 10
+
+
+@FEW_CORES
+def test_what_loader_processes_replace_is_known_here(tmp_path):
+    data = module(make.val_folders(make.train_folders(tmp_path)), batch_size=12, num_workers=1)
+    data.split("train").path(3).write_bytes(b"")
+    next(iter(data.train_dataloader()))
+    assert data.split("train").replacements == 1
+
+
+def test_a_class_folder_that_cannot_be_read_is_one_line(tmp_path, monkeypatch):
+    root = make.val_folders(make.train_folders(tmp_path))
+
+    def refused(folder, _):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(imagenet_layout, "list_folder", refused)
+    with pytest.raises(UserError, match=r"train/?.*: cannot be read \(Permission denied\)"):
+        module(root).setup()
 
 
 @FEW_CORES
@@ -273,6 +305,9 @@ def test_the_fingerprint_is_of_contents_and_labels_wherever_they_are(tmp_path):
     flat, tree = make.val_flat(make.train_folders(tmp_path / "a")), make.val_flat(make.train_folders(tmp_path / "b"))
     columns(flat), in_order(tree)
     assert module(flat).fingerprint() == module(tree).fingerprint()
+    folders = make.val_folders(make.train_folders(tmp_path / "c"))
+    assert module(folders).fingerprint() == module(tree).fingerprint()
+    assert module(folders, subset=2).fingerprint() == module(tree, subset=2).fingerprint()
     (tree / "val/ILSVRC2012_val_00000002.JPEG").write_bytes(make.jpeg(77))
     assert module(flat).fingerprint() != module(tree).fingerprint()
 

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from lightning_utilities.core.rank_zero import rank_zero_only
 from record_factory import make_record, point
 
+import bench.config
 from bench.cli import main
 from bench.config import parse_fit
 from bench.errors import UserError
+from bench.recipes import Recipe
+from bench.results import working_in
 from bench.sweep.estimate import Estimator, duration
-from bench.sweep.plan import Job, Planner, SweepFile, read_sweep
+from bench.sweep.plan import Job, Planner, executable
+from bench.sweep.scheduler import Resources, Scheduler
+from bench.sweep.sweep_file import SweepFile, read_sweep
 from bench.sweep.worker import run_command
 
 TINY = {"subset": 64, "max_epochs": 2, "T": [1, 2, 4], "logger": "none"}
@@ -95,17 +103,119 @@ def test_state_follows_what_is_on_disk(tmp_path, monkeypatch):
     (source.folder / "checkpoints").mkdir(parents=True)
     (source.folder / "checkpoints/last.ckpt").touch()
     assert source.state() == "begun" and source.command()[-2:] == ["--ckpt", "last"]
-    write(source.folder / "record.json", steps=(1, 2, 4, 8))
+    write(source.folder / "record.json", steps=(1, 2, 4, 8), checkpoint__sha256="a" * 64)
+    assert source.state() == "begun", "others convert its weights, and those are not there"
+    (source.folder / "model.safetensors").touch()
     assert source.state() == "recorded"
     job.folder.mkdir(parents=True)
-    write(job.folder / "record.json", steps=(1, 2))
+    of_source = {"conversion__source_sha256": "a" * 64, "conversion__retrained": False}
+    write(job.folder / "record.json", steps=(1, 2, 4), **of_source)
+    assert job.state() == "recorded"
+    write(job.folder / "record.json", steps=(1, 2), **of_source)
     assert job.state() == "begun" and job.command()[-1] == "--overwrite", "some T are missing"
+    write(job.folder / "record.json", steps=(1, 2, 4), **{**of_source, "conversion__source_sha256": "b" * 64})
+    assert job.state() == "begun", "converted from another net"
+    write(job.folder / "record.json", steps=(1, 2, 4), **of_source)
+    (source.folder / "record.json").unlink()
+    assert job.state() == "begun", "its net is to be trained anew"
     (job.folder / "record.json").write_text('{"half')
     assert job.state() == "new"
 
 
-def write(path: Path, steps: tuple[int, ...]) -> None:
-    path.write_text(make_record(snn=[point(T, 0.5) for T in steps]).dumps())
+def write(path: Path, steps: tuple[int, ...], **fields: object) -> None:
+    path.write_text(make_record(snn=[point(T, 0.5) for T in steps], **fields).dumps())
+
+
+def test_a_conversion_is_another_where_its_source_is_trained_otherwise(monkeypatch):
+    """The label does not tell: a recipe's file may be edited."""
+    _, before = plan(methods=["max_norm"])
+    find = bench.config.find_recipe
+
+    def edited(*names: str) -> Recipe:
+        found = find(*names)
+        return dataclasses.replace(found, settings={**found.settings, "data": {"val_split": 9}})
+
+    monkeypatch.setattr(bench.config, "find_recipe", edited)
+    _, after = plan(methods=["max_norm"])
+    assert before.folder != after.folder
+
+
+def test_runs_that_differ_in_T_alone_are_one_for_all_T():
+    [job] = plan(methods=["qcfs"], options={**TINY, "T": [1]}, grid={"T": [[1, 2], [4, 8, 16]]})
+    assert job.settings.steps == (1, 2, 4, 8, 16) == parse_fit(job.arguments[1:]).steps
+    source, _ = plan(methods=["max_norm", {"name": "relu", "options": {"T": [1, 2, 4, 64]}}])
+    assert source.settings.method == "relu" and source.settings.steps == (1, 2, 4, 64) and source.weights
+
+
+def test_runs_that_differ_in_what_makes_no_other_run_are_refused():
+    with pytest.raises(UserError, match="asked for twice, and --logger is none and csv"):
+        plan(methods=["qcfs", {"name": "qcfs", "options": {"logger": "csv"}}])
+
+
+def test_a_typing_error_beside_a_given_source_is_found():
+    item = {"name": "cos", "options": {"ckpt": "there/model.safetensors"}}
+    with pytest.raises(UserError, match=r"trainer\.max_epochz"):
+        plan(methods=[item], options={**TINY, "trainer.max_epochz": 3})
+
+
+def a_scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **resources: object) -> Scheduler:
+    monkeypatch.chdir(tmp_path)
+    return Scheduler(plan(methods=["qcfs"]), Resources(**resources))  # type: ignore[arg-type]
+
+
+class Answers:
+    """As much of Ray as the scheduler asks when a run has ended."""
+
+    exceptions = SimpleNamespace(RayError=ArithmeticError)
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+
+    def get(self, _: object) -> int:
+        return self.status
+
+
+class Events:
+    def event(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("status", "attempts"), [(1, 3), (2, 1), (75, 20)])
+def test_how_often_a_run_is_tried(tmp_path, monkeypatch, status, attempts):
+    """Bad input never again; a folder that another process holds often, and after a pause; the rest --retries times."""
+    scheduler = a_scheduler(tmp_path, monkeypatch, retries=2)
+    [run] = scheduler.runs.values()
+    while run.phase == "waiting":
+        run.submitted(executable(run.job))
+        scheduler.pending["reference"] = run
+        scheduler._finished(Answers(status), "reference", Events())
+        assert (run.not_before > time.time() + 10) == (status == 75)
+    assert (run.phase, run.attempts) == ("failed", attempts)
+
+
+def test_a_run_needs_one_machine_that_has_all_it_needs(tmp_path, monkeypatch):
+    cluster = [{"CPU": 4.0}, {"CPU": 1.0, "GPU": 1.0}]
+    ray = SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": resources} for resources in cluster])
+    with pytest.raises(UserError, match="no machine that Ray sees has both"):
+        a_scheduler(tmp_path, monkeypatch, cpus_per_run=2, gpus_per_run=1)._task(ray)
+
+
+def test_a_worker_passes_on_no_rank_of_the_job_that_ray_runs_in(tmp_path, monkeypatch):
+    for name in ("SLURM_PROCID", "RANK", "WORLD_SIZE"):
+        monkeypatch.setenv(name, "1")
+    code = "import os; print([n for n in os.environ if n.startswith('SLURM') or n in ('RANK', 'WORLD_SIZE')])"
+    assert run_command([sys.executable, "-c", code], str(tmp_path), {}, str(tmp_path / "log")) == 0
+    assert (tmp_path / "log").read_text().splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(("devices", "locked"), [(1, True), ("1", True), (2, False)])
+def test_a_run_of_one_process_is_alone_in_its_folder_whatever_its_rank_is_said_to_be(
+    tmp_path, monkeypatch, devices, locked
+):
+    monkeypatch.setattr(rank_zero_only, "rank", 1, raising=False)
+    with working_in(tmp_path, {"devices": devices}):
+        assert (tmp_path / ".lock").exists() == locked
+        assert rank_zero_only.rank == (0 if locked else 1)
 
 
 @pytest.mark.parametrize(
@@ -125,6 +235,11 @@ def write(path: Path, steps: tuple[int, ...]) -> None:
         ("methods: [qcfs]\ndata: [digit]", ["digit", "digits"]),
         ("methods: [qcfs]\noptions: {model: {LL: 4}}", ["model.LL"]),
         ("methods: [qcfs]\noptions: {print_config: true}", ["print_config"]),
+        ("methods: [cos]\nsources: {qcsf: {}}", ["sources.qcsf", "did you mean qcfs"]),
+        ("methods: [qcfs]\nsources: {relu: {}}", ["sources.relu", "no method of the sweep"]),
+        ("methods: [max_norm]\nsources: {relu: {ckpt: timm}}", ["sources.relu", "ckpt"]),
+        ("methods: [qcfs]\nmethods: [relu]", ["line 1", "methods", "twice"]),
+        ("methods: [qcfs]\noptions: {model.L: 2024-01-01}", ["model.L", "2024"]),
         ("methods: [qcfs", ["cannot be read"]),
     ],
 )

@@ -1,0 +1,88 @@
+"""The file that a sweep is asked for by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bench.errors import UserError, first_error
+from bench.options import SHORTHANDS, flatten
+from bench.registry import nearest
+from bench.yaml_files import UNREADABLE, read_yaml
+from methods import METHODS
+
+Options = dict[str, Any]
+Grid = dict[str, Annotated[list[Any], Field(min_length=1)]]
+FIXED = ("method", "arch", "data", "data.name", "seed", "out", "config", "print_config", "help")
+
+
+class Strict(BaseModel):
+    """Unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MethodItem(Strict):
+    """A method with options of its own; every combination of ``grid`` is a run."""
+
+    name: str
+    options: Options = {}
+    grid: Grid = {}
+
+
+class SweepFile(Strict):
+    """What a sweep file holds: each method on each net, data set and seed, for each combination of ``grid``.
+
+    ``options`` are those of ``bench fit`` and go to every run; ``sources`` has further ones for the source nets of the
+    methods that do not train, by the source's method.
+    """
+
+    methods: Annotated[list[str | MethodItem], Field(min_length=1)]
+    archs: Annotated[list[str], Field(min_length=1)] = ["resnet20"]
+    data: Annotated[list[str], Field(min_length=1)] = ["cifar10"]
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)] = [0]
+    options: Options = {}
+    grid: Grid = {}
+    sources: dict[str, Options] = {}
+
+
+def read_sweep(path: Path) -> SweepFile:
+    """Reads and validates a sweep file.
+
+    Raises:
+        UserError: it cannot be read, or has something a sweep does not know.
+    """
+    try:
+        content = read_yaml(path)
+        sweep = SweepFile.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{path}: {first_error(error)}") from error
+    except UNREADABLE as error:
+        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
+    owners = [
+        ("options", sweep.options),
+        ("grid", sweep.grid),
+        *((f"sources.{k}", v) for k, v in sweep.sources.items()),
+    ]
+    for item in sweep.methods:
+        if isinstance(item, MethodItem):
+            owners += [(f"{item.name}.options", item.options), (f"{item.name}.grid", item.grid)]
+    for where, options in owners:
+        for name in full_names(options):
+            if name in FIXED or (name == "ckpt" and where.partition(".")[0] in ("options", "grid", "sources")):
+                raise UserError(f"{path}: {where}: {name} is the sweep's to set")
+    names = {item.name if isinstance(item, MethodItem) else item for item in sweep.methods}
+    possible = {kind for name in names & set(METHODS) for kind in METHODS[name].sources}
+    for kind in sweep.sources:
+        if kind not in possible:
+            hint = nearest(kind, possible)
+            raise UserError(f"{path}: sources.{kind}: no method of the sweep converts such a net{hint}")
+    return sweep
+
+
+def full_names(options: Mapping[str, Any]) -> Options:
+    """Options by their full names, nested or short forms resolved."""
+    return {SHORTHANDS.get(f"--{key}", f"--{key}")[2:]: value for key, value in flatten(dict(options)).items()}
