@@ -25,20 +25,23 @@ class _ClipFloorShift(torch.autograd.Function):
         return _quantise(z.to(threshold.dtype), threshold, levels).to(z.dtype)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         saved, threshold = ctx.saved_tensors
         z, g = saved.to(threshold.dtype), grad.to(threshold.dtype)
         margin = 0.0 if ctx.clip_first else threshold / (2 * ctx.levels)
         low = z >= -margin
         high = z > threshold if ctx.clip_first else z >= threshold + margin
         inside = low & ~high
+        if not ctx.needs_input_grad[1]:
+            return torch.where(inside, g, 0.0).to(grad.dtype), None, None, None
         slope = (_quantise(z, threshold, ctx.levels) - z) / threshold
         grad_threshold = torch.where(high, g, torch.where(inside, g * slope, 0.0))
         return torch.where(inside, g, 0.0).to(grad.dtype), grad_threshold.sum_to_size(threshold.shape), None, None
 
 
 def _quantise(z: Tensor, threshold: Tensor, levels: int) -> Tensor:
-    return torch.floor(z * (levels / threshold) + 0.5).clamp(0, levels) * (threshold / levels)
+    # In place: a fresh tensor for each operation costs more than the operation.
+    return (z * (levels / threshold)).add_(0.5).floor_().clamp_(0, levels).mul_(threshold / levels)
 
 
 def clip_floor_shift(z: Tensor, threshold: Tensor, levels: int, region: Region = "clip_first") -> Tensor:

@@ -18,6 +18,8 @@ from bench.snn.tracing import trace
 
 # Images times steps that go through one layer at once.
 _IMAGE_STEPS = 256
+# Numbers of a layer that are worked on at once.
+_IN_CACHE = 2**15
 
 
 def execution_order(net: nn.Module) -> list[str]:
@@ -169,11 +171,16 @@ def mse_thresholds(
     def search(name: str, _: Tensor, output: Tensor) -> None:
         a = output.transpose(0, 1).flatten(1) if granularity == "channel" else output.reshape(1, -1)
         largest = a.amax(1, keepdim=True).clamp_min(torch.finfo(a.dtype).tiny)
-        best, least = largest, torch.full_like(largest, float("inf"))
-        for i in range(candidates):
-            theta = largest * (1 - 0.01 * i)
-            error = torch.floor(a * (T / theta)).clamp_(0, T).mul_(theta / T).sub_(a).square_().sum(1, keepdim=True)
-            best, least = torch.where(error < least, theta, best), torch.minimum(error, least)
+        thetas = [largest * (1 - 0.01 * i) for i in range(candidates)]
+        errors = torch.zeros(len(a), candidates, dtype=torch.float64, device=a.device)
+        # A part that stays in the cache for all candidates: each alone would go through the whole layer in memory.
+        for part in torch.split(a, max(1, _IN_CACHE // len(a)), 1):
+            scratch = torch.empty_like(part)
+            for i, theta in enumerate(thetas):
+                torch.mul(part, T / theta, out=scratch)
+                error = scratch.floor_().clamp_(0, T).mul_(theta / T).sub_(part).square_().sum(1)
+                errors[:, i] += error
+        best = torch.cat(thetas, 1).gather(1, errors.argmin(1, keepdim=True))
         shape = (output.shape[1], *[1] * (output.ndim - 2)) if granularity == "channel" else ()
         best = best.reshape(shape)
         found[name] = momentum * found[name] + (1 - momentum) * best if name in found else best
