@@ -61,12 +61,18 @@ class SturdyWandbLogger(WandbLogger):
         """See :class:`pytorch_lightning.loggers.WandbLogger`."""
         self.attempt(lambda: super(SturdyWandbLogger, self).log_metrics(metrics, step), Path(self.save_dir or "."))
 
-    def attempt(self, send: Callable[[], object], where: Path) -> None:
+    def end(self) -> None:
+        """Completes the run, also where something could not be sent: W&B may hold it open otherwise."""
+        where, gone, self.gone = Path(self.save_dir or "."), self.gone, False
+        self.attempt(self.experiment.finish, where, warn=not gone)
+
+    def attempt(self, send: Callable[[], object], where: Path, warn: bool = True) -> None:
         """Sends something; warns, the first time that this fails, and does nothing from then on.
 
         Args:
             send: what is to be done.
             where: the file or folder on disk that has it in any case.
+            warn: not where it has been said already.
         """
         if self.gone:
             return
@@ -78,8 +84,9 @@ class SturdyWandbLogger(WandbLogger):
                 raise
             self.gone = True
             reason = " ".join(str(error).split())[:120] or type(error).__name__
-            print(f"warning: W&B cannot be reached ({reason}); what it lacks is beside {where}: wandb sync",
-                  file=sys.stderr)  # fmt: skip
+            if warn:
+                print(f"warning: W&B cannot be reached ({reason}); what it lacks is beside {where}: wandb sync",
+                      file=sys.stderr)  # fmt: skip
             if isinstance(error, ConnectionError):
                 _forget_service()
 
@@ -179,7 +186,7 @@ def finish(loggers: list[Logger]) -> None:
     for logger in loggers:
         logger.finalize("success")
         if isinstance(logger, SturdyWandbLogger):
-            logger.attempt(logger.experiment.finish, Path(logger.save_dir or "."))
+            logger.end()
 
 
 def draw_curve(record: Record) -> Any:
