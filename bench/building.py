@@ -12,6 +12,7 @@ from bench import architectures, checkpoints
 from bench.checkpoints import Weights
 from bench.errors import UserError
 from bench.registry import MethodEntry, lookup
+from bench.snn.tracing import note_size
 from datamodules import DATA
 from methods import METHODS
 
@@ -31,6 +32,7 @@ def build(
     datamodule.setup()
     pl.seed_everything(seed, workers=True, verbose=False)
     net = architectures.create(arch, datamodule.num_classes).to(memory_format=torch.channels_last)
+    note_size(net, datamodule.input_shape)
     return lookup("--method", method, METHODS).load()(net, **model_args), datamodule
 
 

@@ -151,7 +151,7 @@ class ConversionCallback(pl.Callback):
     def _count_operations(self, network: SpikingNetwork, T: int) -> None:
         counts = network.counts
         self.spikes[T] += counts.spikes[:, network.counted(T)].sum(1)
-        self.operations[T] += torch.stack([network.paid(counts.synops, T), network.paid(counts.macs, T)])
+        self.operations[T] += torch.stack(network.paid(T))
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Computes, on all processes together, and logs."""
@@ -185,13 +185,12 @@ class ConversionCallback(pl.Callback):
         synops, macs = (int(total) / samples for total in self._total(trainer, self.operations[T]))
         neurons = {name: neuron.size for name, neuron in network.neurons.items()}
         rates = {name: n / (samples * size * T) for n, (name, size) in zip(spikes, neurons.items(), strict=True)}
-        updates = network.num_neurons * (network.uncounted + T + network.lookahead)
         return {
             "firing_rate": sum(spikes) / (samples * network.num_neurons * T),
             "layer_firing_rates": rates,
             "synops": synops,
             "macs": macs,
-            "membrane_updates": updates,
+            "membrane_updates": network.membrane_updates(T),
             "energy_joule": ENERGY_MODEL.joules(macs, synops),
         }
 

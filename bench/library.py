@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.utils.data import Dataset
 
 from bench.errors import UserError
 from bench.registry import lookup
 from bench.snn.activations import ReLUActivation
 from bench.snn.graph import check_convertible
-from bench.snn.rectifiers import separate_rectifiers
+from bench.snn.rectifiers import drop_uncalled_rectifiers, separate_rectifiers
 from bench.snn.simulate import SpikingNetwork
 from bench.snn.simulate import simulate as simulate_parts
 from bench.snn.surgery import replace, split_norm_act
+from bench.snn.tracing import note_size
 from methods import METHODS
 from methods.base import Batch, ConversionModule
 
@@ -73,7 +77,14 @@ def convert(
     else:
         net = model.net if isinstance(model, ConversionModule) else model
         # A trained method's net is already marked for conversion.
-        net = copy.deepcopy(net).eval() if isinstance(model, ConversionModule) else prepare(net)
+        shape = None
+        if calibration is not None:
+            images = _images(calibration)
+            first = list(itertools.islice(images, 1))
+            shape = first[0].shape[1:] if first else None
+            # What can be read only once must not lose its first batch.
+            calibration = itertools.chain(first, images)
+        net = copy.deepcopy(net).eval() if isinstance(model, ConversionModule) else prepare(net, shape)
         try:
             converter = kind(net, **options)
         except TypeError as error:
@@ -83,16 +94,26 @@ def convert(
         return converter.convert(sys.maxsize if T is None else T, batches).to(_device(model))
 
 
-def prepare(model: nn.Module) -> nn.Module:
+def prepare(model: nn.Module, image: Sequence[int] | None = None) -> nn.Module:
     """A copy of a ReLU network, in evaluation mode, with each ReLU as an activation that conversion knows.
+
+    Args:
+        model: stays as it is.
+        image: shape of one image, where known.
 
     Raises:
         UserError: names what cannot be converted.
     """
+    _check_kind(model)
     net = copy.deepcopy(model).eval().requires_grad_(False)
+    if image is not None:
+        note_size(net, image)
     split_norm_act(net)
     net = separate_rectifiers(net)
     check_convertible(net)
+    drop_uncalled_rectifiers(net)
+    if image is not None:
+        _check_answer(net, image)
     replace(net, nn.ReLU, lambda _, __: ReLUActivation())
     return net
 
@@ -112,7 +133,47 @@ def simulate(snn: SpikingNetwork, x: Tensor, T: int) -> Tensor:
     Raises:
         UserError: ``T`` is not positive, or not the one that the network was converted for.
     """
+    if not isinstance(snn, SpikingNetwork):
+        raise UserError(f"simulate: takes what convert gives, not a {type(snn).__name__}")
+    if not isinstance(T, int):
+        raise UserError(f"T = {T}: must be an integer")
+    parameter = next(snn.parameters(), None)
+    expected = (parameter.dtype, parameter.device) if parameter is not None else (x.dtype, x.device)
+    if not len(x) or (x.dtype, x.device) != expected:
+        raise UserError(f"x: must be at least one image, {expected[0]} on {expected[1]} as the network is; it is "
+                        f"{len(x)} of {x.dtype} on {x.device}")  # fmt: skip
     return torch.cat([logits_TBK for logits_TBK, _ in simulate_parts(snn, x, T)], 1)
+
+
+def _check_kind(model: nn.Module) -> None:
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UserError("the model is a ScriptModule; give the module that it was made from")
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and parameter.dtype not in (torch.float32, torch.float64):
+            raise UserError(f"{name} is {parameter.dtype}, and membranes need single precision; give model.float()")
+    for name, module in model.named_modules():
+        if parametrize.is_parametrized(module):
+            raise UserError(
+                f"{name} is parametrized; torch.nn.utils.parametrize.remove_parametrizations makes it plain"
+            )
+        if any("weight_" in key for key in dict(module.named_parameters(recurse=False))):
+            raise UserError(
+                f"{name}: its weight is made from others; remove_weight_norm or prune.remove makes it plain"
+            )
+
+
+@torch.no_grad()
+def _check_answer(net: nn.Module, image: Sequence[int]) -> None:
+    """The network takes such images and answers with one score for each class."""
+    parameter = next(net.parameters())
+    try:
+        answer = net(torch.zeros(1, *image, dtype=parameter.dtype, device=parameter.device))
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        reason = str(error).splitlines()[0][:150]
+        raise UserError(f"{type(net).__name__} does not take images of shape {list(image)} ({reason})") from error
+    if not isinstance(answer, Tensor) or answer.ndim != 2:
+        found = f"a tensor {list(answer.shape)}" if isinstance(answer, Tensor) else f"a {type(answer).__name__}"
+        raise UserError(f"{type(net).__name__} answers with {found}; it must be one tensor of logits [B, classes]")
 
 
 def _device(model: nn.Module) -> torch.device:
@@ -126,13 +187,26 @@ def _batches(method: str, converter: ConversionModule, calibration: Calibration 
     if calibration is None:
         raise UserError(f"{method} looks at training images; give convert(..., calibration=images or loader)")
     device, found = _device(converter), []
-    for batch in torch.split(calibration, 100) if isinstance(calibration, Tensor) else calibration:
-        images = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
-        if not isinstance(images, Tensor) or not images.is_floating_point() or images.ndim < 2:
-            raise UserError("calibration: must be a float tensor of images, or batches of images or (images, labels)")
+    dtype = next((parameter.dtype for parameter in converter.parameters()), torch.float32)
+    for images in _images(calibration):
+        if images.dtype != dtype:
+            raise UserError(
+                f"calibration: images are {images.dtype} and the network is {dtype}; give images.to({dtype})"
+            )
         images = images[:wanted].to(device)
         found.append((images, torch.zeros(len(images), dtype=torch.long, device=device)))
         wanted -= len(images)
         if wanted <= 0:
             break
     return found
+
+
+def _images(calibration: Calibration) -> Iterator[Tensor]:
+    """Batches of images alone."""
+    if isinstance(calibration, Dataset) or not isinstance(calibration, Iterable):
+        raise UserError(f"calibration: is a {type(calibration).__name__}; give a tensor of images or a DataLoader")
+    for batch in torch.split(calibration, 100) if isinstance(calibration, Tensor) else calibration:
+        images = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+        if not isinstance(images, Tensor) or not images.is_floating_point() or images.ndim < 2:
+            raise UserError("calibration: must be a float tensor of images, or batches of images or (images, labels)")
+        yield images

@@ -82,7 +82,7 @@ class ConversionModule(pl.LightningModule):
         self.T = T
         net = copy.deepcopy(self.net).eval()
         self.check_pooling(net)
-        fold_batch_norm(net)
+        fold_batch_norm(net, calibration[0][0].shape[1:] if calibration else None)
         self.calibrate(net, calibration, T)
         replace(net, Activation, lambda _, activation: self.neuron(activation))  # type: ignore[arg-type]
         return self.spiking(net)

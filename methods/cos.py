@@ -52,6 +52,7 @@ class COSNode(IFNode):
     def __init__(self, threshold: Tensor, rho: int, rounds: int, saturated: Saturated, epsilon: float) -> None:
         super().__init__(threshold, v_init=0.5)
         self.lookahead, self.rounds, self.saturated, self.epsilon = rho, rounds, saturated, epsilon
+        self.probing = rho * rounds
 
     def run(self, x_TBX: Tensor) -> Tensor:
         """Calibrates on the first ``rho`` steps, then runs them and all others."""
@@ -133,4 +134,4 @@ class COS(ConversionModule):
 
     def spiking(self, net: nn.Module) -> SpikingNetwork:
         """Even T = 1 needs rho steps of input; no step is left out of the read-out."""
-        return SpikingNetwork(net, warmup=self.rho, uncounted=0)
+        return SpikingNetwork(net, warmup=self.rho * self.rounds, uncounted=0)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bench.errors import UserError
 from bench.snn.activations import Activation
 from bench.snn.graph import check_convertible
+from bench.snn.rectifiers import drop_uncalled_rectifiers
 from bench.snn.surgery import replace, replace_max_pool, split_norm_act
 from methods.base import Batch, ConversionModule
 
@@ -60,6 +61,7 @@ class TrainingModule(ConversionModule):
                 raise UserError(f"--model.{name} {value}: must be a finite number from {low:g} to {high:g}")
         split_norm_act(net)
         check_convertible(net)
+        drop_uncalled_rectifiers(net)
         if max_pool == "average":
             replace_max_pool(net)
         self.examine(net)

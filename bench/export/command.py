@@ -30,7 +30,9 @@ NEEDS = {
 # Sums in another order can move a spike by a step where a potential lies within rounding of theta, and so, rarely, an
 # answer that was a near tie.
 TOLERATED = 1 / 500
-# Files by name, and what the network that was read back from them answers: images to classes.
+# Of the scores, whose differences between classes decide: root mean square, against those differences'.
+TOLERATED_SCORES = 0.05
+# Files by name, and what the network that was read back from them answers: images to scores.
 Exported = tuple[dict[str, str | bytes], Callable[[Tensor], Tensor]]
 
 
@@ -169,12 +171,21 @@ def _graph(trained: Trained, snn: SpikingNetwork, image: Tensor, wanted: Wanted)
 
 
 def _answers(snn: SpikingNetwork, images: Tensor, T: int) -> Tensor:
-    return torch.cat([logits_TBK.sum(0).argmax(1) for logits_TBK, _ in simulate(snn, images, T)])
+    return torch.cat([logits_TBK.sum(0) for logits_TBK, _ in simulate(snn, images, T)])
 
 
 def _compare(snn: SpikingNetwork, answer: Callable[[Tensor], Tensor], batches: list[Tensor], T: int) -> str:
-    number = sum(len(images) for images in batches)
-    same = sum(int((_answers(snn, images, T) == answer(images)).sum()) for images in batches)
-    if number - same > TOLERATED * number:
-        raise UserError(f"export: read back, the network answers {number - same} of {number} images differently")
-    return f"read back, it answers {same} of {number} images the same at T = {T}"
+    """Answers alone would not do: at a low T a network may have the same one for every image, and so a broken copy."""
+    ours = torch.cat([_answers(snn, images, T) for images in batches]).double()
+    theirs = torch.cat([answer(images) for images in batches]).double()
+    if not bool(torch.isfinite(ours).all()):
+        raise UserError("export: the network's logits are not all finite numbers: its weights are broken")
+    same = int((ours.argmax(1) == theirs.argmax(1)).sum())
+    apart = float((ours - theirs).square().mean().sqrt() / (ours - ours.mean(1, keepdim=True)).square().mean().sqrt())
+    if len(ours) - same > TOLERATED * len(ours) or not apart <= TOLERATED_SCORES:
+        raise UserError(
+            f"export: read back, the network answers {len(ours) - same} of {len(ours)} images differently, and its "
+            f"scores are {apart:.2%} apart"
+        )
+    one = " (always the same class)" if len(ours) > 1 and bool((ours.argmax(1) == ours.argmax(1)[0]).all()) else ""
+    return f"read back, it answers {same} of {len(ours)} images the same at T = {T}{one}, scores {apart:.3%} apart"

@@ -81,14 +81,14 @@ def to_onnx(snn: SpikingNetwork, image: Tensor, T: int) -> bytes:
 
 
 def predict(model: bytes, batches: list[Tensor]) -> Tensor:
-    """Classes ``[N]`` that onnxruntime finds."""
+    """Scores ``[N, classes]`` that onnxruntime finds."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     scores = [session.run([SCORES], {INPUT: images.numpy()})[0] for images in batches]
-    return torch.from_numpy(np.concatenate(scores)).argmax(1)
+    return torch.from_numpy(np.concatenate(scores))
 
 
 @contextlib.contextmanager

@@ -5,30 +5,36 @@ The rules, which are NeuroBench's where it has one (https://arxiv.org/abs/2304.0
 - A spike costs one accumulate (AC, here "synaptic operation") for each weight that it meets: its fan-out, which is
   smaller at the border of an image. A burst of k spikes costs k times that, a negative spike what a positive one does.
 - A layer whose input is not spikes costs one multiply-accumulate (MAC) for each weight that meets an input other than
-  0, at every step: the first layer, which gets the image at every step, and layers behind average pooling or behind a
-  sum of spike trains.
+  0, at every step: the first layer, which gets the image at every step, and layers behind average or max-pooling or
+  behind a sum of spike trains. Spikes that are only moved, padded with zeros or put beside others remain spikes.
 - Biases, residual additions and pooling cost nothing; thresholds are taken as folded into the weights.
 - Steps before the first counted one cost as much as any. Where a neuron first looks at its input for some steps and
-  then begins anew (COS), the layers before it send those steps twice, and both are paid.
+  then begins anew (COS), the layers before it send those steps twice, and both are paid; and it updates its potential
+  at each of them, in each round of its calibration.
 """
 
 from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from bench.snn.graph import Linear
-from bench.snn.neurons import Clock, SpikingNeuron, channel_sums, step_totals
+from bench.snn.neurons import Clock, SpikingNeuron, Timed, connected, step_totals
 from bench.snn.tracing import first_input, note_shapes, trace
 
-# What a spike passes unchanged.
-_CARRIERS = (nn.Flatten, nn.Dropout, nn.Dropout2d, nn.Identity)
+# What only moves values, or puts zeros or other values beside them.
+_MOVING_MODULES = (nn.Flatten, nn.Dropout, nn.Dropout2d, nn.Identity, nn.ZeroPad2d)
+_MOVING = {
+    operator.getitem, torch.flatten, torch.reshape, torch.permute, torch.transpose, torch.cat, torch.split, torch.chunk,
+    F.dropout, F.pad, "flatten", "view", "reshape", "permute", "transpose", "contiguous", "split", "chunk",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -74,22 +80,30 @@ class AnalogueCounter:
 
     Args:
         clock: of the network.
-        fan_out: of each input, ``[H, W]`` or scalar.
+        fan_outs: of each input of each call (:class:`Wiring`); ``None`` for a call that gets spikes.
     """
 
-    def __init__(self, clock: Clock, fan_out: Tensor) -> None:
-        self.clock, self.fan_out = clock, fan_out
-        self.counts = torch.zeros(0)
+    def __init__(self, clock: Clock, fan_outs: Sequence[Tensor | None]) -> None:
+        self.clock, self.fan_outs = clock, fan_outs
+        self.begin()
+
+    def begin(self) -> None:
+        """Before each pass."""
+        self.calls, self.counts = 0, torch.zeros(0)
 
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-        """Sets :attr:`counts`, ``[T]``."""
+        """Adds to :attr:`counts`, ``[T]``."""
+        fan_out = self.fan_outs[self.calls]
+        self.calls += 1
+        if fan_out is None:
+            return
         x = args[0] if args else kwargs["input"]
         active_TBX = self.clock.unfold(x) != 0
         if len(x) == self.clock.batch:
             # The same at every step.
             active_TBX = active_TBX[:1]
-        sums = channel_sums(active_TBX.to(torch.float32)).double() * self.fan_out
-        self.counts = step_totals(sums).expand(self.clock.T)
+        counts = step_totals(connected(active_TBX.to(torch.float32), fan_out)).expand(self.clock.T)
+        self.counts = self.counts + counts if len(self.counts) else counts
 
 
 def _connections(layer: nn.Module, x: Tensor) -> Tensor:
@@ -103,24 +117,25 @@ def _connections(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def _per_channel(fan_out: Tensor) -> Tensor:
-    """The fan-out of one channel, ``[H, W]`` or scalar; all channels of a layer have the same."""
+    """The fan-out of one channel, ``[H, W]`` or scalar, where all channels of the layer have the same; else of all."""
     first = fan_out[0]
-    assert bool((fan_out == first).all()), "channels of one layer have as many connections each"
-    return first.clone()
+    return first.clone() if bool((fan_out == first).all()) else fan_out
 
 
 class Wiring(NamedTuple):
-    """Numbers of connections, by name of a module; each ``[H, W]`` or scalar.
+    """Numbers of connections, by name of a module; each ``[H, W]`` or scalar, or with the channels in front.
 
     Attributes:
         spiking: of a neuron: to how many weights each of its spikes goes.
-        analogue: of a layer that gets something else than spikes: to how many weights each of its inputs goes.
+        analogue: of a layer, for each of its calls: to how many weights each input goes; ``None`` where that is spikes.
         sizes: neurons of each spiking layer.
+        heard: names of the neurons and layers whose output goes to a neuron that looks ahead (COS).
     """
 
     spiking: dict[str, Tensor]
-    analogue: dict[str, Tensor]
+    analogue: dict[str, list[Tensor | None]]
     sizes: dict[str, int]
+    heard: set[str]
 
 
 def wiring(net: nn.Module, image: Tensor) -> Wiring:
@@ -133,40 +148,91 @@ def wiring(net: nn.Module, image: Tensor) -> Wiring:
     graph = trace(net)
     note_shapes(fx.GraphModule(net, graph), image)
     modules = dict(net.named_modules())
-    shapes: dict[str, torch.Size] = {
-        str(node.target): first_input(node).meta["shape"]
-        for node in graph.nodes
-        if node.op == "call_module" and isinstance(modules[str(node.target)], (SpikingNeuron, *Linear))
-    }
+
+    def called(node: fx.Node) -> nn.Module | None:
+        return modules[str(node.target)] if node.op == "call_module" else None
+
+    neurons = [node for node in graph.nodes if isinstance(called(node), SpikingNeuron)]
+    layers = [node for node in graph.nodes if isinstance(called(node), Linear)]
+    spikes = _spikes(graph, modules)
     spiking: dict[str, Tensor] = {}
-    driven: set[str] = set()
-
-    def readers(node: fx.Node, x: Tensor) -> Iterator[tuple[str, Tensor]]:
-        for user in node.users:
-            module = modules.get(str(user.target)) if user.op == "call_module" else None
-            if isinstance(module, Linear):
-                yield str(user.target), x
-            elif isinstance(module, _CARRIERS):
-                yield from readers(user, module(x))
-            elif user.target in (torch.flatten, "flatten") and user.args[1:] in ((1,), (1, -1)):
-                yield from readers(user, x.flatten(1))
-            elif user.target in (getattr, operator.getitem):
-                continue
-
     # Tests run in inference mode, which knows no gradients.
     with torch.inference_mode(False), torch.enable_grad():
-        for node in graph.nodes:
-            name = str(node.target)
-            if node.op == "call_module" and isinstance(modules[name], SpikingNeuron):
-                x = torch.zeros(1, *shapes[name], dtype=torch.float64, requires_grad=True)
-                total = 0.0 * x.sum()
-                for layer, reached in readers(node, x):
-                    driven.add(layer)
-                    total = total + _connections(modules[layer], reached)
-                spiking[name] = _per_channel(torch.autograd.grad(total, x)[0][0])
-        analogue = {}
-        for name, module in modules.items():
-            if isinstance(module, Linear) and name not in driven and name in shapes:
-                x = torch.zeros(1, *shapes[name], dtype=torch.float64, requires_grad=True)
-                analogue[name] = _per_channel(torch.autograd.grad(_connections(module, x), x)[0][0])
-    return Wiring(spiking, analogue, {name: shapes[name].numel() for name in spiking})
+        for node in neurons:
+            x = torch.zeros(1, *node.meta["shape"], dtype=torch.float64, requires_grad=True)
+            total = 0.0 * x.sum()
+            reached = _moved(graph, modules, node, x, spikes)
+            for layer in layers:
+                source = first_input(layer)
+                if source in spikes and source in reached:
+                    total = total + _connections(modules[str(layer.target)], reached[source])
+            spiking[str(node.target)] = _per_channel(torch.autograd.grad(total, x)[0][0])
+        analogue: dict[str, list[Tensor | None]] = {}
+        for layer in layers:
+            name, source = str(layer.target), first_input(layer)
+            fan_out = None
+            if source not in spikes:
+                x = torch.zeros(1, *source.meta["shape"], dtype=torch.float64, requires_grad=True)
+                fan_out = _per_channel(torch.autograd.grad(_connections(modules[name], x), x)[0][0])
+            analogue.setdefault(name, []).append(fan_out)
+    analogue = {name: calls for name, calls in analogue.items() if any(fan_out is not None for fan_out in calls)}
+    sizes = {str(node.target): node.meta["shape"].numel() for node in neurons}
+    return Wiring(spiking, analogue, sizes, _heard(graph, modules))
+
+
+def _spikes(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> set[fx.Node]:
+    """Nodes whose values are spikes of neurons and zeros, and nothing else."""
+    spikes: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op == "call_module":
+            module = modules[str(node.target)]
+            moving = isinstance(module, _MOVING_MODULES)
+            if isinstance(module, SpikingNeuron):
+                spikes.add(node)
+                continue
+        else:
+            moving = node.target in _MOVING and not (node.target is F.pad and _pads_with_others(node))
+        moved = [source for source in node.all_input_nodes if "shape" in source.meta or source in spikes]
+        if moving and moved and all(source in spikes for source in moved):
+            spikes.add(node)
+    return spikes
+
+
+def _pads_with_others(node: fx.Node) -> bool:
+    given = {**dict(zip(("mode", "value"), node.args[2:], strict=False)), **node.kwargs}
+    return bool(given.get("mode", "constant") == "constant" and given.get("value") not in (None, 0, 0.0))
+
+
+def _moved(
+    graph: fx.Graph, modules: Mapping[str, nn.Module], start: fx.Node, x: Tensor, spikes: set[fx.Node]
+) -> dict[fx.Node, Any]:
+    """What becomes of one neuron layer's output ``x`` where it is only moved; other spikes beside it are zeros."""
+    found: dict[fx.Node, Any] = {start: x}
+
+    def value(node: fx.Node) -> Any:
+        if node in found:
+            return found[node]
+        return torch.zeros(1, *node.meta["shape"], dtype=x.dtype) if "shape" in node.meta else node.meta["value"]
+
+    for node in graph.nodes:
+        if node not in spikes or node in found or not any(source in found for source in node.all_input_nodes):
+            continue
+        args, kwargs = fx.node.map_arg(node.args, value), fx.node.map_arg(node.kwargs, value)
+        if node.op == "call_module":
+            found[node] = modules[str(node.target)](*args, **kwargs)
+        elif node.op == "call_method":
+            found[node] = getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        else:
+            found[node] = node.target(*args, **kwargs)
+    return found
+
+
+def _heard(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> set[str]:
+    """Names of the modules on a way to a neuron that looks ahead."""
+    ahead: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        for user in node.users:
+            module = modules.get(str(user.target)) if user.op == "call_module" else None
+            if user in ahead or (isinstance(module, Timed) and module.lookahead):
+                ahead.add(node)
+    return {str(node.target) for node in ahead if node.op == "call_module"}

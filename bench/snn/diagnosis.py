@@ -15,8 +15,10 @@ twice:
   spiking layer really got, as the papers define the errors: what the layer itself adds.
 
 A spike more or fewer than the quantised activation of that same input has is an offset spike (Hao et al., ICLR 2023,
-https://arxiv.org/abs/2302.10685). What is left in the membrane after T steps shows its cause: a neuron with a residual
-below 0 has sent too many, one of theta or more too few (Hao et al., AAAI 2023, https://arxiv.org/abs/2302.02091).
+https://arxiv.org/abs/2302.10685). The residual is what is left in the membrane after T steps. Of the neurons that could
+have sent fewer (more) spikes, one that ends below 0 (at theta or more) has sent too many (too few) for the potential it
+began with (Hao et al., AAAI 2023, https://arxiv.org/abs/2302.02091); but a silent neuron below 0, or one at theta or
+more that fired at every step, is as it should be, and both are in these shares.
 """
 
 from __future__ import annotations
@@ -214,7 +216,8 @@ def _measure(
     layer.elements += r.numel()
     layer.activation += float(a.double().sum())
     layer.spikes += int(neuron.spike_counts[counted].sum())
-    offsets = torch.round((r - own) * (T / amplitude)).long().flatten()
+    # Each by itself: where a neuron never fires, its threshold may be so small that T / theta is infinite.
+    offsets = (torch.round(r / amplitude * T) - torch.round(own / amplitude * T)).long().flatten()
     values, numbers = torch.unique(offsets, return_counts=True)
     layer.offsets.update(dict(zip(values.tolist(), numbers.tolist(), strict=True)))
     assert neuron.v is not None

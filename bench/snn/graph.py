@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import operator
 from collections import Counter
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -44,7 +45,15 @@ _LINEAR_METHODS = {
     "flatten", "view", "reshape", "mean", "contiguous", "permute", "transpose", "add", "add_", "split", "chunk",
 }  # fmt: skip
 # Linear in their first argument while the others do not depend on the image; gates and attention are not.
-_SCALINGS = {operator.truediv, operator.itruediv, torch.div, "div", "div_", F.conv2d, F.linear}
+_SCALINGS = {operator.truediv, operator.itruediv, torch.div, "div", "div_"}
+# Layers whose operations nobody would count.
+_LAYER_FUNCTIONS = {F.conv1d, F.conv2d, F.conv3d, F.linear, torch.conv2d}
+# What gives the same memory under another name (in evaluation mode).
+_ALIAS_MODULES = (nn.Identity, nn.Flatten, nn.Dropout, nn.Dropout2d)
+_ALIASES = {
+    operator.getitem, torch.flatten, torch.reshape, torch.permute, torch.transpose, torch.split, torch.chunk, F.dropout,
+    "flatten", "view", "reshape", "contiguous", "permute", "transpose", "split", "chunk",
+}  # fmt: skip
 _PRODUCTS = {operator.mul, operator.imul, torch.mul, "mul", "mul_"}
 
 
@@ -113,8 +122,10 @@ def _shapes(graph: fx.Graph) -> set[fx.Node]:
 
 
 def _from_image(node: fx.Node, shapes: set[fx.Node]) -> list[fx.Node]:
-    """The inputs of ``node`` that depend on pixels: neither sizes nor parameters."""
-    return [source for source in node.all_input_nodes if source not in shapes and source.op != "get_attr"]
+    """The inputs of ``node`` that depend on pixels, neither sizes nor parameters; twice where it is given twice."""
+    given: list[fx.Node] = []
+    fx.node.map_arg((node.args, node.kwargs), given.append)
+    return [source for source in given if source not in shapes and source.op != "get_attr"]
 
 
 def check_convertible(net: nn.Module) -> None:
@@ -131,11 +142,11 @@ def check_convertible(net: nn.Module) -> None:
     shapes = _shapes(graph)
     for node in graph.nodes:
         module = modules[node.target] if node.op == "call_module" else None
-        if isinstance(module, _ACTIVATIONS):
+        if isinstance(module, (*_ACTIVATIONS, nn.MaxPool2d)):
             calls[node.target] += 1
         if node.op == "output" or node in shapes:
             continue
-        problem = _problem(node, module, shapes)
+        problem = _problem(node, modules, shapes)
         if problem:
             problems.append(problem)
     problems += [
@@ -143,42 +154,58 @@ def check_convertible(net: nn.Module) -> None:
         for name, n in calls.items()
         if n > 1
     ]
-    if not calls:
+    if not any(isinstance(modules[name], _ACTIVATIONS) for name in calls):
         problems.append("it has no nn.ReLU module, so nothing would be replaced")
     if problems:
         more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise UserError(f"{type(net).__name__} cannot be converted: {'; '.join(problems[:3])}{more}")
 
 
-def _problem(node: fx.Node, module: nn.Module | None, shapes: set[fx.Node]) -> str | None:
+def _problem(node: fx.Node, modules: Mapping[str, nn.Module], shapes: set[fx.Node]) -> str | None:
+    module = modules[str(node.target)] if node.op == "call_module" else None
     if module is not None:
         name = f"{node.target} ({type(module).__name__})"
         if not isinstance(module, (*_ACTIVATIONS, *_LINEAR_MODULES, nn.MaxPool2d)):
             return f"{name} has no spiking counterpart"
         if isinstance(module, BatchNorm) and module.running_mean is None:
             return f"{name} uses the statistics of the batch, which time is folded into"
-        if getattr(module, "inplace", False) and is_overwritten(node):
+        if getattr(module, "inplace", False) and is_overwritten(node, modules):
             return f"{name} works in place on a value that is read again; use its result"
         return None
     if node.op not in ("call_function", "call_method"):
         return None
     name = node.target if isinstance(node.target, str) else node.target.__name__
     caller = owner(node) or "the network's forward"
+    if node.target in _LAYER_FUNCTIONS:
+        return f"{caller} calls the function {name}; make it a layer, an nn.Conv2d or nn.Linear, so that it is counted"
     if not _is_linear(node, shapes):
         remedy = "; make it an nn.ReLU module of its own" if name in ("relu", "relu_") else ""
         return f"{caller} calls the function {name}, which conversion cannot see into{remedy}"
-    if (name.endswith("_") or name in ("iadd", "isub", "imul", "itruediv")) and is_overwritten(node):
+    if (name.endswith("_") or name in ("iadd", "isub", "imul", "itruediv")) and is_overwritten(node, modules):
         return f"{caller} calls {name} in place on a value that is read again; use its result"
     return None
 
 
-def is_overwritten(node: fx.Node) -> bool:
-    """Whether what an in-place operation overwrote is read after it, or its own result is not."""
-    order = {other: index for index, other in enumerate(node.graph.nodes)}
+def is_overwritten(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether what an in-place operation overwrote is read after it, under any name, or its own result is not."""
     source = first_input(node)
-    return not node.users or (
-        isinstance(source, fx.Node) and any(order[user] > order[node] for user in source.users if user is not node)
-    )
+    if not node.users or not isinstance(source, fx.Node):
+        return not node.users
+    order = {other: index for index, other in enumerate(node.graph.nodes)}
+
+    def is_alias(other: fx.Node) -> bool:
+        if other.op == "call_module":
+            return isinstance(modules.get(str(other.target)), _ALIAS_MODULES)
+        return other.target in _ALIASES
+
+    memory = {source}
+    while is_alias(source) and isinstance(first_input(source), fx.Node):
+        source = first_input(source)
+        memory.add(source)
+    for other in node.graph.nodes:  # in the order of the calls; what comes from ``node`` itself is its result
+        if other is not node and is_alias(other) and first_input(other) in memory:
+            memory.add(other)
+    return any(order[user] > order[node] for name in memory for user in name.users if user is not node)
 
 
 def _is_linear(node: fx.Node, shapes: set[fx.Node]) -> bool:

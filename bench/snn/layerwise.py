@@ -66,7 +66,10 @@ class SpikeTrains:
             inputs = [self._train(source, rows).flatten(0, 1) if source else self.images[rows] for source in sources]
             if len(sources) > 1:
                 # The image beside spikes is shown at every step.
-                inputs = [x if source else x.repeat(self.T, 1, 1, 1) for x, source in zip(inputs, sources, strict=True)]
+                inputs = [
+                    x if source else x.repeat(self.T, *[1] * (x.ndim - 1))
+                    for x, source in zip(inputs, sources, strict=True)
+                ]
             neuron.reset()
             yield self.clock.unfold(neuron(part(*inputs)))
         neuron.reset()

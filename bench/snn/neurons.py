@@ -53,6 +53,17 @@ def channel_sums(x_TBX: Tensor) -> Tensor:
     return x_TBX.sum((1, 2))
 
 
+def connected(x_TBX: Tensor, fan_out: Tensor) -> Tensor:
+    """Events times the weights that each meets, summed over images: ``[T, ...]`` in double precision.
+
+    Args:
+        x_TBX: numbers of events.
+        fan_out: of each neuron, or of one channel's where all channels have the same.
+    """
+    sums = x_TBX.sum(1) if fan_out.ndim == x_TBX.ndim - 2 else channel_sums(x_TBX)
+    return sums.double() * fan_out
+
+
 def step_totals(sums_TX: Tensor) -> Tensor:
     """Totals of each step, as integers ``[T]``."""
     return sums_TX.reshape(len(sums_TX), -1).sum(1).long()
@@ -67,6 +78,7 @@ class Timed(nn.Module):
     """
 
     lookahead = 0
+    probing = 0
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,7 +100,7 @@ class SpikingNeuron(Timed):
         v: membrane potential ``[B, ...]`` carried from one pass to the next; ``None`` before the first.
         spike_counts: spikes at each step of the last pass, ``[T]``.
         synop_counts: weights that these spikes met, ``[T]``.
-        fan_out: weights that one spike meets, ``[H, W]`` or scalar; 0 before :meth:`SpikingNetwork.wire`.
+        fan_out: weights that one spike meets (:class:`bench.snn.cost.Wiring`); 0 before :meth:`SpikingNetwork.wire`.
         counting: whether spikes are counted; where a network is exported, they are not.
         unit_spikes: send 1 instead of ``theta``, where the next weights already hold the threshold.
     """
@@ -137,7 +149,12 @@ class SpikingNeuron(Timed):
         self.size = out_TBX[0, 0].numel()
         # Single precision is exact to 2^24, far more than the channels and images of one pass, and unlike integers
         # needs no copy eight times as large as the spikes.
-        sums = channel_sums(self.events(out_TBX)).double()
+        events = self.events(out_TBX)
+        if self.fan_out.ndim == events.ndim - 2:
+            self.spike_counts = step_totals(channel_sums(events).double())
+            self.synop_counts = step_totals(connected(events, self.fan_out))
+            return
+        sums = channel_sums(events).double()
         self.spike_counts = step_totals(sums)
         self.synop_counts = step_totals(sums * self.fan_out)
 

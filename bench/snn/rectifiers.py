@@ -1,7 +1,8 @@
-"""Each ReLU of a network as a module of its own."""
+"""Each ReLU and each max-pooling of a network as a module of its own."""
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 
 import torch
@@ -9,19 +10,19 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from bench.snn.graph import is_overwritten, owner
-from bench.snn.tracing import first_input, trace
+from bench.snn.tracing import first_input, known_size, note_size, trace
 
 _FUNCTIONS = {F.relu, torch.relu, F.relu_, torch.relu_}
 _METHODS = {"relu", "relu_"}
 
 
 def separate_rectifiers(net: nn.Module) -> nn.Module:
-    """Gives each call of ReLU an ``nn.ReLU`` of its own.
+    """Gives each call of ReLU an ``nn.ReLU`` of its own, and each call of a max-pooling module one of its own.
 
-    A neuron remembers, so one ``nn.ReLU`` that is called from two places cannot become one layer of neurons; and a ReLU
-    called as a function is nothing that can be replaced. Where there is either, the network is rebuilt from its
-    dataflow: same parameters, same names, and new modules called ``relu``, ``relu_2`` ... beside the layers whose
-    ``forward`` calls them.
+    A neuron remembers, and so does what stands for max-pooling, so a module that is called from two places cannot
+    become one of them; and a ReLU called as a function is nothing that can be replaced. Where there is either, the
+    network is rebuilt from its dataflow: same parameters, same names, and new modules called ``relu``, ``relu_2`` ...
+    beside the layers whose ``forward`` calls them.
 
     Args:
         net: in evaluation mode; it stays as it is, its parameters are shared.
@@ -35,30 +36,45 @@ def separate_rectifiers(net: nn.Module) -> nn.Module:
     graph = trace(net)
     modules = dict(net.named_modules())
     seen: Counter[str] = Counter()
-    due: list[tuple[fx.Node, str, bool]] = []
+    due: list[tuple[fx.Node, str, nn.Module]] = []
     for node in graph.nodes:
         module = modules.get(str(node.target)) if node.op == "call_module" else None
-        if isinstance(module, nn.ReLU):
+        if isinstance(module, (nn.ReLU, nn.MaxPool2d)):
             seen[str(node.target)] += 1
             if seen[str(node.target)] > 1:
-                due.append((node, str(node.target), module.inplace))
+                due.append((node, str(node.target), copy.deepcopy(module)))
         elif _is_function(node):
             inplace = str(getattr(node.target, "__name__", node.target)).endswith("_") or _asks_inplace(node)
             # What an in-place call overwrites for others as well is left, and refused by check_convertible.
-            if not (inplace and is_overwritten(node)):
-                due.append((node, f"{owner(node)}.relu".lstrip("."), False))
+            if not (inplace and is_overwritten(node, modules)):
+                due.append((node, f"{owner(node)}.relu".lstrip("."), nn.ReLU()))
     if not due:
         return net
     rebuilt = fx.GraphModule(net, graph, type(net).__name__)
-    for node, wanted, inplace in due:
+    for node, wanted, module in due:
         name = _free_name(rebuilt, wanted)
-        rebuilt.add_submodule(name, nn.ReLU(inplace))
+        rebuilt.add_submodule(name, module)
         with graph.inserting_before(node):
             new = graph.call_module(name, (first_input(node),))
         node.replace_all_uses_with(new)
         graph.erase_node(node)
     rebuilt.recompile()
+    if (size := known_size(net)) is not None:
+        note_size(rebuilt, size)
     return rebuilt.eval()
+
+
+def drop_uncalled_rectifiers(net: nn.Module) -> None:
+    """Puts, in place, an identity where a ReLU is that ``forward`` never calls: no current would reach its neuron."""
+    called = {str(node.target) for node in trace(net).nodes if node.op == "call_module"}
+    names: dict[nn.Module, set[str]] = {}
+    for name, module in net.named_modules(remove_duplicate=False):
+        if isinstance(module, nn.ReLU):
+            names.setdefault(module, set()).add(name)
+    for own in names.values():
+        if not own & called:
+            for name in own:
+                net.set_submodule(name, nn.Identity())
 
 
 def _is_function(node: fx.Node) -> bool:

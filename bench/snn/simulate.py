@@ -6,6 +6,7 @@ import contextlib
 import copy
 import functools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,9 @@ class SpikingNetwork(nn.Module):
         self.net, self.warmup, self.only_T = net.eval(), warmup, only_T
         self.uncounted = warmup if uncounted is None else uncounted
         self.clock = Clock()
-        self.compiled = self.wired = False
+        self.compiled = False
+        self.wired: tuple[Any, ...] = ()
+        self.heard: set[str] = set()
         self.analogue: dict[str, AnalogueCounter] = {}
         self.counts = Counts(torch.zeros(0), torch.zeros(0), torch.zeros(0))
         self.neurons = {name: m for name, m in net.named_modules() if isinstance(m, SpikingNeuron)}
@@ -95,20 +98,23 @@ class SpikingNetwork(nn.Module):
         return torch.compile(self.forward, dynamic=False)
 
     def wire(self, x: Tensor) -> None:
-        """Learns from one image how large the layers are and what their spikes cost; once, before the first run.
+        """Learns from one image how large the layers are and what their spikes cost; once for each size and device.
 
         Args:
             x: images ``[B, C, H, W]``.
         """
-        if self.wired:
+        if self.wired == (x.shape[1:], x.device):
             return
         found = wiring(self.net, x[:1])
+        self.heard = found.heard
+        self.analogue.clear()
         for name, fan_out in found.spiking.items():
             self.neurons[name].fan_out = fan_out.to(x.device)
             self.neurons[name].size = found.sizes[name]
-        for name, fan_out in found.analogue.items():
-            self.analogue[name] = AnalogueCounter(self.clock, fan_out.to(x.device))
-        self.wired = True
+        for name, fan_outs in found.analogue.items():
+            on_device = [fan_out if fan_out is None else fan_out.to(x.device) for fan_out in fan_outs]
+            self.analogue[name] = AnalogueCounter(self.clock, on_device)
+        self.wired = (x.shape[1:], x.device)
 
     @contextlib.contextmanager
     def counting(self) -> Iterator[None]:
@@ -165,14 +171,24 @@ class SpikingNetwork(nn.Module):
         """Steps that have to be run for ``T`` counted ones."""
         return max(self.uncounted + T, self.lookahead)
 
-    def paid(self, counts: Tensor, T: int) -> Tensor:
-        """What ``T`` counted steps cost: the steps before them too, and those that neurons look ahead to a second time.
+    def paid(self, T: int) -> tuple[Tensor, Tensor]:
+        """Synaptic operations and multiply-accumulates of ``T`` counted steps, in the part that was run last.
 
-        Args:
-            counts: ``[layers, steps]``, one kind of :class:`Counts`.
-            T: counted steps.
+        The steps before them are paid too, and a second time those that neurons look ahead to, by the layers whose
+        output reaches such a neuron.
         """
-        return counts[:, : self.uncounted + T].sum() + counts[:, : self.lookahead].sum()
+        totals = []
+        for names, counts in ((self.neurons, self.counts.synops), (self.analogue, self.counts.macs)):
+            twice = [name in self.heard for name in names]
+            totals.append(counts[:, : self.uncounted + T].sum() + counts[twice, : self.lookahead].sum())
+        return totals[0], totals[1]
+
+    def membrane_updates(self, T: int) -> int:
+        """Of one image in ``T`` counted steps: in those, in steps before them, in looking ahead and sending again."""
+        return sum(
+            neuron.size * (self.uncounted + T + neuron.probing + (self.lookahead if name in self.heard else 0))
+            for name, neuron in self.neurons.items()
+        )
 
 
 def _steps_of_a_pass(steps: int) -> int:
@@ -220,6 +236,8 @@ def simulate(snn: SpikingNetwork, x: Tensor, T: int, image_steps: int | None = N
             logits, counts = [], []
             # The last pass may overshoot, which does not change what was before it.
             for _ in range(0, steps, per_pass):
+                for counter in snn.analogue.values():
+                    counter.begin()
                 logits.append(run(images, per_pass))
                 counts.append(snn.pass_counts())
             snn.counts = Counts(*(torch.cat(kind, 1)[:, :steps] for kind in zip(*counts, strict=True)))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import operator
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from timm.layers import BatchNormAct2d
@@ -13,9 +14,10 @@ from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from bench.errors import UserError
+from bench.snn.activations import Activation
 from bench.snn.graph import BatchNorm, Linear
 from bench.snn.neurons import IFNode, SpikingNeuron
-from bench.snn.tracing import first_input, trace
+from bench.snn.tracing import first_input, known_size, note_shapes, trace
 
 
 def replace(net: nn.Module, kind: type[nn.Module], make: Callable[[str, nn.Module], nn.Module]) -> int:
@@ -72,16 +74,28 @@ def replace_max_pool(net: nn.Module) -> int:
     return replace(net, nn.MaxPool2d, average)
 
 
-def fold_batch_norm(net: nn.Module) -> int:
+def fold_batch_norm(net: nn.Module, image: Sequence[int] | None = None) -> int:
     """Folds, in place, each BN (in evaluation mode) into the convolution or linear layer that alone feeds it.
 
-    A BN that has another producer stays; its bias then enters at every step as before.
+    A BN that has another producer stays; its bias then enters at every step as before. So does one behind a linear
+    layer whose output has more than two dimensions, the second of which BN takes for channels, or may have.
+
+    Args:
+        net: changed in place.
+        image: shape of one image, where known.
 
     Returns:
         How many were folded.
     """
-    nodes = list(trace(net).nodes)
+    graph = trace(net)
+    nodes = list(graph.nodes)
     modules = dict(net.named_modules())
+    shape = image or known_size(net)
+    linear = any(isinstance(module, nn.Linear) for module in modules.values())
+    if shape and linear and any(isinstance(module, nn.BatchNorm1d) for module in modules.values()):
+        dtype = next(net.parameters()).dtype
+        nowhere = fx.GraphModule(copy.deepcopy(net).eval().to("meta"), graph)
+        note_shapes(nowhere, torch.zeros(1, *shape, device="meta", dtype=dtype))
     calls = Counter(node.target for node in nodes if node.op == "call_module")
     folded = 0
     for node in nodes:
@@ -93,7 +107,7 @@ def fold_batch_norm(net: nn.Module) -> int:
         layer, norm = modules[source.target], modules[node.target]
         if isinstance(layer, nn.Conv2d):
             fused: nn.Module = fuse_conv_bn_eval(layer, norm)
-        elif isinstance(layer, nn.Linear):
+        elif isinstance(layer, nn.Linear) and (len(source.meta.get("shape", ())) == 1 or _is_flat(source, modules)):
             fused = fuse_linear_bn_eval(layer, norm)
         else:
             continue
@@ -101,6 +115,20 @@ def fold_batch_norm(net: nn.Module) -> int:
         _put(net, norm, nn.Identity())
         folded += 1
     return folded
+
+
+def _is_flat(node: Any, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether a value is ``[B, features]`` whatever the images are: flattened, and what layers make of that."""
+    while isinstance(node, fx.Node):
+        if node.op != "call_module":
+            return node.target in (torch.flatten, "flatten") and node.args[1:] in ((1,), (1, -1))
+        module = modules[str(node.target)]
+        if isinstance(module, nn.Flatten):
+            return (module.start_dim, module.end_dim) == (1, -1)
+        if not isinstance(module, (nn.Linear, nn.BatchNorm1d, nn.ReLU, Activation, nn.Identity, nn.Dropout)):
+            return False
+        node = first_input(node)
+    return False
 
 
 class Scale(nn.Module):

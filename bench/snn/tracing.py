@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,10 +14,20 @@ from bench.snn.activations import Activation
 from bench.snn.neurons import LateralInhibitionPool, SpikingNeuron, Timed
 
 
-def input_size(net: nn.Module) -> tuple[int, int, int]:
-    """Shape ``[C, H, W]`` of an image for the net: from timm's configuration, or a CIFAR image's without one."""
-    channels, height, width = (getattr(net, "pretrained_cfg", None) or {}).get("input_size", (3, 32, 32))
-    return channels, height, width
+def input_size(net: nn.Module) -> tuple[int, ...]:
+    """Shape of an image for the net: as was noted on it, from timm's configuration, or else a CIFAR image's."""
+    return known_size(net) or (3, 32, 32)
+
+
+def known_size(net: nn.Module) -> tuple[int, ...] | None:
+    """Shape of an image for the net, where anybody has said it."""
+    noted: tuple[int, ...] | None = getattr(net, "image_shape", None)
+    return noted or (getattr(net, "pretrained_cfg", None) or {}).get("input_size")
+
+
+def note_size(net: nn.Module, shape: Sequence[int]) -> None:
+    """Notes on the net the shape of one image, from which questions about shapes in its ``forward`` are answered."""
+    net.image_shape = tuple(shape)  # type: ignore[assignment]
 
 
 class _DirectInterpreter(fx.Interpreter):
@@ -43,6 +54,8 @@ class _Tracer(fx.Tracer):
         answer = _DirectInterpreter(module).run(torch.zeros(1, *input_size(self.root), device="meta", dtype=dtype))
         if isinstance(answer, torch.Tensor):
             raise fx.proxy.TraceError("its forward pass depends on the values of the images")
+        if known_size(self.root) is None:
+            raise fx.proxy.TraceError("its forward pass asks for the shape of the images, which is not known here")
         return bool(answer)
 
 
@@ -54,8 +67,8 @@ def trace(net: nn.Module) -> fx.Graph:
     """
     try:
         graph: fx.Graph = _Tracer().trace(net)
-    except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # whatever a forward pass may raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{type(net).__name__} cannot be converted: torch.fx cannot trace it ({reason})") from error
     return graph
 
@@ -73,12 +86,16 @@ class _Shapes(_DirectInterpreter):
         result = super().run_node(n)
         if isinstance(result, torch.Tensor):
             n.meta["shape"] = result.shape[1:]
+        else:
+            n.meta["value"] = result
         return result
 
 
 @torch.no_grad()
 def note_shapes(net: fx.GraphModule, image: torch.Tensor) -> None:
-    """Notes in ``meta["shape"]`` of each node the shape of one image's result, without running a neuron.
+    """Notes of each node the shape of one image's result, or what else it is, without running a neuron.
+
+    In ``meta["shape"]`` and ``meta["value"]``.
 
     Neither the state of neurons nor hooks see it.
 

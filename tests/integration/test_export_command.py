@@ -73,7 +73,7 @@ def test_each_format_answers_1000_images_as_the_trained_net_does(thousand, tmp_p
     (tmp_path / "again.safetensors").write_bytes(checkpoints.to_safetensors(*weights))
     again = {
         "safetensors": answers(committed(checkpoints.read(tmp_path / "again.safetensors")), thousand),
-        "onnx": predict(to_onnx(snn, thousand[:1], T), list(thousand.split(250))),
+        "onnx": predict(to_onnx(snn, thousand[:1], T), list(thousand.split(250))).argmax(1),
         "nir": answers(from_nir(to_nir(snn, thousand[:1], {})), thousand),
     }
     same = {name: int((found == expected).sum()) for name, found in again.items()}

@@ -148,17 +148,30 @@ def test_steps_before_the_first_counted_one_are_paid() -> None:
     assert [len(kind) for kind in silenced] == [6, 6, 6]
     assert [kind[:4] for kind in silenced] == [kind[:4] for kind in plain]
     assert snn.steps_for(2) == 6
-    assert [int(snn.paid(torch.tensor([kind]), 2)) for kind in silenced] == [sum(kind) for kind in silenced]
+    assert [int(kind) for kind in snn.paid(2)] == [sum(kind) for kind in silenced[1:]]
 
 
 @pytest.mark.parametrize(("T", "steps"), [(1, 4), (2, 4), (6, 6)])
 def test_steps_that_are_looked_at_first_are_paid_twice(T: int, steps: int) -> None:
-    """COS with rho = 4: each layer sends 4 steps for the calibration of the next, then T steps that are counted."""
+    """COS with rho = 4: each layer sends 4 steps for the calibration of the next, then T steps that are counted.
+
+    Behind the last neurons nobody looks ahead: what they send, and the read-out, is paid once.
+    """
     model, images = named_model("linear")
     snn = COS(model.net, rho=4).convert(6, [])
     [_] = simulate(snn, images, T)
-    for kind in snn.counts:
+    neurons = list(snn.neurons)
+    for kind, paid, heard in zip(
+        snn.counts[1:], snn.paid(T), (neurons[:-1], [name for name in snn.analogue if name in snn.heard]), strict=True
+    ):
         every = kind.sum(0).tolist()
+        names = neurons if kind is snn.counts.synops else list(snn.analogue)
+        again = kind[[name in heard for name in names]].sum(0).tolist()
         assert len(every) == steps
-        assert int(snn.paid(kind, T)) == sum(every[:T]) + sum(every[:4])
-        assert sum(every[:4]) > 0
+        assert int(paid) == sum(every[:T]) + sum(again[:4])
+        assert sum(again[:4]) > 0
+    sizes = [neuron.size for neuron in snn.neurons.values()]
+    assert snn.membrane_updates(T) == sum(size * (T + 4 + 4) for size in sizes[:-1]) + sizes[-1] * (T + 4)
+    rounds = COS(model.net, rho=4, rounds=3).convert(6, [])
+    [_] = simulate(rounds, images, T)
+    assert rounds.warmup == 12 and rounds.membrane_updates(T) == snn.membrane_updates(T) + 8 * sum(sizes)

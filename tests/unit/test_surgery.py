@@ -22,6 +22,7 @@ from bench.snn.graph import check_convertible, mixes_constant_input
 from bench.snn.neurons import IFNode
 from bench.snn.simulate import SpikingNetwork, simulate
 from bench.snn.surgery import Scale, fold_batch_norm, fold_thresholds, replace, replace_max_pool, split_norm_act
+from bench.snn.tracing import note_size
 from methods.qcfs import QCFS, set_thresholds_by_percentile
 
 # ---------------------------------------------------------------------------------------------------- refusals
@@ -116,6 +117,31 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "floor division": (lambda: Parts(lambda _, x: x // 0.5), "floordiv"),
     "torch.div that rounds": (lambda: Parts(lambda _, x: torch.div(x, 0.5, rounding_mode="floor")), "div"),
     "x.div that rounds": (lambda: Parts(lambda _, x: x.div(0.5, rounding_mode="trunc")), "div"),
+    "a product with itself": (lambda: Parts(lambda _, x: x * x), "mul"),
+    "a quotient by itself": (lambda: Parts(lambda _, x: x / x), "truediv"),
+    "a layer that is a function": (
+        lambda: Parts(lambda net, x: F.conv2d(x, net.conv2.weight)),
+        "conv2d; make it a layer",
+    ),
+    "branch on a size nobody knows": (
+        lambda: Parts(lambda net, x: net.conv2(x) if x.shape[-1] > 2 else x),
+        "not known here",
+    ),
+    "an assertion": (lambda: Parts(_asserting), "cannot trace it"),
+    "in place on what an identity also gives": (
+        lambda: Parts(lambda net, x: net.odd(x) + net.rectify(x), odd=nn.Identity(), rectify=nn.ReLU(inplace=True)),
+        "rectify .*in place",
+    ),
+    "in place on what was flattened before": (
+        lambda: Parts(
+            lambda net, x: (y := net.odd(x), net.rectify(y), x + y)[2], odd=nn.Dropout(), rectify=nn.ReLU(True)
+        ),
+        "rectify .*in place",
+    ),
+    "max-pooling used twice": (
+        lambda: Parts(lambda net, x: net.odd(net.odd(x)), odd=nn.MaxPool2d(2, 1)),
+        r"odd \(MaxPool2d\) is called from 2",
+    ),
     "weights that depend on data": (lambda: Parts(lambda net, x: F.linear(x, net.conv2(x)[0, 0])), "linear"),
     "F.relu in place, result dropped": (lambda: Parts(_statement(lambda x: F.relu(x, inplace=True))), "relu"),
     "x.relu_() in place, result dropped": (lambda: Parts(_statement(lambda x: x.relu_())), "relu"),
@@ -125,6 +151,10 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         r"odd \(BatchNorm2d\)",
     ),
 }
+
+
+def _asserting(net: nn.Module, x: Tensor) -> Tensor:
+    raise KeyError("what a forward pass may raise")
 
 
 @pytest.mark.parametrize("what", REFUSED)
@@ -197,14 +227,17 @@ LINEAR: dict[str, Callable[[Parts, Tensor], Tensor]] = {
     "view by sizes": lambda net, x: x.view(x.size(0), 4, x.shape[2] * 2, x.shape[3] // 2),
     "branch on a size": lambda net, x: net.conv2(x) if x.shape[-1] > 2 else x,
     "module called by keyword": lambda net, x: net.conv2(input=x),
-    "function called by keyword": lambda net, x: F.conv2d(input=x, weight=net.conv2.weight, padding=1),
+    "function called by keyword": lambda net, x: F.avg_pool2d(input=x, kernel_size=2),
+    "a dropout and its input": lambda net, x: x + F.dropout(x, training=False),
 }
 
 
 @pytest.mark.parametrize("what", LINEAR)
 def test_linear_code_is_let_through_and_simulated_right(what: str) -> None:
     images = images_for("resnet20", batch=2)[:, :, :8, :8]
-    model = trained(Parts(LINEAR[what]), images)
+    net = Parts(LINEAR[what])
+    note_size(net, images.shape[1:])
+    model = trained(net, images)
     logits = torch.cat([part for part, _ in simulate(model.convert(3, []), images, 3)], 1)
     expected, spikes = step_by_step(model.net, images, 3)
     assert torch.allclose(logits, expected, rtol=1e-9, atol=1e-9)
