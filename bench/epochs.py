@@ -28,8 +28,8 @@ class EpochSeed(pl.Callback):
         self.seed = seed
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Seeds torch, which seeds all devices."""
-        torch.manual_seed(self.seed * 1_000_003 + trainer.current_epoch)
+        """Seeds torch, which seeds all devices; each process by itself, or all would draw the same noise."""
+        torch.manual_seed(self.seed * 1_000_003 + trainer.current_epoch + (trainer.global_rank << 40))
 
 
 class EpochLine(pl.Callback):

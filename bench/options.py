@@ -21,8 +21,8 @@ MANAGED = {
     "logger", "callbacks", "plugins", "profiler", "default_root_dir", "enable_checkpointing", "fast_dev_run",
     "use_distributed_sampler", "inference_mode", "num_sanity_val_steps", "reload_dataloaders_every_n_epochs",
     "barebones", "max_time", "min_epochs", "min_steps", "max_steps", "model_registry", "overfit_batches",
-    "log_every_n_steps", "val_check_interval", "sync_batchnorm", "detect_anomaly", "check_val_every_n_epoch",
-    "enable_autolog_hparams",
+    "log_every_n_steps", "limit_val_batches", "val_check_interval", "sync_batchnorm", "detect_anomaly",
+    "check_val_every_n_epoch", "enable_autolog_hparams",
 }  # fmt: skip
 
 SHORTHANDS = {"--data": "--data.name", "--max_epochs": "--trainer.max_epochs", "--subset": "--data.subset"}

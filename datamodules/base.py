@@ -17,6 +17,8 @@ from datamodules.splits import BatchDataset, Draw, Split, Transform
 # The held-out part of the training set must be the same for every seed, or results of two seeds would differ by
 # their split as well; any constant serves.
 SPLIT_SEED = 20220303
+# About 20 batches of the 1,024 images of SNNC, which averages its thresholds over them.
+CALIBRATION_BATCH = 50
 
 
 class BatchSampler(Sampler[Draw]):
@@ -28,9 +30,18 @@ class BatchSampler(Sampler[Draw]):
         seed: of the run; ``None`` for no shuffling and no augmentation.
         rank: of this process.
         world_size: number of processes; a training epoch drops the remainder, an evaluation refuses it.
+        incomplete: with a seed, keep an incomplete last batch, where there is one process.
     """
 
-    def __init__(self, size: int, batch_size: int, seed: int | None, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        seed: int | None,
+        rank: int = 0,
+        world_size: int = 1,
+        incomplete: bool = False,
+    ) -> None:
         self.size, self.batch_size, self.seed = size, batch_size, seed
         self.rank, self.world_size, self.epoch = rank, world_size, 0
         if seed is None and size % world_size:
@@ -40,7 +51,8 @@ class BatchSampler(Sampler[Draw]):
             )
         # Incomplete batches are dropped in training: batch statistics of a handful of images disturb BN.
         whole = min(batch_size * world_size, size)
-        self.batches = size // whole if seed is not None else -(-size // (batch_size * world_size))
+        drops = seed is not None and not (incomplete and world_size == 1)
+        self.batches = size // whole if drops else -(-size // (batch_size * world_size))
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch."""
@@ -167,7 +179,12 @@ class ImageDataModule(pl.LightningDataModule):
     def val_dataloader(self) -> list[DataLoader[tuple[Tensor, Tensor]]]:
         """The held-out training images, plain unless ``val_augment``; no loader where nothing is held out."""
         part = self.split("val")
-        return [self._loader(part, self.eval_batch_size, self.seed if self.val_augment else None)] if len(part) else []
+        if not len(part):
+            return []
+        if not self.val_augment:
+            return [self._loader(part, self.eval_batch_size)]
+        # Augmentation is drawn for each batch, so its size must be one that stands in the record.
+        return [self._loader(part, self.batch_size, self.seed, incomplete=True)]
 
     def test_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         """The evaluated images, plain, in file order."""
@@ -183,17 +200,20 @@ class ImageDataModule(pl.LightningDataModule):
         if not 1 <= n <= len(part):
             raise UserError(f"{n} calibration images: must be between 1 and {len(part)}, the size of the training set")
         rows = torch.randperm(len(part), generator=Generator().manual_seed(SPLIT_SEED))[:n]
-        sampler = BatchSampler(n, self.eval_batch_size, None)
+        # Not eval_batch_size: some methods average over batches, and that option must not change a result.
+        sampler = BatchSampler(n, CALIBRATION_BATCH, None)
         return DataLoader(BatchDataset(part.take(rows), self.pipeline()), batch_size=None, sampler=sampler)
 
-    def _loader(self, part: Split, batch_size: int, seed: int | None = None) -> DataLoader[tuple[Tensor, Tensor]]:
+    def _loader(
+        self, part: Split, batch_size: int, seed: int | None = None, incomplete: bool = False
+    ) -> DataLoader[tuple[Tensor, Tensor]]:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         return DataLoader(
             BatchDataset(part, self.pipeline()),
             batch_size=None,
             # Its own: an iterator draws a number when it begins, which in a resumed run is before the epoch is seeded.
             generator=Generator(),
-            sampler=BatchSampler(len(part), batch_size, seed, rank, world),
+            sampler=BatchSampler(len(part), batch_size, seed, rank, world, incomplete),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
         )

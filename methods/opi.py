@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from bench.errors import UserError
 from bench.snn.activations import Activation, ClippedReLU, ReLUActivation
 from bench.snn.calibration import Batch, Granularity, observe, require_activation, require_images
+from bench.snn.graph import input_shapes
 from bench.snn.neurons import IFNode, SpikingNeuron
 from methods.base import ConversionModule
 from methods.thresholds import ThresholdRule
@@ -73,15 +74,16 @@ class OPI(ThresholdRule):
             require_images(calibration_images)
             require_activation(net, ClippedReLU, "OPI with --model.source clip", "clipped")
             ConversionModule.__init__(self, net)
-            self.calibration_images = calibration_images
+            self.calibration_images = 0  # the thresholds are trained
         self.source, self.start, self.draw_seed = source, v_init, draw_seed
 
     def calibrate(self, net: nn.Module, calibration: Sequence[Batch], T: int) -> None:
         """V_th from the activations, or as trained."""
         if self.source == "relu":
             super().calibrate(net, calibration, T)
-        self._shapes: dict[str, torch.Size] = {}
-        observe(net, calibration[:1], lambda name, _, output: self._shapes.update({name: output.shape[1:]}))
+        self._shapes = {} if calibration else input_shapes(net, Activation)
+        if calibration:
+            observe(net, calibration[:1], lambda name, _, output: self._shapes.update({name: output.shape[1:]}))
         self._names = {id(module): name for name, module in net.named_modules()}
 
     def neuron(self, activation: Activation) -> SpikingNeuron:

@@ -131,11 +131,17 @@ class RNL(TrainingModule):
         return (self.trainer.max_epochs or 0) - self.stage2_epochs
 
     def on_fit_start(self) -> None:
-        """Refuses a run in which nothing is left for stage 1.
+        """Refuses a run in which nothing is left for stage 1, or that DDP would end at its second step.
 
         Raises:
-            UserError: stage 2 takes all epochs.
+            UserError: stage 2 takes all epochs, or the strategy expects gradients of all parameters at every step.
         """
+        wrapped: Any = getattr(self.trainer.strategy, "_ddp_kwargs", {})
+        if self.trainer.world_size > 1 and not wrapped.get("find_unused_parameters"):
+            raise UserError(
+                "rnl: each of its stages trains other parameters; with several processes give "
+                "--trainer.strategy ddp_find_unused_parameters_true"
+            )
         if self.stage1_epochs < 1:
             epochs = self.trainer.max_epochs
             raise UserError(f"--model.stage2_epochs {self.stage2_epochs}: leaves none of {epochs} epochs to stage 1")

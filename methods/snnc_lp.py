@@ -27,11 +27,12 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from bench.errors import UserError
-from bench.snn.activations import ReLUActivation
+from bench.snn.activations import Activation, QuantisedReLU, ReLUActivation
 from bench.snn.calibration import Batch, Granularity, require_activation, require_images
 from bench.snn.layerwise import SpikeTrains, execution_order, mean_activations, mse_thresholds, per_channel
 from bench.snn.neurons import IFNode
 from bench.snn.simulate import SpikingNetwork
+from bench.snn.surgery import replace
 from methods.base import ConversionModule
 
 
@@ -57,6 +58,10 @@ class SNNCLight(ConversionModule):
         self.ann = copy.deepcopy(net)
         thresholds = mse_thresholds(net, calibration, T, self.granularity)
         self.means = mean_activations(net, calibration)
+        # The ANN itself, quantised: the corrections below make up for spikes that come unevenly, and without these they
+        # would be errors. In a list, or it would be taken for a part of the model.
+        self._quantised = [copy.deepcopy(net)]
+        replace(self._quantised[0], Activation, lambda name, _: QuantisedReLU(thresholds[name], T))
         self.trains = SpikeTrains(net, calibration, T)
         for name in execution_order(net):
             try:
@@ -83,4 +88,4 @@ class SNNCLight(ConversionModule):
 
     def spiking(self, net: nn.Module) -> SpikingNetwork:
         """Good for the T of its calibration alone."""
-        return SpikingNetwork(net, only_T=self.T)
+        return SpikingNetwork(net, only_T=self.T, quantised=self._quantised.pop())

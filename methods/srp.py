@@ -68,7 +68,7 @@ class SRP(ConversionModule):
 
     Args:
         net: trained network with QCFS activations.
-        tau: steps before the mask is taken; 0 gives plain QCFS.
+        tau: steps before the mask is taken.
         epsilon: fraction of theta that the residual must exceed.
     """
 

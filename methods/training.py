@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bench.errors import UserError
 from bench.snn.activations import Activation
+from bench.snn.compilation import compiled_for_training
 from bench.snn.graph import check_convertible
 from bench.snn.rectifiers import drop_uncalled_rectifiers
 from bench.snn.surgery import replace, replace_max_pool, split_norm_act
@@ -85,7 +86,7 @@ class TrainingModule(ConversionModule):
     def compile_step(self) -> None:
         """Compiles the network for training steps; evaluation stays eager and exact."""
         # In a list, or Lightning would register the compiled twin and save every weight twice.
-        self._step_net = [torch.compile(self.net)]
+        self._step_net = [compiled_for_training(self.net)]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Cross-entropy on one batch."""

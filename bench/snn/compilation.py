@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+from typing import Any
 
 import torch
+from torch import nn
 
 # Image-steps from which the compilation of a network, 10 to 60 seconds, pays.
 WORTH = 100_000
@@ -25,3 +27,8 @@ def can_compile() -> bool:
 def worth_compiling(image_steps: int) -> bool:
     """Whether a run of this size gains by compilation, and can be compiled."""
     return image_steps >= WORTH and can_compile()
+
+
+def compiled_for_training(net: nn.Module) -> Any:
+    """The network as compiled code; random numbers in it are those of eager mode, which are faster on a CPU."""
+    return torch.compile(net, options={"fallback_random": True})

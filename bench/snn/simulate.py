@@ -32,6 +32,7 @@ class SpikingNetwork(nn.Module):
         warmup: steps that come on top of T, as the record and the latency count them.
         uncounted: steps whose logits are left out of the read-out; ``None`` for ``warmup``.
         only_T: the one number of steps that the network was converted for; ``None`` where it may be read at any.
+        quantised: what :meth:`twin` gives, where the weights were fitted to spikes and no longer are the ANN's.
 
     Attributes:
         compiled: :func:`simulate` runs passes as compiled code.
@@ -47,8 +48,10 @@ class SpikingNetwork(nn.Module):
         warmup: int = 0,
         uncounted: int | None = None,
         only_T: int | None = None,
+        quantised: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        self._quantised = [quantised]  # no part of this network, nor of its state
         self.net, self.warmup, self.only_T = net.eval(), warmup, only_T
         self.uncounted = warmup if uncounted is None else uncounted
         self.clock = Clock()
@@ -148,6 +151,9 @@ class SpikingNetwork(nn.Module):
 
     def twin(self, T: int) -> nn.Module:
         """The quantised network this one would equal after ``T`` steps if all spikes came evenly."""
+        [given] = self._quantised
+        if given is not None:
+            return copy.deepcopy(given).eval().to(next(self.parameters()).device)
         net = copy.deepcopy(self.net)
         replace(net, SpikingNeuron, lambda _, neuron: neuron.twin(T))  # type: ignore[operator]
         replace(net, LateralInhibitionPool, lambda _, pool: pool.pool)  # type: ignore[arg-type, return-value]

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench.snn.activations import Activation
+from bench.snn.compilation import compiled_for_training
 from bench.speed.figures import Figure, Rate, named, noise, rate
 from datamodules.base import BatchSampler
 from datamodules.cifar import CIFAR10DataModule
@@ -36,9 +38,10 @@ class Stepper:
         self.model = method(named(arch)).to(device, memory_format=torch.channels_last)
         self.batches = batches
         if mode == "activation":
-            for activation in self.model.activations().values():
-                activation.compile()
-        self.net = torch.compile(self.model.net) if mode == "compiled" else self.model.net
+            for module in self.model.modules():
+                if isinstance(module, Activation):
+                    module.compile()
+        self.net = compiled_for_training(self.model.net) if mode == "compiled" else self.model.net
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-4, momentum=0.9)
 
     def step(self, x: Tensor, y: Tensor) -> None:

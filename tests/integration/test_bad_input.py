@@ -72,6 +72,7 @@ def refused(result, *words: str) -> None:
         ((*FIT, "--method", "max_norm"), ["--trainer.max_epochs", "max_norm does not train", "--method relu"]),
         ((*FIT[:-2], "--method", "cos", "--data.batch_size", "9"), ["--data.batch_size", "--method qcfs"]),
         ((*FIT, "--config", "twice.yaml"), ["twice.yaml", "line 1", "model", "twice"]),
+        ((*FIT, "--trainer.limit_val_batches", "0"), ["--trainer.limit_val_batches"]),
         (("evaluate",), ["--ckpt"]),
         (("evaluate", "--ckpt", "absent.ckpt"), ["absent.ckpt", "no such file"]),
         (("evaluate", "--ckpt", "x", "--Q"), ["--Q"]),

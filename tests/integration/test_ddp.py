@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from conftest import TINY, start
 
 from bench.records import read_record
@@ -33,3 +34,15 @@ def test_a_test_set_that_does_not_divide_is_refused():
     assert process.returncode == 2, out + err
     assert "63 evaluation images do not divide over 2 processes" in err
     assert not Path("odd/record.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("strategy", "status"), [("ddp", 2), ("ddp_find_unused_parameters_true", 0)])
+def test_rnl_whose_stages_train_different_parameters_says_which_strategy_it_needs(strategy, status):
+    arguments = ["rnl" if item == "qcfs" else item for item in TINY]
+    process = start("fit", *arguments, *DDP[:-1], strategy, "--model.stage2_epochs", "1", "--out", "run")
+    out, err = process.communicate(timeout=250)
+    assert process.returncode == status, out + err
+    assert Path("run/record.json").exists() == (status == 0)
+    if status:
+        assert "ddp_find_unused_parameters_true" in err and "Traceback" not in err

@@ -41,8 +41,7 @@ def exported(trained, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def thousand() -> torch.Tensor:
     """Training digits: more than the test set has."""
-    data = DigitsDataModule(eval_batch_size=1000)
-    return next(iter(data.calibration_dataloader(1000)))[0]
+    return torch.cat([images for images, _ in DigitsDataModule().calibration_dataloader(1000)])
 
 
 def answers(snn: SpikingNetwork, images: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -175,3 +175,101 @@ def test_steps_that_are_looked_at_first_are_paid_twice(T: int, steps: int) -> No
     rounds = COS(model.net, rho=4, rounds=3).convert(6, [])
     [_] = simulate(rounds, images, T)
     assert rounds.warmup == 12 and rounds.membrane_updates(T) == snn.membrane_updates(T) + 8 * sum(sizes)
+
+
+def set_thresholds(model: nn.Module, theta: float) -> None:
+    for module in model.modules():
+        if isinstance(module, QCFSActivation):
+            module.threshold.data.fill_(theta)
+
+
+class Heads(nn.Module):
+    """Two spike trains, and what a function makes of them before the last layer."""
+
+    def __init__(self, between: Callable[[Tensor, Tensor], Tensor], features: int, padding: int = 0) -> None:
+        super().__init__()
+        self.conv1, self.act1 = nn.Conv2d(3, 4, 3, padding=1), nn.ReLU()
+        self.conv2, self.act2 = nn.Conv2d(3, 4, 3, padding=1), nn.ReLU()
+        self.between = between
+        self.head = nn.Flatten() if padding else nn.Identity()
+        self.last = nn.Linear(features, 5) if not padding else nn.Conv2d(features, 5, 3, padding=padding - 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.last(self.between(self.act1(self.conv1(x)), self.act2(self.conv2(x)))))
+
+
+MOVED: dict[str, Callable[[], Heads]] = {
+    "flatten": lambda: Heads(lambda a, _: a.flatten(1), 144),
+    "flatten from a keyword": lambda: Heads(lambda a, _: torch.flatten(a, start_dim=1), 144),
+    "view by size": lambda: Heads(lambda a, _: a.view(a.size(0), -1), 144),
+    "reshape": lambda: Heads(lambda a, _: a.reshape(a.shape[0], 144), 144),
+    "concatenation": lambda: Heads(lambda a, b: torch.cat([a, b], 1).flatten(1), 288),
+    "half of the channels": lambda: Heads(lambda a, _: a.chunk(2, 1)[1].flatten(1), 72),
+    "dropout": lambda: Heads(lambda a, _: torch.nn.functional.dropout(a, training=False).flatten(1), 144),
+    "padding": lambda: Heads(lambda a, _: torch.nn.functional.pad(a, (1, 1, 1, 1)), 4, padding=1),
+    "slice": lambda: Heads(lambda a, _: a[:, :, ::2, ::2].flatten(1), 36),
+}
+
+
+@pytest.mark.parametrize("what", MOVED)
+def test_spikes_that_are_only_moved_stay_spikes(what: str) -> None:
+    """What the last layer really gets, divided by theta, is counted: 1 for each spike and weight that it meets."""
+    torch.manual_seed(0)
+    images = torch.randn(3, 3, 6, 6, dtype=torch.float64)
+    model = QCFS(MOVED[what]().double())
+    set_thresholds(model, 0.7)
+    snn = model.convert(4, [])
+    met: list[float] = []
+
+    def meets(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        ones = copy.deepcopy(layer)
+        ones.weight.data.fill_(1.0)
+        ones.bias.data.zero_()
+        met.append(float(type(layer).forward(ones, inputs[0] / 0.7).sum().detach()))
+
+    handle = snn.net.last.register_forward_pre_hook(meets)
+    _, synops, macs = total(snn, images, 4)
+    handle.remove()
+    assert sum(synops) == round(sum(met)) > 0
+    assert "last" not in snn.analogue and sum(macs) > 0
+
+
+def test_spikes_beside_something_else_are_not_spikes() -> None:
+    model = QCFS(Heads(lambda a, b: torch.cat([a.flatten(1), b.mean((2, 3))], 1), 148).double())
+    snn = model.convert(4, [])
+    total(snn, torch.randn(2, 3, 6, 6, dtype=torch.float64), 4)
+    assert "last" in snn.analogue
+
+
+class Twice(nn.Module):
+    """One convolution for the image, for spikes, and for a sum of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.act1, self.act2 = nn.Conv2d(3, 3, 3, padding=1), nn.ReLU(), nn.ReLU()
+        self.flatten, self.fc = nn.Flatten(), nn.Linear(108, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        once = self.act1(self.conv(x))
+        return self.fc(self.flatten(self.act2(self.conv(once) + self.conv(once + once))))
+
+
+def test_each_call_of_a_shared_layer_is_counted_for_what_it_gets() -> None:
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    model = QCFS(Twice().double())
+    set_thresholds(model, 0.5)
+    snn = model.convert(4, [])
+    calls: list[Tensor] = []
+    handle = snn.net.conv.register_forward_pre_hook(lambda _, inputs: calls.append(inputs[0]))
+    _, _, macs = total(snn, images, 4)
+    handle.remove()
+    ones = torch.ones(3, 3, 3, 3, dtype=torch.float64)
+
+    def meets(x: Tensor) -> int:
+        return int(torch.nn.functional.conv2d((x != 0).double(), ones, padding=1).sum())
+
+    # The image at each of 4 steps, and the sum; the spikes between them are accumulates.
+    of_image = [x for x in calls if len(x) == len(images)]
+    sums = calls[2::3]
+    assert sum(macs) == 4 * sum(map(meets, of_image)) + sum(map(meets, sums)) > 0

@@ -138,7 +138,7 @@ def test_a_digit_pixel_becomes_a_block_of_four_by_four_in_three_equal_channels()
 
 def test_digits_are_normalised_to_about_mean_zero_and_deviation_one() -> None:
     data = DigitsDataModule(eval_batch_size=2000)
-    ((images, _),) = data.calibration_dataloader(1437)
+    images = torch.cat([images for images, _ in data.calibration_dataloader(1437)])
     assert images.mean().abs() < 0.01
     assert (images.std() - 1).abs() < 0.01
 
@@ -336,7 +336,12 @@ def test_a_subset_and_a_validation_split_stay_disjoint() -> None:
 def test_calibration_images_are_plain_training_images_of_a_fixed_choice() -> None:
     data = Toy(eval_batch_size=7, val_split=8)
     batches = list(data.calibration_dataloader(20))
-    assert [len(labels) for _, labels in batches] == [7, 7, 6]
+    assert [len(labels) for _, labels in batches] == [20], "of 50 or fewer, whatever --data.eval_batch_size is"
+    assert [len(labels) for _, labels in DigitsDataModule(eval_batch_size=7).calibration_dataloader(120)] == [
+        50,
+        50,
+        20,
+    ]
     chosen = [n for images, _ in batches for n in numbers(images)]
     assert len(set(chosen)) == 20
     assert set(chosen) <= set(numbers(data.split("train").images))
@@ -345,6 +350,15 @@ def test_calibration_images_are_plain_training_images_of_a_fixed_choice() -> Non
     ((images, labels),) = other.calibration_dataloader(20)
     assert numbers(images) == chosen
     assert labels.tolist() == [n % 4 for n in chosen]
+
+
+def test_held_out_images_that_are_augmented_come_in_the_batches_of_the_training_and_all_of_them() -> None:
+    """What is drawn for a batch depends on its size, which must be one that the record has."""
+    one, other = (DigitsDataModule(val_split=144, val_augment=True, batch_size=32, eval_batch_size=n) for n in (100, 7))
+    first, second = (list(data.val_dataloader()[0]) for data in (one, other))
+    assert [len(labels) for _, labels in first] == [32, 32, 32, 32, 16]
+    assert all(torch.equal(a, b) for (a, _), (b, _) in zip(first, second, strict=True))
+    assert [len(labels) for _, labels in one.train_dataloader()] == [32] * (1293 // 32), "a training drops the rest"
 
 
 def test_calibration_and_evaluation_do_not_augment() -> None:

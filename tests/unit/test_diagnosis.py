@@ -20,6 +20,7 @@ from bench.snn.simulate import SpikingNetwork
 from methods.burst import Burst
 from methods.cos import COS
 from methods.qcfs import QCFS
+from methods.robust_norm import RobustNorm
 from methods.snm import SNM
 from methods.snnc_lp import SNNCLight
 from methods.srp import SRP
@@ -214,3 +215,14 @@ def test_nets_that_do_not_belong_together_and_no_images_are_refused() -> None:
         diagnose(other.net, model.convert(2, []), [(images_for("linear"), torch.zeros(3))], 2)
     with pytest.raises(UserError, match="got none"):
         diagnose(model.net, model.convert(2, []), [], 2)
+
+
+def test_a_neuron_that_never_fires_has_no_offset() -> None:
+    """Its threshold is the smallest positive number, of which 8 steps' worth overflows."""
+    net = nn.Sequential(dense([[1.0], [0.0]]), nn.ReLU(), dense([[1.0, 1.0]]))
+    images = torch.tensor([[0.5], [1.0]]).double()
+    model = RobustNorm(prepare(net), granularity="neuron", calibration_images=2)
+    snn = model.convert(8, [(images, torch.zeros(2, dtype=torch.long))])
+    [layer] = diagnose(model.net, snn, [(images, torch.zeros(2, dtype=torch.long))], 8)["layers"]
+    assert set(map(int, layer["offsets"])) <= set(range(-8, 9))
+    assert sum(layer["offsets"].values()) == 4

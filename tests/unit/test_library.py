@@ -278,3 +278,133 @@ def test_no_module_of_the_suite_hides_a_function_of_the_library() -> None:
     """A module ``bench/convert.py`` would take the function's place as soon as anything imported it."""
     modules = {path.stem for path in Path(bench.__file__).parent.iterdir()}
     assert not modules & set(bench.__all__)
+
+
+class SharedPool(nn.Module):
+    """As PyTorch's own tutorial writes it."""
+
+    def __init__(self, pool: nn.MaxPool2d, separate: bool) -> None:
+        super().__init__()
+        self.conv1, self.conv2, self.fc = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1), nn.Linear(4, 5)
+        self.pool = pool
+        self.pool2 = copy.deepcopy(pool) if separate else pool
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(F.relu(self.conv1(x)))
+        return self.fc(self.pool2(F.relu(self.conv2(x))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.MaxPool2d(3, 1, 1)], ids=["smaller", "same size"])
+def test_a_max_pooling_called_twice_is_as_good_as_two(pool: nn.MaxPool2d) -> None:
+    images = normal(3, 3, 8, 8)
+    shared, separate = ready(SharedPool(pool, False)), ready(SharedPool(pool, True))
+    separate.load_state_dict(shared.state_dict())
+    logits = [simulate(convert(net, "burst", images), images, T) for net in (shared, separate)]
+    assert torch.equal(*logits)
+
+
+class Asks(nn.Module):
+    """Does something else with large images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] >= 32:
+            x = x[:, :, ::2, ::2]
+        return self.fc(F.relu(self.conv(x)).mean((2, 3)))
+
+
+def test_questions_about_shapes_are_answered_from_the_calibration_images() -> None:
+    net, images = ready(Asks()), normal(3, 3, 8, 8)
+    rates = simulate(convert(net, "max_norm", images), images, 400).mean(0)
+    assert (rates - net(images)).abs().max() < 0.02 * net(images).abs().max()
+
+
+class Tokens(nn.Module):
+    """BN over tokens, not over what the linear layer before it gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.norm, self.act = nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU()
+        self.flatten, self.fc2 = nn.Flatten(), nn.Linear(64, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.flatten(self.act(self.norm(self.fc1(x)))))
+
+
+def test_bn_over_tokens_is_not_folded_into_features() -> None:
+    net, images = ready(Tokens()), normal(6, 8, 8)
+    rates = simulate(convert(net, "max_norm", images), images, 400).mean(0)
+    assert (rates - net(images)).abs().max() < 0.02 * net(images).abs().max()
+
+
+def test_a_relu_that_is_never_called_is_no_neuron() -> None:
+    net, images = ready(SPELLINGS["F.relu"]()), normal(3, 3, 8, 8)
+    net.unused = nn.ReLU()
+    snn = convert(net, "robust_norm", images)
+    assert "unused" not in snn.neurons and simulate(snn, images, 4).isfinite().all()
+
+
+def test_images_of_another_size_are_simulated_and_counted_as_by_a_new_network() -> None:
+    net, images = ready(SharedPool(nn.MaxPool2d(2), True)), normal(2, 3, 8, 8)
+    snn, new = (convert(net, "burst", images) for _ in range(2))
+    large = normal(2, 3, 16, 16)
+    simulate(snn, images, 4)
+    assert torch.equal(simulate(snn, large, 4), simulate(new, large, 4))
+    assert torch.equal(snn.counts.synops, new.counts.synops) and torch.equal(snn.counts.macs, new.counts.macs)
+
+
+def answers(change: Callable[[nn.Module], object]) -> nn.Module:
+    net = ready(SPELLINGS["F.relu"]())
+    change(net)
+    return net
+
+
+class Pair(nn.Module):
+    """Answers twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = SPELLINGS["F.relu"]()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.net(x), x
+
+
+ODD: dict[str, tuple[Callable[[], object], str]] = {
+    "half precision": (lambda: convert(half(), "max_norm", normal(2, 3, 8, 8)), "single precision"),
+    "parametrized": (lambda: convert(parametrized(), "max_norm", normal(2, 3, 8, 8)), "conv1 is parametrized"),
+    "two answers": (lambda: convert(Pair(), "max_norm", normal(2, 3, 8, 8)), "answers with a tuple"),
+    "images of another size": (lambda: convert(ready(Tokens()), "max_norm", normal(2, 3, 5)), "does not take images"),
+    "single images": (lambda: convert(ready(Tokens()), "max_norm", normal(2, 8, 8).float()), "torch.float32"),
+    "a data set": (
+        lambda: convert(answers(lambda _: None), "max_norm", torch.utils.data.TensorDataset(normal(2, 3, 8, 8))),
+        "DataLoader",
+    ),
+    "a number": (lambda: convert(answers(lambda _: None), "max_norm", 3), "is a int"),  # type: ignore[arg-type]
+    "an ANN": (lambda: simulate(answers(lambda _: None), normal(2, 3, 8, 8), 4), "takes what convert gives"),
+    "T that is no integer": (lambda: simulate(converted(), normal(2, 3, 8, 8), 4.0), "must be an integer"),  # type: ignore[arg-type]
+    "no image": (lambda: simulate(converted(), normal(0, 3, 8, 8), 4), "at least one image"),
+}  # fmt: skip
+
+
+def half() -> nn.Module:
+    return answers(lambda net: net.half())
+
+
+def parametrized() -> nn.Module:
+    return answers(lambda net: nn.utils.parametrizations.weight_norm(net.conv1))
+
+
+def converted() -> object:
+    return convert(answers(lambda _: None), "max_norm", normal(2, 3, 8, 8))
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_what_cannot_be_run_is_refused_in_one_line(what: str) -> None:
+    act, pattern = ODD[what]
+    with pytest.raises(UserError, match=pattern) as caught:
+        act()
+    assert "\n" not in str(caught.value)

@@ -13,6 +13,7 @@ from tiny import Array
 from torch import Tensor, nn
 
 from bench.errors import UserError
+from bench.snn.activations import QuantisedReLU
 from bench.snn.graph import segment
 from bench.snn.layerwise import mse_thresholds
 from bench.snn.neurons import IFNode
@@ -358,7 +359,9 @@ def test_the_twin_takes_shift_and_potential_along() -> None:
         snn = model.convert(T, tiny.batches(x, (9,)))
         (logits, _), *_ = simulate(snn, x, T, 10**6)
         with torch.no_grad():
-            assert torch.allclose(logits.mean(0), snn.twin(T)(x), rtol=1e-5, atol=1e-5)
+            twin = copy.deepcopy(snn.net)
+            twin.act1 = snn.neurons["act1"].twin(T)
+            assert torch.allclose(logits.mean(0), twin(x), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -375,3 +378,15 @@ def test_bad_options_are_refused(method, options) -> None:
     with pytest.raises(UserError, match=next(iter(options))) as error:
         method(conv_net(), **options)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", [SNNCLight, SNNCAdvanced])
+def test_the_twin_is_the_ann_quantised_without_the_corrections_for_uneven_spikes(kind: type[SNNCLight]) -> None:
+    net, x, T = conv_net(), tiny.normal(12, 3, 8, 8), 4
+    options = {"iterations": 3} if kind is SNNCAdvanced else {}
+    snn = kind(net, calibration_images=12, **options).convert(T, tiny.batches(x, (12,)))
+    expected = copy.deepcopy(net).eval()
+    for name, neuron in snn.neurons.items():
+        expected.set_submodule(name, QuantisedReLU(neuron.threshold, T))
+    assert torch.allclose(snn.twin(T)(x), expected(x), rtol=1e-5, atol=1e-6)
+    assert not any("quantised" in name for name in kind(net).state_dict())
