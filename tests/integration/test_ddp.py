@@ -28,6 +28,7 @@ def test_two_processes_measure_what_one_measures(bench):
     assert (two.ann, two.snn, two.checkpoint) == (one.ann, one.snn, one.checkpoint)
 
 
+@pytest.mark.slow
 def test_a_test_set_that_does_not_divide_is_refused():
     process = start("fit", *TINY, "--subset", "63", *DDP, "--out", "odd")
     out, err = process.communicate(timeout=200)

@@ -18,7 +18,7 @@ from bench.records import read_record
         (signal.SIGINT, 130, 2),
         pytest.param(signal.SIGTERM, 143, 2, marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, 143, 0, marks=pytest.mark.slow),
-        (signal.SIGKILL, -9, 1),
+        pytest.param(signal.SIGKILL, -9, 1, marks=pytest.mark.slow),
     ],
 )
 def test_a_stopped_run_goes_on_to_the_same_weights(uninterrupted, number, status, epochs):

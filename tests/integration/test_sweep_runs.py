@@ -126,6 +126,7 @@ def test_a_stopped_sweep_leaves_no_process_and_goes_on(number, status):
     assert "last" in found()["qcfs", 0].run.argv
 
 
+@pytest.mark.slow
 def test_a_run_that_is_refused_is_not_repeated_and_fails_what_needs_it():
     write_sweep(methods=["cos"], options={**OPTIONS, "subset": 5000})
     process = start("sweep", "sweep.yaml", "--cpus", "1")
