@@ -31,8 +31,8 @@ def write_large_sweep() -> set[tuple[str, int]]:
     """Methods and seeds of its runs; SWEEP_METHODS and SWEEP_SEEDS make it smaller."""
     names = os.environ.get("SWEEP_METHODS", ",".join(ALL)).split(",")
     seeds = list(range(int(os.environ.get("SWEEP_SEEDS", "2"))))
-    # By default 5,000 steps for each of 19 layers and 3 T: half an hour on one core.
-    short = {"snnc_ap": {"model.iterations": 100}}
+    # By default 5,000 steps for each of 19 layers and 3 T, half an hour on one core; and all 3 epochs for stage 2.
+    short = {"snnc_ap": {"model.iterations": 100}, "rnl": {"model.stage2_epochs": 1}}
     write_sweep(methods=[{"name": name, "options": short.get(name, {})} for name in names], seeds=seeds)
     return {(name, seed) for name in names for seed in seeds}
 
