@@ -81,8 +81,10 @@ class OPI(ThresholdRule):
         """V_th from the activations, or as trained."""
         if self.source == "relu":
             super().calibrate(net, calibration, T)
-        self._shapes = {} if calibration else input_shapes(net, Activation)
-        if calibration:
+        self._shapes: dict[str, torch.Size] = {}
+        if not calibration:
+            self._shapes = input_shapes(net, Activation)
+        else:
             observe(net, calibration[:1], lambda name, _, output: self._shapes.update({name: output.shape[1:]}))
         self._names = {id(module): name for name, module in net.named_modules()}
 

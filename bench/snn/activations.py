@@ -32,11 +32,12 @@ class _ClipFloorShift(torch.autograd.Function):
         low = z >= -margin
         high = z > threshold if ctx.clip_first else z >= threshold + margin
         inside = low & ~high
+        grad_z = torch.where(inside, g, 0.0).to(grad.dtype)
         if not ctx.needs_input_grad[1]:
-            return torch.where(inside, g, 0.0).to(grad.dtype), None, None, None
+            return grad_z, None, None, None
         slope = (_quantise(z, threshold, ctx.levels) - z) / threshold
         grad_threshold = torch.where(high, g, torch.where(inside, g * slope, 0.0))
-        return torch.where(inside, g, 0.0).to(grad.dtype), grad_threshold.sum_to_size(threshold.shape), None, None
+        return grad_z, grad_threshold.sum_to_size(threshold.shape), None, None
 
 
 def _quantise(z: Tensor, threshold: Tensor, levels: int) -> Tensor:

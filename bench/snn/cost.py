@@ -16,7 +16,6 @@ The rules, which are NeuroBench's where it has one (https://arxiv.org/abs/2304.0
 from __future__ import annotations
 
 import copy
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -25,16 +24,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from bench.snn.graph import Linear
+from bench.snn.graph import ALIAS_MODULES, ALIASES, Linear
 from bench.snn.neurons import Clock, SpikingNeuron, Timed, connected, step_totals
 from bench.snn.tracing import first_input, note_shapes, trace
 
 # What only moves values, or puts zeros or other values beside them.
-_MOVING_MODULES = (nn.Flatten, nn.Dropout, nn.Dropout2d, nn.Identity, nn.ZeroPad2d)
-_MOVING = {
-    operator.getitem, torch.flatten, torch.reshape, torch.permute, torch.transpose, torch.cat, torch.split, torch.chunk,
-    F.dropout, F.pad, "flatten", "view", "reshape", "permute", "transpose", "contiguous", "split", "chunk",
-}  # fmt: skip
+_MOVING_MODULES = (*ALIAS_MODULES, nn.ZeroPad2d)
+_MOVING = {*ALIASES, torch.cat, F.pad}
 
 
 @dataclass(frozen=True)

@@ -49,8 +49,8 @@ _SCALINGS = {operator.truediv, operator.itruediv, torch.div, "div", "div_"}
 # Layers whose operations nobody would count.
 _LAYER_FUNCTIONS = {F.conv1d, F.conv2d, F.conv3d, F.linear, torch.conv2d}
 # What gives the same memory under another name (in evaluation mode).
-_ALIAS_MODULES = (nn.Identity, nn.Flatten, nn.Dropout, nn.Dropout2d)
-_ALIASES = {
+ALIAS_MODULES = (nn.Identity, nn.Flatten, nn.Dropout, nn.Dropout2d)
+ALIASES = {
     operator.getitem, torch.flatten, torch.reshape, torch.permute, torch.transpose, torch.split, torch.chunk, F.dropout,
     "flatten", "view", "reshape", "contiguous", "permute", "transpose", "split", "chunk",
 }  # fmt: skip
@@ -195,8 +195,8 @@ def is_overwritten(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
 
     def is_alias(other: fx.Node) -> bool:
         if other.op == "call_module":
-            return isinstance(modules.get(str(other.target)), _ALIAS_MODULES)
-        return other.target in _ALIASES
+            return isinstance(modules.get(str(other.target)), ALIAS_MODULES)
+        return other.target in ALIASES
 
     memory = {source}
     while is_alias(source) and isinstance(first_input(source), fx.Node):
