@@ -14,7 +14,7 @@ inputs of a window inhibit each other, and the output sums to the largest sum of
 (``relu`` with ``--model.max_pool keep``).
 
 From the paper: gamma = 5, theta at the 99.9th percentile of the layer's activations, soft reset.
-Chosen here: v_0 = 0, the number of calibration images.
+Chosen here: v_0 = 0 (``v_init``), which the text does not state, and the number of calibration images.
 The alphabet is multi-level: T steps of gamma levels are not T binary steps.
 """
 
@@ -28,7 +28,7 @@ from bench.snn.activations import Activation, QuantisedReLU, ReLUActivation
 from bench.snn.neurons import LateralInhibitionPool, SpikingNeuron, stack_steps
 from bench.snn.simulate import SpikingNetwork
 from bench.snn.surgery import replace
-from methods.thresholds import ThresholdRule
+from methods.thresholds import ThresholdRule, require_v_init
 
 
 class BurstIFNode(SpikingNeuron):
@@ -37,12 +37,13 @@ class BurstIFNode(SpikingNeuron):
     Args:
         threshold: theta.
         gamma: the most spikes in one step; 1 is the plain IF neuron.
+        v_init: initial membrane potential as a fraction of theta.
     """
 
     alphabet = "multi"
 
-    def __init__(self, threshold: Tensor, gamma: int) -> None:
-        super().__init__(threshold, v_init=0.0)
+    def __init__(self, threshold: Tensor, gamma: int, v_init: float = 0.0) -> None:
+        super().__init__(threshold, v_init)
         self.levels_per_step = gamma
 
     def run(self, x_TBX: Tensor) -> Tensor:
@@ -74,21 +75,28 @@ class Burst(ThresholdRule):
         calibration_images: training images, without augmentation, over which the percentile is taken.
         percentile: of all activations of a layer.
         gamma: the most spikes in one step.
+        v_init: initial membrane potential as a fraction of theta.
     """
 
     def __init__(
-        self, net: nn.Module, calibration_images: int = 1000, percentile: float = 99.9, gamma: int = 5
+        self,
+        net: nn.Module,
+        calibration_images: int = 1000,
+        percentile: float = 99.9,
+        gamma: int = 5,
+        v_init: float = 0.0,
     ) -> None:
         if not 1 <= gamma <= 1000:
             raise UserError(f"--model.gamma {gamma}: must be at least 1 and at most 1000")
+        require_v_init(v_init)
         super().__init__(net, calibration_images, percentile)
-        self.gamma = gamma
+        self.gamma, self.v_init = gamma, v_init
 
     def neuron(self, activation: Activation) -> SpikingNeuron:
         """The burst neuron."""
         assert isinstance(activation, ReLUActivation)
         assert activation.threshold is not None
-        return BurstIFNode(activation.threshold, self.gamma)
+        return BurstIFNode(activation.threshold, self.gamma, self.v_init)
 
     def check_pooling(self, net: nn.Module) -> None:
         """Takes max-pooling as it is."""

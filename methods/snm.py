@@ -23,11 +23,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bench.errors import UserError
 from bench.snn.activations import Activation, ReLUActivation
 from bench.snn.calibration import Granularity
 from bench.snn.neurons import SpikingNeuron, stack_steps
-from methods.thresholds import ThresholdRule
+from methods.thresholds import ThresholdRule, require_v_init
 
 
 class SignedIFNode(SpikingNeuron):
@@ -77,8 +76,7 @@ class SNM(ThresholdRule):
         granularity: Granularity = "neuron",
         v_init: float = 0.0,
     ) -> None:
-        if not 0 <= v_init < 1:
-            raise UserError(f"--model.v_init {v_init}: must be at least 0 and below 1")
+        require_v_init(v_init)
         super().__init__(net, calibration_images, percentile=100.0, granularity=granularity)
         self.v_init = v_init
 

@@ -13,7 +13,9 @@ The light pipeline (``methods/snnc_lp.py``), and for each layer, first to last,
    theta / (2T) makes it) with a straight-through gradient;
 2. after the bias correction, for each neuron, an initial potential that makes up for the rest:
 
-    v_0 = T ( mean of the ANN's output  -  mean of the SNN's ).
+    v_0 = T ( mean of the ANN's output  -  mean of the SNN's ),
+
+   on top of ``v_init``, which is 0 in the paper.
 
 From the paper or its authors' code: Adam with a cosine, learning rate 1e-5 to 4e-5, about 5,000 iterations, 1,024
 images. Chosen here: 1e-5, batches of 32, weights refitted jointly where several layers feed one neuron (a shortcut's
@@ -43,6 +45,7 @@ class SNNCAdvanced(SNNCLight):
         net: trained network with ReLU activations.
         calibration_images: training images, without augmentation.
         granularity: one threshold for each layer or channel.
+        v_init: initial membrane potential as a fraction of theta, at most 0.5, before the correction.
         iterations: steps of Adam for each layer; 0 leaves the weights.
         calibration_lr: learning rate of Adam, decayed to 0 by a cosine.
         calibration_batch: images in one step.
@@ -56,13 +59,14 @@ class SNNCAdvanced(SNNCLight):
         iterations: int = 5000,
         calibration_lr: float = 1e-5,
         calibration_batch: int = 32,
+        v_init: float = 0.0,
     ) -> None:
         for name, value, least in (("iterations", iterations, 0), ("calibration_batch", calibration_batch, 1)):
             if value < least:
                 raise UserError(f"--model.{name} {value}: must be at least {least}")
         if not 0 < calibration_lr < float("inf"):
             raise UserError(f"--model.calibration_lr {calibration_lr}: must be positive")
-        super().__init__(net, calibration_images, granularity)
+        super().__init__(net, calibration_images, granularity, v_init)
         self.iterations, self.calibration_lr, self.calibration_batch = iterations, calibration_lr, calibration_batch
 
     def calibrate(self, net: nn.Module, calibration: Sequence[Batch], T: int) -> None:
@@ -109,4 +113,4 @@ class SNNCAdvanced(SNNCLight):
         super().correct(name, node)
         missing = self.means[name] - self.mean_rate(name)
         delattr(node, "v_init")
-        node.register_buffer("v_init", self.T * missing / node.threshold)
+        node.register_buffer("v_init", self.v_init + self.T * missing / node.threshold)

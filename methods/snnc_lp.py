@@ -7,7 +7,8 @@ For a given T and a trained ReLU net with folded BN:
 
 1. theta_l by a grid search, theta = max a (1 - 0.01 i), i = 0 .. 94, for the least square error between a and
    clip-floor(a; T, theta) = theta / T clip( floor(a T / theta), 0, T ), as a running average (0.9) over batches;
-2. each neuron gets theta / (2T) at every step, so that the floor rounds to nearest;
+2. each neuron gets theta / (2T) at every step, so that the floor rounds to nearest (``v_init`` of it at the start and
+   the rest at every step: 0.5 is OPI's initial potential instead of the shift);
 3. from the first layer to the last, each channel's bias is corrected by what the layer lacks on the spikes that really
    arrive:
 
@@ -34,6 +35,7 @@ from bench.snn.neurons import IFNode
 from bench.snn.simulate import SpikingNetwork
 from bench.snn.surgery import replace
 from methods.base import ConversionModule
+from methods.thresholds import require_v_init, rounding_node
 
 
 class SNNCLight(ConversionModule):
@@ -43,15 +45,23 @@ class SNNCLight(ConversionModule):
         net: trained network with ReLU activations.
         calibration_images: training images, without augmentation.
         granularity: one threshold for each layer or channel.
+        v_init: initial membrane potential as a fraction of theta, at most 0.5.
     """
 
-    def __init__(self, net: nn.Module, calibration_images: int = 1024, granularity: Granularity = "layer") -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        calibration_images: int = 1024,
+        granularity: Granularity = "layer",
+        v_init: float = 0.0,
+    ) -> None:
         require_images(calibration_images)
+        require_v_init(v_init, most=0.5)
         if granularity == "neuron":
             raise UserError("--model.granularity neuron: SNNC has one threshold for each layer or channel")
         require_activation(net, ReLUActivation, type(self).__name__, "ReLU")
         super().__init__(net)
-        self.calibration_images, self.granularity = calibration_images, granularity
+        self.calibration_images, self.granularity, self.v_init = calibration_images, granularity, v_init
 
     def calibrate(self, net: nn.Module, calibration: Sequence[Batch], T: int) -> None:
         """Puts neurons in the activations' places, first to last, each corrected before the next is looked at."""
@@ -65,7 +75,7 @@ class SNNCLight(ConversionModule):
         self.trains = SpikeTrains(net, calibration, T)
         for name in execution_order(net):
             try:
-                node = IFNode(thresholds[name], v_init=0.0, bias=thresholds[name] / (2 * T))
+                node = rounding_node(thresholds[name], T, self.v_init)
             except UserError as error:
                 raise UserError(f"{name}: {error}") from error
             self.before(net, name, thresholds[name], calibration)

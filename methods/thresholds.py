@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from bench.errors import UserError
 from bench.snn.activations import Activation, ReLUActivation
@@ -18,6 +18,28 @@ from bench.snn.calibration import (
 )
 from bench.snn.neurons import IFNode, SpikingNeuron
 from methods.base import ConversionModule
+
+
+def require_v_init(v_init: float, most: float | None = None) -> None:
+    """Checks an initial potential, a fraction of the threshold.
+
+    Raises:
+        UserError: ``v_init`` is negative, or 1 or more (or above ``most``).
+    """
+    if not (0 <= v_init < 1 if most is None else 0 <= v_init <= most):
+        limit = "below 1" if most is None else f"at most {most}"
+        raise UserError(f"--model.v_init {v_init}: must be at least 0 and {limit}")
+
+
+def rounding_node(threshold: Tensor, T: int, v_init: float) -> IFNode:
+    """An IF neuron that gets half a quantisation step in all, so that its count at step T rounds to the nearest.
+
+    Args:
+        threshold: theta.
+        T: steps over which the rest is spread.
+        v_init: how much of the half is there at the start, as a fraction of theta.
+    """
+    return IFNode(threshold, v_init, bias=(0.5 - v_init) * threshold / T)
 
 
 class ThresholdRule(ConversionModule):

@@ -210,6 +210,33 @@ def test_a_burst_net_counts_every_spike() -> None:
     assert all(n.levels_per_step == 5 and n.alphabet == "multi" for n in snn.neurons.values())
 
 
+@pytest.mark.parametrize("v_init", [0.0, 0.25, 0.5])
+def test_the_initial_potential_of_a_burst_is_the_option(v_init: float) -> None:
+    """One layer on constant currents: floor(z T / theta + v_0 / theta) spikes where a step's gamma can carry them."""
+    net, x, T = pooled(nn.AvgPool2d(2)), tiny.normal(3, 3, 8, 8), 4
+    snn = Burst(net, percentile=100.0, v_init=v_init).convert(T, tiny.batches(x, (3,)))
+    neuron, sent, z = snn.neurons["act1"], list[Tensor](), list[Tensor]()
+
+    def see(_: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
+        z.append(inputs[0])
+        sent.append(out / neuron.threshold)
+
+    neuron.register_forward_hook(see)
+    list(simulate(snn, x, T, 10**6))
+    total = sent[0].unflatten(0, (T, 3)).sum(0)
+    exact = z[0][:3].double() * T / neuron.threshold.double() + v_init
+    settled = (exact - exact.round()).abs() > 1e-4
+    assert settled.double().mean() > 0.95
+    assert torch.equal(total[settled].round().double(), exact.floor().clamp(min=0)[settled])
+
+
+@pytest.mark.parametrize("v_init", [-0.1, 1.0, float("nan")])
+def test_an_initial_potential_of_a_spike_or_more_is_refused(v_init: float) -> None:
+    for rule in (Burst, SNM):
+        with pytest.raises(UserError, match=r"--model.v_init .*: must be at least 0 and below 1"):
+            rule(pooled(nn.AvgPool2d(2)), v_init=v_init)
+
+
 @pytest.mark.parametrize("gamma", [0, -1])
 def test_a_burst_of_nothing_is_refused(gamma: int) -> None:
     with pytest.raises(UserError, match="gamma") as error:

@@ -95,7 +95,7 @@ def test_converted_thresholds_are_the_found_ones() -> None:
 class ByHand:
     """The pipeline on linear layers: everything that it sets, and the logits that come out."""
 
-    def __init__(self, net: tiny.Layers, x: Array, sizes: tuple[int, ...], T: int, potentials: bool) -> None:
+    def __init__(self, net: tiny.Layers, x: Array, sizes: tuple[int, ...], T: int, potentials: bool, v: float) -> None:
         self.thetas: list[float] = []
         self.biases: list[Array] = []
         self.starts: list[Array] = []
@@ -105,13 +105,13 @@ class ByHand:
             a = np.maximum(a @ weight.T + bias, 0)
             theta = averaged([least_error(part, T) for part in np.split(a, np.cumsum(sizes)[:-1])])
             current = arriving @ weight.T + bias
-            shift: Array | float = theta / (2 * T)
-            sent = tiny.spike_train(current, theta, 0.0, shift).mean((0, 1))
+            shift: Array | float = (theta / 2 - v * theta) / T
+            sent = tiny.spike_train(current, theta, v * theta, shift).mean((0, 1))
             shift = shift - (sent - a.mean(0))
-            start: Array = np.zeros(len(bias))
-            corrected = tiny.spike_train(current, theta, 0.0, shift).mean((0, 1))
+            start: Array = np.full(len(bias), v * theta)
+            corrected = tiny.spike_train(current, theta, start, shift).mean((0, 1))
             if potentials:
-                start = T * (a.mean(0) - corrected)
+                start = start + T * (a.mean(0) - corrected)
             arriving = tiny.spike_train(current, theta, start, shift)
             self.thetas.append(theta)
             self.biases.append(np.asarray(shift))
@@ -124,14 +124,15 @@ class ByHand:
 @pytest.mark.parametrize("T", [2, 5, 8])
 @pytest.mark.parametrize("advanced", [False, True])
 @pytest.mark.parametrize("widths", [(6, 8, 4), (6, 8, 7, 4)])
+@pytest.mark.parametrize("v_init", [0.0, 0.125, 0.5])
 def test_corrections_are_made_in_order_on_the_spikes_that_arrive(
-    T: int, advanced: bool, widths: tuple[int, ...]
+    T: int, advanced: bool, widths: tuple[int, ...], v_init: float
 ) -> None:
     """A second layer corrected on the ANN's activations, or before the first, would come out otherwise."""
     net, x, sizes = tiny.Layers(widths), tiny.normal(20, 6, seed=5), (9, 8, 3)
-    model = SNNCAdvanced(net, iterations=0) if advanced else SNNCLight(net)
+    model = SNNCAdvanced(net, iterations=0, v_init=v_init) if advanced else SNNCLight(net, v_init=v_init)
     snn = model.convert(T, tiny.batches(x, sizes))
-    expected = ByHand(net, x.numpy(), sizes, T, potentials=advanced)
+    expected = ByHand(net, x.numpy(), sizes, T, potentials=advanced, v=v_init)
     for index, neuron in enumerate(snn.neurons.values()):
         assert isinstance(neuron, IFNode)
         assert neuron.bias is not None

@@ -18,6 +18,8 @@ from bench.snn.activations import ClippedReLU, clip
 from bench.snn.neurons import Clock, IFNode
 from bench.snn.simulate import simulate
 from methods.rts import RTS
+from methods.snnc_ap import SNNCAdvanced
+from methods.snnc_lp import SNNCLight
 from methods.tcl import TCL
 
 
@@ -142,9 +144,9 @@ def test_a_ceiling_that_is_none_is_refused(value: float) -> None:
 # ----------------------------------------------------------------------------------------------------------- RTS
 
 
-def shifted(theta: float, T: int) -> IFNode:
+def shifted(theta: float, T: int, v_init: float = 0.0) -> IFNode:
     """The neuron that RTS makes for T."""
-    model = RTS(LinearNet(), ceiling=theta)
+    model = RTS(LinearNet(), ceiling=theta, v_init=v_init)
     model.T = T
     neuron = model.neuron(ClippedReLU(theta, trainable=False).double())
     assert isinstance(neuron, IFNode)
@@ -163,12 +165,15 @@ def counts(neuron: IFNode, z: list[float], T: int) -> list[list[int]]:
     z=st.lists(st.integers(-64, 192).map(lambda n: n / 64), min_size=1, max_size=20),
     theta=st.sampled_from([0.5, 1.0, 2.0]),
     T=st.sampled_from([1, 2, 4, 8, 16]),
+    v_init=st.sampled_from([0.0, 0.125, 0.5]),
 )
-@settings(deadline=None, max_examples=50, derandomize=True)
-def test_after_T_steps_the_count_is_that_of_a_half_charged_neuron(z: list[float], theta: float, T: int) -> None:
+@settings(deadline=None, max_examples=100, derandomize=True)
+def test_after_T_steps_the_count_is_that_of_a_half_charged_neuron(
+    z: list[float], theta: float, T: int, v_init: float
+) -> None:
     """Powers of two keep the shift exact, so that ties count."""
     half = IFNode(torch.tensor(theta, dtype=torch.float64), 0.5)
-    total = counts(shifted(theta, T), z, T)[-1]
+    total = counts(shifted(theta, T, v_init), z, T)[-1]
     assert total == counts(half, z, T)[-1]
     law = [math.floor(Fraction(value) * T / Fraction(theta) + Fraction(1, 2)) for value in z]
     assert total == [min(max(count, 0), T) for count in law]
@@ -189,6 +194,21 @@ def test_before_T_it_is_not_a_half_charged_neuron() -> None:
     assert half[0][0] == 1
     assert early != half
     assert all(a <= b for mine, other in zip(early, half, strict=True) for a, b in zip(mine, other, strict=True))
+
+
+def test_with_half_a_threshold_at_the_start_nothing_is_left_to_shift() -> None:
+    """RTS + OPI: the half-charged neuron at every step, not at T alone."""
+    z = [k / 16 for k in range(-4, 24)]
+    half = counts(IFNode(torch.tensor(1.0, dtype=torch.float64), 0.5), z, 8)
+    assert counts(shifted(1.0, 8, 0.5), z, 8) == half
+    assert counts(shifted(1.0, 8, 0.25), z, 8) != half
+
+
+@pytest.mark.parametrize("value", [-0.1, 0.51, float("nan")])
+def test_more_than_the_half_step_at_the_start_is_refused(value: float) -> None:
+    for method in (RTS, SNNCLight, SNNCAdvanced):
+        with pytest.raises(UserError, match=r"--model.v_init .*: must be at least 0 and at most 0.5"):
+            method(LinearNet(), v_init=value)
 
 
 def test_the_shift_depends_on_T() -> None:
