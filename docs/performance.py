@@ -68,6 +68,11 @@ def is_growth(figure: dict[str, Any]) -> bool:
     return name.startswith(("T = ", "width ")) or name.endswith((" images", " layers"))
 
 
+def is_part(figure: dict[str, Any]) -> bool:
+    """Whether it is one of ``--what breakdown``."""
+    return bool(figure["name"].startswith("time, "))
+
+
 def spread(figure: dict[str, Any]) -> str:
     """The smallest and largest ratio of a pair."""
     ratios = [ours / theirs for ours, theirs in zip(figure["ours"], figure["theirs"], strict=True)]
@@ -85,9 +90,16 @@ def table(folder: Path) -> Iterator[str]:
         yield "| what | against | ratio | of single pairs | target |"
         yield "|---|---|---|---|---|"
         for figure in measured["figures"]:
-            if not is_growth(figure):
+            if not is_growth(figure) and not is_part(figure):
                 cells = (figure["name"], figure["limit"], f"{figure['ratio']:.2f}", spread(figure))
                 yield f"| {' | '.join(cells)} | {verdict(measured['arch'], figure)} |"
+        parts = [figure for figure in measured["figures"] if is_part(figure)]
+        if parts:
+            yield ""
+            yield "| time in | share of | share | of single measurements |"
+            yield "|---|---|---|---|"
+        for figure in parts:
+            yield f"| {figure['name'][6:]} | {figure['limit']} | {figure['ratio']:.2f} | {spread(figure)} |"
         growth = [figure for figure in measured["figures"] if is_growth(figure)]
         if growth:
             yield ""

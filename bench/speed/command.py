@@ -14,6 +14,7 @@ from rich.table import Table
 from bench.errors import UserError
 from bench.provenance import environment
 from bench.snn.compilation import can_compile
+from bench.speed.breakdown import breakdown
 from bench.speed.evaluation import callback, evaluation
 from bench.speed.figures import Figure
 from bench.speed.growth import growth, memory
@@ -25,7 +26,13 @@ def figures_of(kind: str, arch: str, T: int, images: int, pairs: int, device: st
     batches = max(1, images // 20)
     if kind in ("training", "data"):
         return {"training": training, "data": data}[kind](arch, batches, pairs, device)
-    measure = {"evaluation": evaluation, "callback": callback, "memory": memory, "growth": growth}[kind]
+    measure = {
+        "evaluation": evaluation,
+        "callback": callback,
+        "memory": memory,
+        "growth": growth,
+        "breakdown": breakdown,
+    }[kind]
     return measure(arch, T, images, pairs, device)
 
 
@@ -68,5 +75,6 @@ def run(arch: str, what: Sequence[str], T: int, images: int, pairs: int, device:
         spread = f"{min(figure.ratios):.2f} to {max(figure.ratios):.2f}"
         table.add_row(figure.name, figure.limit, *rates, f"{figure.ratio:.2f}", spread)
     Console(width=150).print(table)
-    print(f"medians of {pairs} pairs; a second: images, image-steps or MAC-steps; bytes for memory")
+    units = ", ".join(sorted({figure.unit for figure in figures}))
+    print(f"medians of {pairs} pairs; {units}")
     return 0

@@ -117,7 +117,9 @@ def data(arch: str, batches: int, pairs: int, device: str) -> list[Figure]:
         name = f"training, QCFS, compiled, augmented, {workers} workers"
         figures.append(Figure(name, "ready batches", "images/s").measure(fed, bare, pairs))
         figures.append(Figure(name, "ReLU, eager, ready batches", "images/s").measure(fed, relu, pairs))
-    return figures
+    alone = _OnDevice(loader(0), device)
+    figure = Figure("augmentation alone", "training, QCFS, compiled, ready batches", "images/s")
+    return [*figures, figure.measure(lambda: rate(lambda: list(alone), number), bare, pairs)]
 
 
 class _OnDevice:

@@ -82,6 +82,27 @@ def test_the_formula(scale, tmp_path):
     assert sum("not measured" in line for line in lines) == 3
 
 
+def test_files_of_one_net_on_one_machine_make_one_row(scale, performance, tmp_path):
+    whole = measurement()
+    for number, part in enumerate((whole["figures"][:3], whole["figures"][3:])):
+        (tmp_path / f"{number}.json").write_text(json.dumps({**whole, "figures": part}))
+    elsewhere = {**whole, "environment": {**whole["environment"], "threads": 3}}
+    (tmp_path / "9.json").write_text(json.dumps(elsewhere))
+    assert sum("| a GPU, 2 threads |" in line for line in scale.table(tmp_path)) == 1
+    headings = [line for line in performance.table(tmp_path) if line.startswith("###")]
+    assert [line.split(", ")[2] for line in headings] == ["2 threads", "3 threads"]
+
+
+def test_growth_and_parts_have_tables_of_their_own(performance, tmp_path):
+    names = ["SNN, T = 1..32", "T = 128", "25 images", "14 layers", "width 64", "time, eager ANN: the rest"]
+    content = {**measurement(), "figures": [figure(name, "limit", 0.5) for name in names]}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    _, first, parts, growth = "\n".join(performance.table(tmp_path)).split("\n\n|")
+    assert "| SNN, T = 1..32 | limit | 0.50 | 0.50 to 0.50 | |" in first.replace("  |", " |")
+    assert "| eager ANN: the rest | limit | 0.50 |" in parts and parts.count("\n") == 2
+    assert [line.split(" | ")[0] for line in growth.splitlines()[2:]] == [f"| {name}" for name in names[1:5]]
+
+
 def test_it_counts_the_methods_there_are(scale):
     trained = [name for name, entry in METHODS.items() if entry.source is None]
     per_T = [name for name, entry in METHODS.items() if entry.per_T]
