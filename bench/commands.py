@@ -20,7 +20,7 @@ COMMANDS = {
 }
 
 # Of ``speed``; here because its module needs torch.
-SPEED_KINDS = ("evaluation", "callback", "memory", "growth", "training", "data", "breakdown")
+SPEED_KINDS = ("evaluation", "callback", "memory", "growth", "training", "data", "breakdown", "startup")
 
 
 def parser(command: str) -> Parser:

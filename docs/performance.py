@@ -34,6 +34,7 @@ TARGETS = (
     Target("SNN, T = 1..32", "step loop", 1.8),
     Target("SNN, T = 1..32", "SpikingJelly", 1.8),
     Target("memory", "ANN", 4.0, at_most=True),
+    Target("python -m bench", "", 1.0, at_most=True),
     Target("training, QCFS, eager", "", 0.0),
     Target("training, QCFS, activations compiled", "ReLU, eager", 0.85),
     Target("training, QCFS, compiled, augmented", "ready batches", 0.95),

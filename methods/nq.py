@@ -35,6 +35,16 @@ from methods.base import Batch
 from methods.qcfs import QCFS
 
 
+def standard_normal(like: Tensor) -> Tensor:
+    """Noise of the shape and memory layout of a tensor ``[B, ...]``.
+
+    On a CPU torch draws normal numbers into contiguous memory ten times as fast as into channels-last.
+    """
+    if like.ndim == 4 and like.is_contiguous(memory_format=torch.channels_last):
+        return torch.randn_like(like.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    return torch.randn_like(like)
+
+
 class NoisyQCFSActivation(QCFSActivation):
     """QCFS plus, in training, Gaussian noise of the layer's measured standard deviation.
 
@@ -53,7 +63,7 @@ class NoisyQCFSActivation(QCFSActivation):
         """Quantises; the noise is a constant to the gradient, and absent in evaluation unless asked for."""
         q = clip_floor_shift(z, self.threshold, self.L, self.region)
         noisy = self.training or self.noisy_in_evaluation
-        return q - self.sigma.to(q.dtype) * torch.randn_like(q) if noisy else q
+        return q - self.sigma.to(q.dtype) * standard_normal(q) if noisy else q
 
 
 class NQ(QCFS):

@@ -18,11 +18,14 @@ from bench.speed.breakdown import breakdown
 from bench.speed.evaluation import callback, evaluation
 from bench.speed.figures import Figure
 from bench.speed.growth import growth, memory
+from bench.speed.startup import startup
 from bench.speed.training import data, training
 
 
 def figures_of(kind: str, arch: str, T: int, images: int, pairs: int, device: str) -> list[Figure]:
     """One of :data:`bench.commands.SPEED_KINDS`."""
+    if kind == "startup":
+        return startup(pairs)
     batches = max(1, images // 20)
     if kind in ("training", "data"):
         return {"training": training, "data": data}[kind](arch, batches, pairs, device)

@@ -161,12 +161,15 @@ def layer(sigma: float, theta: float = 2.0, L: int = 4) -> NoisyQCFSActivation:
     return act
 
 
-def test_noise_has_the_measured_deviation_and_mean_zero() -> None:
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_noise_has_the_measured_deviation_and_mean_zero(layout: torch.memory_format) -> None:
     """Within five standard errors; below 0 and above theta as well, so it is not clipped."""
     torch.manual_seed(4321)
     n, sigma = 40_000, 0.3
-    act, z = layer(sigma).train(), tiny.normal(200, 4, 10, 5) * 2
+    act, z = layer(sigma).train(), (tiny.normal(200, 4, 10, 5) * 2).contiguous(memory_format=layout)
     quantised = clip_floor_shift(z, act.threshold, 4)
+    assert act(z).is_contiguous(memory_format=layout)
+    torch.manual_seed(4321)
     noise = (act(z) - quantised).detach()
     assert noise.mean().item() == pytest.approx(0, abs=5 * sigma / n**0.5)
     assert noise.std().item() == pytest.approx(sigma, rel=5 / (2 * n) ** 0.5)
