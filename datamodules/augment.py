@@ -61,13 +61,23 @@ def cutout(images: Tensor, length: int, generator: Generator) -> Tensor:
 class BatchedAutoAugment(v2.AutoAugment):
     """torchvision's AutoAugment (Cubuk et al., CVPR 2019) with one draw per image of a batch.
 
-    The policy table, magnitudes and operations are torchvision's; images that drew the same operation and sign
-    are transformed together. The QCFS authors' released code differs from torchvision in details: it fills with grey
-    (128) instead of black, shears with bicubic interpolation, and rotates without a random sign.
+    The policy table, magnitudes and operations are torchvision's; images that drew the same operation, magnitude and
+    sign are transformed together, whichever of the 25 pairs of operations it came from. The QCFS authors' released code
+    differs from torchvision in details: it fills with grey (128) instead of black, shears with bicubic interpolation,
+    and rotates without a random sign.
     """
 
     def __init__(self) -> None:
         super().__init__(AutoAugmentPolicy.CIFAR10)
+        # Every operation with its level, once; by place in a pair, and pair, which of them it is and how likely.
+        self.operations: list[tuple[str, int | None]] = sorted(
+            {(name, level) for pair in self._policies for name, _, level in pair}, key=str
+        )
+        self._signed = torch.tensor([self._AUGMENTATION_SPACE[name][1] for name, _ in self.operations])
+        places = list(zip(*self._policies, strict=True))
+        number = {operation: number for number, operation in enumerate(self.operations)}
+        self._number = torch.tensor([[number[name, level] for name, _, level in place] for place in places])
+        self._chance = torch.tensor([[probability for _, probability, _ in place] for place in places])
 
     def apply(self, images: Tensor, generator: Generator) -> Tensor:
         """Augments uint8 images ``[B, 3, H, W]``; returns a new tensor."""
@@ -76,14 +86,15 @@ class BatchedAutoAugment(v2.AutoAugment):
         policies = torch.randint(len(self._policies), (batch,), generator=generator)
         chances = torch.rand(batch, 2, generator=generator)
         negative = torch.rand(batch, 2, generator=generator) < 0.5
-        for index, operations in enumerate(self._policies):
-            chosen = policies == index
-            for position, (name, probability, magnitude) in enumerate(operations):
-                due = chosen & (chances[:, position] < probability)
-                for sign in (False, True):
-                    rows = (due & (negative[:, position] == sign)).nonzero()[:, 0]
-                    if len(rows):
-                        images[rows] = self._operate(images[rows], name, magnitude, sign)
+        for place in (0, 1):
+            number = self._number[place, policies]
+            kind = 2 * number + (negative[:, place] & self._signed[number])
+            kind[chances[:, place] >= self._chance[place, policies]] = -1
+            for drawn in sorted(set(kind.tolist())):
+                if drawn >= 0:
+                    rows = (kind == drawn).nonzero()[:, 0]
+                    name, level = self.operations[int(drawn) // 2]
+                    images[rows] = self._operate(images[rows], name, level, negative=drawn % 2 == 1)
         return images
 
     def _operate(self, images: Tensor, name: str, level: int | None, negative: bool) -> Tensor:

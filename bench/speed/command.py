@@ -74,7 +74,8 @@ def run(arch: str, what: Sequence[str], T: int, images: int, pairs: int, device:
     for heading in ("what", "against", "rate", "limit", "ratio", "range"):
         table.add_column(heading, justify="left" if heading in ("what", "against") else "right")
     for figure in figures:
-        rates = [f"{statistics.median(values):,.0f}" for values in (figure.ours, figure.theirs)]
+        medians = [statistics.median(values) for values in (figure.ours, figure.theirs)]
+        rates = [f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in medians]
         spread = f"{min(figure.ratios):.2f} to {max(figure.ratios):.2f}"
         table.add_row(figure.name, figure.limit, *rates, f"{figure.ratio:.2f}", spread)
     Console(width=150).print(table)
