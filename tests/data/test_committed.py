@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import Counter
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from bench.leaderboard import run
 from bench.leaderboard.load import load
 from bench.leaderboard.reported import Paper, load_reported, read_paper
-from bench.records import read_record
+from bench.records import Record, read_record
 from methods import METHODS
 
 ROOT = Path(__file__).parents[2]
@@ -108,6 +109,25 @@ def test_every_committed_checkpoint_is_named_by_a_record() -> None:
         assert hashlib.sha256(file.read_bytes()).hexdigest() in named, file.name
 
 
+def quick_records() -> dict[str, Record]:
+    """By method: the quick recipe's ResNet-20 on CIFAR-10, seed 0."""
+    records = [read_record(path) for path in (LEADERBOARDS / "results" / "cifar10" / "cifar_resnet20").rglob("*.json")]
+    return {record.method.name: record for record in records if record.recipe.name == "quick" and record.seed == 0}
+
+
+def test_methods_come_in_the_order_that_their_papers_say() -> None:
+    """At T = 4, and SNNC at T = 16; and every method comes closer to its ANN with more steps."""
+    curves = {name: {point.T: point.top1 for point in record.snn} for name, record in quick_records().items()}
+    at_4 = {name: curve[4] for name, curve in curves.items()}
+    assert at_4["robust_norm"] < at_4["opi"] < at_4["qcfs"] < min(at_4["srp"], at_4["cos"])
+    assert curves["snnc_lp"][16] > curves["robust_norm"][16] + 0.2
+    for name, record in quick_records().items():
+        # What is above the ANN lacks nothing: one of few levels is exceeded by its SNN of many steps.
+        lacking = [max(0.0, record.ann.top1 - top1) for _, top1 in sorted(curves[name].items())]
+        assert all(later < earlier + 0.005 for earlier, later in itertools.pairwise(lacking)), name
+        assert lacking[-1] < lacking[0] / 1.5, name
+
+
 def accuracy_rows(readme: str) -> list[tuple[str, dict[str, str]]]:
     """Rows of the README's tables that give a method's top-1 in percent: method, and column to number."""
     rows, heading = [], []
@@ -127,8 +147,7 @@ def accuracy_rows(readme: str) -> list[tuple[str, dict[str, str]]]:
 
 def test_the_readme_s_accuracies_are_those_of_the_records() -> None:
     """Of the quick recipe's ResNet-20 on CIFAR-10, to the last digit; a method without a number has no record."""
-    records = [read_record(path) for path in (LEADERBOARDS / "results" / "cifar10" / "cifar_resnet20").rglob("*.json")]
-    quick = {record.method.name: record for record in records if record.recipe.name == "quick" and record.seed == 0}
+    quick = quick_records()
     rows = accuracy_rows((ROOT / "README.md").read_text())
     assert {name for name, _ in rows} == set(METHODS)
     for name, numbers in rows:
