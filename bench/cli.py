@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import commands
+from bench.allocator import keep_freed_memory
 from bench.commands import COMMANDS as COMMANDS
 from bench.errors import BusyError, Interrupted, UserError
 from bench.registry import nearest
 
+COMPUTING = ("fit", "evaluate", "diagnose", "export", "speed")
 FIT_HELP = """\
 usage: python -m bench fit --method NAME [options]
 
@@ -86,6 +88,8 @@ def _dispatch(arguments: list[str]) -> int:
         "compare": commands.compare,
         "speed": commands.speed,
     }
+    if command in COMPUTING:
+        keep_freed_memory()
     return run[command](rest)
 
 
