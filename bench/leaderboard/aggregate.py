@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Context, Decimal, localcontext
 
+from bench.leaderboard.identity import experiment_sha256, identity, ledger, options
 from bench.leaderboard.match import Badge, Match, badge, find
 from bench.leaderboard.reported import DATASETS, Paper, ReportedRow
 from bench.leaderboard.text import percent
@@ -99,7 +99,7 @@ class Row:
     def place(self) -> tuple[object, ...]:
         """Sorts rows: newest protocol, ranked before unranked, best first; then by everything that names a row."""
         score = self.score
-        names = (self.method, self.recipe, self.recipe_sha256, self.options, _canonical(self.protocol, self.conversion))
+        names = (self.method, self.recipe, self.recipe_sha256, self.options, ledger(self.protocol, self.conversion))
         board = (self.dataset, self.arch, self.parameters, self.macs)
         return (*board, -self.protocol.version, score is None, -(score or 0), *names)
 
@@ -117,7 +117,7 @@ def aggregate(records: Iterable[Record], papers: Sequence[Paper]) -> list[Row]:
     """Makes sorted, ranked rows; the order of ``records`` does not matter."""
     groups: dict[tuple[object, ...], list[Record]] = defaultdict(list)
     for record in records:
-        groups[_identity(record)].append(record)
+        groups[identity(record)].append(record)
     with localcontext(Context(prec=28)):
         return _ranked([_row(sorted(group, key=lambda r: r.seed), papers) for group in groups.values()])
 
@@ -134,28 +134,6 @@ def reported_only(rows: Sequence[Row], papers: Sequence[Paper]) -> list[Reported
     return found
 
 
-def _identity(record: Record) -> tuple[object, ...]:
-    # The ledger and the protocol are part of it: seeds that differ there are not repetitions of one experiment.
-    return (
-        record.data.name,
-        *(record.arch.name, record.arch.parameters, record.arch.macs),
-        record.method.name,
-        _options(record),
-        record.recipe.label,
-        record.recipe.sha256,
-        _canonical(record.protocol, record.conversion),
-    )
-
-
-def _options(record: Record) -> str:
-    return json.dumps(record.method.options, sort_keys=True)
-
-
-def _canonical(protocol: Protocol, conversion: Conversion) -> str:
-    # Each seed may convert its own source net, so that net's checksum is no part of the experiment.
-    return protocol.model_dump_json() + conversion.model_dump_json(exclude={"source_sha256"})
-
-
 def _row(group: Sequence[Record], papers: Sequence[Paper]) -> Row:
     first = group[0]
     levels = first.method.options.get("L")
@@ -166,10 +144,10 @@ def _row(group: Sequence[Record], papers: Sequence[Paper]) -> Row:
         macs=first.arch.macs,
         method=first.method.name,
         paper=first.method.paper,
-        options=_options(first),
+        options=options(first),
         L=levels if type(levels) is int else None,
         recipe=first.recipe.label,
-        recipe_sha256=first.recipe.sha256,
+        recipe_sha256=experiment_sha256(first),
         protocol=first.protocol,
         conversion=first.conversion,
         seeds=tuple(record.seed for record in group),

@@ -133,9 +133,42 @@ def test_different_experiments_never_merge(change: dict[str, Any]) -> None:
     assert len(aggregate([make_record(0), make_record(1, **change)], ())) == 2
 
 
+def converted(seed: int, **changes: Any) -> Record:
+    """Of a source net of its own, as a post-training method's record says it."""
+    source = {"model": {"L": 4}, "data": {"val_split": 0}, "sha256": sha(str(seed)), **changes}
+    config = {"model": {"rho": 4}, "source": source}
+    return make_record(
+        seed, config=config, conversion__retrained=False, conversion__source_sha256=str(source["sha256"])
+    )
+
+
 def test_seeds_with_their_own_source_nets_are_one_experiment() -> None:
-    records = [make_record(k, conversion__retrained=False, conversion__source_sha256=sha(str(k))) for k in range(3)]
-    assert [len(row.seeds) for row in aggregate(records, ())] == [3]
+    assert [len(row.seeds) for row in aggregate([converted(k) for k in range(3)], ())] == [3]
+
+
+def test_source_nets_of_other_settings_are_other_experiments() -> None:
+    assert len(aggregate([converted(0), converted(1, model={"L": 8})], ())) == 2
+
+
+@pytest.mark.parametrize(
+    ("younger", "merge"),
+    [
+        ({"model": {"L": 4, "v_init": 0.0, "max_pool": "average"}, "data": {"val_augment": False}}, True),
+        ({"model": {"L": 4, "v_init": 0.5}}, False),
+        ({"model": {"L": 4}, "data": {"val_augment": True}}, False),
+    ],
+)
+def test_a_record_from_before_an_option_is_of_the_same_experiment_as_its_former_value(
+    younger: dict[str, Any], merge: bool
+) -> None:
+    old, new = {"model": {"L": 4}}, younger
+    records = [make_record(k, config=config, method__options=config["model"]) for k, config in enumerate((old, new))]
+    assert len(aggregate(records, ())) == (1 if merge else 2)
+    sources = [
+        make_record(k, config={"model": {}, "source": config}, conversion__retrained=False)
+        for k, config in enumerate((old, new))
+    ]
+    assert len(aggregate(sources, ())) == (1 if merge else 2)
 
 
 @pytest.mark.parametrize(
