@@ -20,7 +20,7 @@ usage: python -m bench fit --method NAME [options]
 Trains, converts, evaluates the SNN at every T and writes runs/.../record.json.
 
   --method NAME        conversion method (python -m bench list)
-  --arch NAME          resnet18, resnet20, vgg16 or timm/<name>     [resnet20]
+  --arch NAME          resnet18, 20 or 34, vgg16 or timm/<name>     [resnet20]
   --data NAME          imagenet, cifar10, cifar100, digits          [cifar10]
   --recipe NAME|FILE   training settings                            [paper's or ours]
   --seed N             weights, order and augmentation              [0]

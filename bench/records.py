@@ -92,7 +92,7 @@ class Protocol(Strict):
 class Conversion(Strict):
     """What makes rows comparable: the latency ledger of the converted net.
 
-    ``retrained``: this run trained the weights that it converted. A post-training method says no, and names the net
+    ``retrained``: the method trains the weights that it converts. A post-training method says no, and names the net
     that it was given by ``source_sha256``, whatever that net was trained for (COS and SRP are given a QCFS net).
     """
 

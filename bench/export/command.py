@@ -76,7 +76,7 @@ def run(wanted: Wanted) -> int:
     for package in NEEDS[wanted.format]:
         if importlib.util.find_spec(package) is None:
             raise UserError(
-                f"export --format {wanted.format} needs {package}, which is missing: pip install '.[export]'"
+                f"export --format {wanted.format} needs {package}, which is missing: pip install -e '.[export]'"
             )
     _check(wanted)
     quiet()

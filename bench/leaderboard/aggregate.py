@@ -79,6 +79,8 @@ class Row:
     def marks(self) -> tuple[str, ...]:
         """What a reader must know before believing the row."""
         found = []
+        if not self.conversion.causal:
+            found.append("reads ahead")
         if len(self.seeds) < ENOUGH_SEEDS:
             found.append(f"n < {ENOUGH_SEEDS}")
         if self.protocol.checkpoint_selection != "last":

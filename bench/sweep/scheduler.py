@@ -61,7 +61,7 @@ def connected(resources: Resources) -> Iterator[Any]:
     try:
         import ray
     except ImportError as error:
-        raise UserError("sweep needs Ray, which is not installed: pip install 'ann2snn-bench[sweep]'") from error
+        raise UserError("sweep needs Ray, which is not installed: pip install -e '.[sweep]'") from error
     host, colon, port = (resources.address or "").removeprefix("ray://").rpartition(":")
     if colon and port.isdigit():  # Ray itself would try for minutes
         try:

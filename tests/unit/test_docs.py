@@ -21,6 +21,8 @@ from bench.config import Settings, parse_fit
 from bench.recipes import all_recipes, read_recipe
 from bench.registry import MethodEntry
 from bench.snn.simulate import simulate
+from bench.sweep.plan import Planner
+from bench.sweep.sweep_file import read_sweep
 from methods import METHODS
 from methods.qcfs import QCFS
 
@@ -111,6 +113,18 @@ def test_every_command_parses_in_the_order_given(document, tmp_path, monkeypatch
         printed = capsys.readouterr().out
         if target:
             Path(target).write_text(printed)
+
+
+def test_the_sweep_file_of_the_docs_can_be_planned(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    [content] = blocks("docs/scale.md", "yaml")
+    one_of_each = {"archs": ["resnet20"], "data": ["cifar10"], "seeds": [0]}
+    Path("sweep.yaml").write_text(yaml.safe_dump({**yaml.safe_load(content), **one_of_each}))
+    sweep = read_sweep(Path("sweep.yaml"))
+    jobs = Planner(sweep, Path("runs")).plan()
+    named = {job.settings.method for job in jobs}
+    assert {"qcfs", "tcl", "relu", "cos", "srp", "max_norm", "nq"} == named
+    assert {job.settings.model_args["L"] for job in jobs if job.settings.method == "qcfs"} == {4, 8}
 
 
 def test_the_readme_shows_every_command_and_names_no_other():
