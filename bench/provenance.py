@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import subprocess
@@ -17,8 +18,12 @@ ROOT = Path(__file__).resolve().parent.parent
 CODE_PATHS = ("bench", "methods", "datamodules", "pyproject.toml")
 
 
+@functools.cache
 def code_state() -> Code:
-    """Commit of the checkout this package runs from, and whether its code differs from it."""
+    """Commit of the checkout this package runs from, and whether its code differs from it.
+
+    As it was at the first call: what is committed or edited while a run goes on is not what runs.
+    """
     commit, top = _git("rev-parse", "HEAD"), _git("rev-parse", "--show-toplevel")
     # Installed into an environment inside some other checkout, that one's commit would say nothing of this code.
     if commit is None or top is None or Path(top).resolve() != ROOT:

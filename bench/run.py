@@ -37,6 +37,7 @@ def fit(settings: Settings, argv: list[str]) -> Path:
         Interrupted: a signal ended the training; it can be resumed.
     """
     quiet()
+    code_state()  # now, before anybody goes on working in the checkout
     if METHODS[settings.method].source:
         from bench.conversion import convert
 
@@ -119,6 +120,7 @@ def evaluate(
         UserError: the checkpoint is damaged, not ours, or its weights do not fit what its header says.
     """
     quiet()
+    code_state()
     trained = load_trained(ckpt, {key: value for key, value in options.items() if key != "accelerator"})
     require_writable(out)
     header = trained.weights.header

@@ -21,7 +21,7 @@ The teacher is the frozen net of stage 1: weights and M being locked, that is th
 takes the student for its own teacher, and the cosine vanishes.)
 
 From the paper or its authors' code: the above; SGD 0.1, momentum 0.9, weight decay 1e-4, batch 50, 200 epochs, learning
-rate x 0.1 after 100 and 150; stage 2 with SGD 1e-3; beta = 0.1.
+rate x 0.1 after 100 and 150; stage 2 with SGD 1e-3 (0.01 in their fast training), momentum 0.9; beta = 0.1.
 Chosen here: the length of stage 2 (``stage2_epochs``, the last ones of the run), BN in evaluation mode there, and the
 first batch as the start of M.
 """
@@ -81,6 +81,7 @@ class RNL(TrainingModule):
         stage2_epochs: how many of the last epochs are stage 2; 0 for stage 1 alone.
         q_init: start of q in stage 2.
         q_lr: learning rate of q.
+        q_momentum: of the SGD on q.
         beta: weight of Omega.
         **kwargs: pooling and optimiser settings of :class:`methods.training.TrainingModule`.
     """
@@ -91,6 +92,7 @@ class RNL(TrainingModule):
         stage2_epochs: int = 1,
         q_init: float = 4.0,
         q_lr: float = 1e-3,
+        q_momentum: float = 0.9,
         beta: float = 0.1,
         weight_decay: float = 1e-4,
         **kwargs: Any,
@@ -100,8 +102,10 @@ class RNL(TrainingModule):
         for name, value in (("q_lr", q_lr), ("beta", beta)):
             if not 0 <= value < float("inf"):
                 raise UserError(f"--model.{name} {value}: must be a finite number of at least 0")
+        if not 0 <= q_momentum < 1:
+            raise UserError(f"--model.q_momentum {q_momentum}: must be at least 0 and below 1")
         super().__init__(net, weight_decay=weight_decay, **kwargs)
-        self.stage2_epochs, self.q_lr, self.beta = stage2_epochs, q_lr, beta
+        self.stage2_epochs, self.q_lr, self.q_momentum, self.beta = stage2_epochs, q_lr, q_momentum, beta
         self.q = nn.Parameter(torch.tensor(float(q_init)))
 
     def activation(self, name: str) -> RateNorm:
@@ -189,7 +193,7 @@ class RNL(TrainingModule):
     def configure_optimizers(self) -> Any:
         """SGD; the weights' learning rate falls tenfold at one half and at three quarters of stage 1."""
         weights: dict[str, Any] = {"params": list(self.net.parameters())}
-        q: dict[str, Any] = {"params": [self.q], "lr": self.q_lr, "momentum": 0.0, "weight_decay": 0.0}
+        q: dict[str, Any] = {"params": [self.q], "lr": self.q_lr, "momentum": self.q_momentum, "weight_decay": 0.0}
         optimizer = torch.optim.SGD([weights, q], self.lr, self.momentum, weight_decay=self.weight_decay)
         drops = (self.stage1_epochs / 2, self.stage1_epochs * 3 / 4)
         schedule = [lambda epoch: 0.1 ** sum(epoch >= drop for drop in drops), lambda epoch: 1.0]

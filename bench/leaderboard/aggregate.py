@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Context, Decimal, localcontext
 
-from bench.leaderboard.identity import experiment_sha256, identity, ledger, options
+from bench.leaderboard.identity import identity, ledger, options
 from bench.leaderboard.match import Badge, Match, badge, find
 from bench.leaderboard.reported import DATASETS, Paper, ReportedRow
 from bench.leaderboard.text import percent
@@ -71,6 +71,7 @@ class Row:
     conversion: Conversion
     seeds: tuple[int, ...]
     ann: Statistic
+    ann_noisy: Statistic | None
     cells: tuple[Cell, ...]
     records: tuple[Record, ...]
     rank: int | None = None
@@ -94,8 +95,13 @@ class Row:
         """What it is ranked by; ``None`` where it is never ranked."""
         if self.protocol.checkpoint_selection != "last" or self.protocol.version != PROTOCOL_VERSION:
             return None
-        fast = [cell for cell in self.cells if cell.latency <= RANK_LATENCY]
-        return max(fast, key=lambda cell: (cell.latency, cell.T)).top1.mean if fast else None
+        return None if self.ranked_cell is None else self.ranked_cell.top1.mean
+
+    @property
+    def ranked_cell(self) -> Cell | None:
+        """The longest run of few steps that all seeds have; ``None`` where there is none."""
+        fast = [cell for cell in self.cells if cell.latency <= RANK_LATENCY and cell.top1.n == len(self.seeds)]
+        return max(fast, key=lambda cell: (cell.latency, cell.T)) if fast else None
 
     @property
     def place(self) -> tuple[object, ...]:
@@ -138,7 +144,9 @@ def reported_only(rows: Sequence[Row], papers: Sequence[Paper]) -> list[Reported
 
 def _row(group: Sequence[Record], papers: Sequence[Paper]) -> Row:
     first = group[0]
-    levels = first.method.options.get("L")
+    source = first.recipe.config.get("source") or {}
+    levels = first.method.options.get("L", source.get("model", {}).get("L"))
+    noisy = [record.extras["ann_noisy"] for record in group if "ann_noisy" in record.extras]
     row = Row(
         dataset=first.data.name,
         arch=first.arch.name,
@@ -149,11 +157,12 @@ def _row(group: Sequence[Record], papers: Sequence[Paper]) -> Row:
         options=options(first),
         L=levels if type(levels) is int else None,
         recipe=first.recipe.label,
-        recipe_sha256=experiment_sha256(first),
+        recipe_sha256=first.recipe.sha256,
         protocol=first.protocol,
         conversion=first.conversion,
         seeds=tuple(record.seed for record in group),
         ann=_accuracy(record.ann.top1 for record in group),
+        ann_noisy=_accuracy(noisy) if noisy else None,
         cells=(),
         records=tuple(group),
     )
@@ -164,7 +173,8 @@ def _row(group: Sequence[Record], papers: Sequence[Paper]) -> Row:
 def _cell(row: Row, T: int, warmup: int, group: Sequence[Record], papers: Sequence[Paper]) -> Cell:
     points = [point for record in group for point in record.snn if (point.T, point.warmup) == (T, warmup)]
     top1 = _accuracy(point.top1 for point in points)
-    match = find(papers, SPELLING.get(row.dataset, ""), row.arch, row.method, row.L, T, warmup)
+    chosen = any(change.startswith("model.L=") for record in group for change in record.recipe.overrides)
+    match = find(papers, SPELLING.get(row.dataset, ""), row.arch, row.method, row.L, T, warmup, chosen)
     twins = [point.quantised_top1 for point in points if point.quantised_top1 is not None]
     return Cell(
         T=T,

@@ -90,6 +90,7 @@ def _series(board: Sequence[Row], rest: Sequence[ReportedOnly]) -> list[Series]:
         spread = {cell.T: cell.top1.std for cell in row.cells if cell.top1.std is not None}
         label = f"{row.method}, {row.recipe} (n = {len(row.seeds)})"
         found.append(Series(label, ink, points, spread, ann=row.ann.mean))
+    for row in board:
         for cell in row.cells:
             if cell.match is not None:
                 theirs.setdefault(id(cell.match.row), (cell.match.row, cell.match.paper, row.method))

@@ -21,7 +21,7 @@ AS_PRINTED = ("reported_top1", "reported_ann")
 COLUMNS = (
     *("dataset", "arch", "parameters", "macs", "method", "paper", "L", "recipe", "recipe_sha256"),
     *("protocol", "checkpoint_selection", "precision", "reset", "bn_folded", "calibration_images", "train_samples"),
-    *("rank", "marks", "seeds", "n", "ann_top1", "ann_std"),
+    *("rank", "marks", "seeds", "n", "ann_top1", "ann_std", "ann_noisy_top1"),
     *("T", "warmup", "latency", "n_T", "top1", "std", "quantised_top1", "firing_rate"),
     *("synops", "snn_macs", "membrane_updates", "energy_joule"),
     *("alphabet", "levels_per_step", "causal", "per_T", "retrained"),
@@ -89,6 +89,7 @@ def _row(row: Row) -> Line:
         "n": len(row.seeds),
         "ann_top1": row.ann.mean,
         "ann_std": row.ann.std,
+        "ann_noisy_top1": row.ann_noisy.mean if row.ann_noisy else None,
         "alphabet": row.conversion.alphabet,
         "levels_per_step": row.conversion.levels_per_step,
         "causal": row.conversion.causal,

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench.errors import UserError
+from bench.leaderboard.identity import identity
 from bench.leaderboard.text import one_line
 from bench.records import PROTOCOL_VERSION, Record, read_record
 
@@ -144,13 +145,17 @@ def _accepted(path: Path, refusals: Refusals) -> Record | None:
 
 
 def _consistent(records: dict[Path, Record], refusals: Refusals) -> None:
-    """Refuses what only shows across records: another test set, or one trained net passed off as two seeds."""
+    """Refuses what only shows across records: another test set, one seed twice, one trained net as two seeds."""
     fingerprints: dict[str, tuple[Path, str]] = {}
     nets: dict[tuple[str, ...], Path] = {}
+    runs: dict[tuple[object, ...], Path] = {}
     for path, record in sorted(records.items(), key=lambda item: str(item[0])):
         first, fingerprint = fingerprints.setdefault(record.data.name, (path, record.data.fingerprint))
         if record.data.fingerprint != fingerprint:
             refusals.add(path, f"data.fingerprint: another {record.data.name} test set than in {first}")
         row = (str(record.path().parent), record.recipe.label, record.recipe.sha256, record.checkpoint.sha256)
+        run = (*identity(record), record.seed)
+        if runs.setdefault(run, path) != path:
+            refusals.add(path, f"seed {record.seed} of the same experiment as {runs[run]}: one seed counts once")
         if record.conversion.retrained and nets.setdefault(row, path) != path:
             refusals.add(path, f"checkpoint.sha256: the same trained net as in {nets[row]}, under another seed")

@@ -32,12 +32,20 @@ class Match:
 
 
 def find(
-    papers: Sequence[Paper], dataset: str, arch: str, method: str, levels: int | None, steps: int, warmup: int
+    papers: Sequence[Paper],
+    dataset: str,
+    arch: str,
+    method: str,
+    levels: int | None,
+    steps: int,
+    warmup: int,
+    chosen: bool,
 ) -> Match | None:
     """Finds the printed number of the same method, net, data set, T and warm-up.
 
-    A row with another L is another experiment. Where several rows remain, the authors' own number comes before one
-    printed by others, then a row with the same L before one without any, then the order of the files.
+    A row with another L is another experiment, and so may be one without any, where ours was chosen. Where several rows
+    remain, the authors' own number comes before one printed by others, then a row with the same L before one without
+    any, then the order of the files.
 
     Args:
         papers: all files.
@@ -47,6 +55,7 @@ def find(
         levels: the record's L, if it states one.
         steps: counted steps T.
         warmup: steps before the first counted one.
+        chosen: whether L was set against the recipe, as in a series over L.
     """
     from_best: list[tuple[int, bool, Match]] = []
     for paper in papers:
@@ -54,7 +63,7 @@ def find(
             ours = row.dataset == dataset and row.same_as.method == method and row.same_as.arch == arch
             if not ours or row.kind == "replication" or row.warmup != warmup or str(steps) not in row.top1:
                 continue
-            if row.L is not None and levels not in (None, row.L):
+            if (chosen and row.L is None) or (row.L is not None and levels not in (None, row.L)):
                 continue
             doubt = _doubt(row.L, levels)
             remark = "; ".join(part for part in (doubt, row.note) if part)

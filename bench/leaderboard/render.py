@@ -110,7 +110,8 @@ def _summary(name: str, rows: Sequence[Row], rest: Sequence[ReportedOnly]) -> li
 
 
 def _leader(row: Row) -> list[object]:
-    cell = max((c for c in row.cells if c.latency <= RANK_LATENCY), key=lambda c: (c.latency, c.T))
+    cell = row.ranked_cell
+    assert cell is not None
     names = (SPELLING.get(row.dataset, row.dataset), row.arch, row.method, row.recipe)
     return [*names, len(row.seeds), cell.T, cell.latency, show(cell.top1), "; ".join(row.marks)]
 
@@ -147,20 +148,25 @@ def _boards(rows: Sequence[Row], drawn: Mapping[tuple[object, ...], tuple[str, s
 
 def _accuracy(board: Sequence[Row]) -> Table:
     steps = sorted({cell.T for row in board for cell in row.cells})
-    head = ["rank", "method", "recipe", "n", "ANN", "warm-up", *(f"T={T}" for T in steps), "papers", "marks"]
+    head = ["rank", "method", "recipe", "L", "n", "ANN", "warm-up", *(f"T={T}" for T in steps), "papers", "marks"]
     body: list[list[object]] = []
     for row in board:
         cells = ["; ".join(show(c.top1, len(row.seeds)) for c in row.cells if c.T == T) for T in steps]
         compared = [cell.badge for cell in row.cells if cell.match is not None]
         verdict = f"{compared.count('matches')} of {len(compared)} match" if compared else "ours only"
         warmup = ", ".join(str(steps) for steps in sorted({cell.warmup for cell in row.cells}))
-        start = [row.rank or "-", row.method, row.recipe, len(row.seeds), show(row.ann), warmup]
+        start = [row.rank or "-", row.method, row.recipe, row.L or "", len(row.seeds), _ann(row), warmup]
         body.append([*start, *cells, verdict, "; ".join(row.marks)])
     return Table(head, body)
 
 
+def _ann(row: Row) -> str:
+    """NQ's paper evaluates its ANN with the training noise on."""
+    return show(row.ann) if row.ann_noisy is None else f"{show(row.ann)} (noise on: {show(row.ann_noisy)})"
+
+
 def _comparison(board: Sequence[Row]) -> Table:
-    head = ["method", "recipe", "T", "ours", "paper", "difference", "badge", "kind", "printed in", "remark"]
+    head = ["method", "recipe", "L", "T", "ours", "paper", "difference", "badge", "kind", "printed in", "remark"]
     body: list[list[object]] = []
     for row in board:
         for cell in row.cells:
@@ -170,7 +176,7 @@ def _comparison(board: Sequence[Row]) -> Table:
             numbers = [cell.T, show(cell.top1, len(row.seeds)), f"{cell.match.top1:f}"]
             outcome = [fixed(cell.difference, sign=True), cell.badge, printed.kind.replace("_", " ")]
             where = printed.table or printed.source or cell.match.paper
-            body.append([row.method, row.recipe, *numbers, *outcome, where, cell.match.remark])
+            body.append([row.method, row.recipe, row.L or "", *numbers, *outcome, where, cell.match.remark])
     return Table(head, body)
 
 

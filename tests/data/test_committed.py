@@ -112,7 +112,7 @@ def test_every_committed_checkpoint_is_named_by_a_record() -> None:
 def quick_records() -> dict[str, Record]:
     """By method: the quick recipe's ResNet-20 on CIFAR-10, seed 0."""
     records = [read_record(path) for path in (LEADERBOARDS / "results" / "cifar10" / "cifar_resnet20").rglob("*.json")]
-    return {record.method.name: record for record in records if record.recipe.name == "quick" and record.seed == 0}
+    return {record.method.name: record for record in records if record.recipe.label == "quick" and record.seed == 0}
 
 
 def test_methods_come_in_the_order_that_their_papers_say() -> None:

@@ -56,6 +56,7 @@ def record_dict(seed: int = 0, snn: Sequence[dict[str, Any]] | None = None, **ch
             "source_sha256": None,
         },
         "ann": {"top1": 0.9177, "top5": 0.99},
+        "extras": {},
         "snn": list(snn) if snn is not None else [point(2, 0.732), point(4, 0.8375), point(8, 0.8955)],
         "training": {"code": {"commit": "a" * 40, "dirty": False}, "epochs": 300, "seconds": 3600.0},
         "code": {"commit": "b" * 40, "dirty": False},

@@ -135,7 +135,8 @@ def test_different_experiments_never_merge(change: dict[str, Any]) -> None:
 
 def converted(seed: int, **changes: Any) -> Record:
     """Of a source net of its own, as a post-training method's record says it."""
-    source = {"model": {"L": 4}, "data": {"val_split": 0}, "sha256": sha(str(seed)), **changes}
+    settings = {"model": {"L": 4}, "data": {"val_split": 0}, "trainer": {"max_epochs": 300}}
+    source = {**settings, "sha256": sha(str(seed)), **changes}
     config = {"model": {"rho": 4}, "source": source}
     return make_record(
         seed, config=config, conversion__retrained=False, conversion__source_sha256=str(source["sha256"])
@@ -226,8 +227,8 @@ def test_a_column_printed_as_at_least_512_is_compared_with_nothing(papers: tuple
 
 
 def match_of(papers: tuple[Paper, ...], **changes: Any) -> tuple[str, str] | None:
-    wanted = {"dataset": "CIFAR-10", "arch": "cifar_resnet20", "method": "qcfs", "levels": 4, "steps": 4, "warmup": 0}
-    found = find(papers, **{**wanted, **changes})
+    net = {"dataset": "CIFAR-10", "arch": "cifar_resnet20", "method": "qcfs"}
+    found = find(papers, **{**net, "levels": 4, "steps": 4, "warmup": 0, "chosen": False, **changes})
     return None if found is None else (found.row.kind, found.remark)
 
 
@@ -259,8 +260,27 @@ def test_the_authors_own_number_is_preferred_and_replications_are_never_used(tmp
     assert match_of(load_reported(tmp_path)) == ("secondary", "")
     write_papers(tmp_path, "key: b\nrows:\n" + own)
     assert match_of(load_reported(tmp_path)) == ("own", "the paper states no L (ours 4); a note")
+    assert match_of(load_reported(tmp_path), chosen=True) == ("secondary", ""), "of a series over L it may be any"
     write_papers(tmp_path, "key: c\nrows:\n" + exact)
     assert match_of(load_reported(tmp_path)) == ("own", "")
+
+
+def test_the_levels_of_a_converted_net_are_those_of_its_source(tmp_path: Path) -> None:
+    papers = load_reported(write_papers(tmp_path, PAPER.replace("method: qcfs,", "method: cos,")))
+    for levels, verdict in ((4, "matches"), (8, "ours only")):
+        config = {"model": {"rho": 4}, "source": {"model": {"L": levels}, "trainer": {"max_epochs": 300}}}
+        changes = {"method__name": "cos", "method__options": {"rho": 4}, "conversion__retrained": False}
+        (row,) = aggregate([make_record(0, [point(4, 0.8375)], config=config, **changes)], papers)
+        assert (row.L, row.cells[0].badge) == (levels, verdict)
+
+
+def test_the_accuracy_with_the_training_noise_on_is_shown_beside_the_other(papers: tuple[Paper, ...]) -> None:
+    records = [named("nq", point(8, 0.9), extras={"ann_noisy": 0.85}), named("qcfs", point(8, 0.9))]
+    written = pages(records, papers)
+    assert "| 91.77 (noise on: 85.00) |" in written["cifar10.md"]
+    assert written["cifar10.md"].count("noise on") == 1
+    lines = [line for line in csv.DictReader(io.StringIO(written["cifar10.csv"])) if line["recipe"]]
+    assert {line["method"]: line["ann_noisy_top1"] for line in lines} == {"nq": "85.00", "qcfs": ""}
 
 
 def test_warm_up_is_compared_and_counted(tmp_path: Path) -> None:
@@ -289,6 +309,24 @@ def test_rank_is_by_the_longest_run_within_eight_steps_of_latency() -> None:
         named("only_long", point(16, 0.99)),
     ]
     assert ranks(records) == [("slow", 1), ("tied", 1), ("warm", 3), ("only_long", None)]
+
+
+def test_a_rank_never_rests_on_some_of_the_seeds() -> None:
+    """The longest run that all have counts, not the one that a single seed has."""
+    records = [
+        make_record(0, [point(4, 0.7), point(8, 0.95)], method__name="few"),
+        make_record(1, [point(4, 0.7)], method__name="few"),
+        *(make_record(seed, [point(4, 0.6), point(8, 0.8)], method__name="all") for seed in (0, 1)),
+    ]
+    assert ranks(records) == [("all", 1), ("few", 2)]
+
+
+def test_a_printed_row_is_drawn_however_many_rows_of_ours_are_better(papers: tuple[Paper, ...]) -> None:
+    """The picture has the best eight of ours, and every printed row of the net."""
+    better = [named(f"method{k}", point(4, 0.9), point(8, 0.99 - k / 1000)) for k in range(9)]
+    (net,) = [text for name, text in pages([*better, make_record()], papers).items() if name.endswith(".svg")]
+    assert "qcfs, paper (n = 1)" not in net
+    assert "qcfs, bu2022qcfs (own)" in net
 
 
 def test_the_overview_names_the_first_of_each_net(papers: tuple[Paper, ...]) -> None:
@@ -592,6 +630,16 @@ def test_one_trained_net_is_not_two_seeds(tmp_path: Path) -> None:
     second = file_record(tmp_path, make_record(1, **same))
     (line,) = refusal(tmp_path)
     assert line.startswith(f"{second}: checkpoint.sha256: the same trained net")
+
+
+def test_one_seed_counts_once_however_often_its_source_net_was_trained(tmp_path: Path) -> None:
+    first, second = (file_record(tmp_path, converted(0, sha256=sha(name))) for name in ("trained", "trained again"))
+    assert first != second
+    lines = refusal(tmp_path)
+    assert [line.partition(": ")[2].partition(" of")[0] for line in lines] == ["seed 0"]
+    file_record(tmp_path / "other", converted(0))
+    file_record(tmp_path / "other", converted(1))
+    assert len(load(tmp_path / "other")[0]) == 2
 
 
 def test_calibrations_of_one_source_net_are_seeds(tmp_path: Path) -> None:
