@@ -141,7 +141,7 @@ def test_bad_input_is_one_line_and_writes_nothing(bench, run, arguments, words):
 def test_a_missing_package_is_named_with_what_installs_it(bench, run, monkeypatch, kind, package):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == package else find(name, *a))
-    refused(bench("export", *CKPT, "--format", kind), package, "pip install '.[export]'")
+    refused(bench("export", *CKPT, "--format", kind), package, "pip install -e '.[export]'")
 
 
 def test_a_record_of_other_weights_is_refused(bench, run):

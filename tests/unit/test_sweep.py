@@ -325,7 +325,7 @@ def test_without_ray_one_line_says_what_to_install(tmp_path, monkeypatch, capsys
     monkeypatch.setitem(sys.modules, "ray", None)
     Path("sweep.yaml").write_text("methods: [qcfs]\ndata: [digits]")
     assert main(["sweep", "sweep.yaml"]) == 2
-    assert "pip install 'ann2snn-bench[sweep]'" in capsys.readouterr().err
+    assert "pip install -e '.[sweep]'" in capsys.readouterr().err
 
 
 def test_a_worker_logs_the_command_and_returns_its_status(tmp_path):
