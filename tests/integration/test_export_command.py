@@ -58,6 +58,7 @@ def committed(weights: checkpoints.Weights) -> SpikingNetwork:
         return model.eval().convert(T, [])
 
 
+@pytest.mark.slow
 def test_each_format_answers_1000_images_as_the_trained_net_does(thousand, tmp_path):
     """The nets of these tests' runs have learnt too little to give more than one answer."""
     from bench.export.nir_format import to_nir

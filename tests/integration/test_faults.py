@@ -53,6 +53,7 @@ def resume(uninterrupted: Path, out: Path) -> None:
 # ----------------------------------------------------------------------------------------------- disks and folders
 
 
+@pytest.mark.slow
 @own_mounts
 def test_a_full_disk_ends_the_run_in_one_line_and_it_goes_on_elsewhere(uninterrupted):
     Path("full").mkdir()

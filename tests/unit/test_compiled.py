@@ -39,7 +39,10 @@ def curve(snn: SpikingNetwork, x: Tensor, T: int) -> tuple[Tensor, Tensor]:
     return torch.cat([logits for logits, _ in parts], 1), torch.stack([counts for _, counts in parts]).sum(0)
 
 
-@pytest.mark.parametrize("kind", NEURONS)
+# Compilation takes 5 to 20 seconds; the commonest neuron stands for all in the fast suite.
+@pytest.mark.parametrize(
+    "kind", [kind if kind == "scalar" else pytest.param(kind, marks=pytest.mark.slow) for kind in NEURONS]
+)
 def test_compiled_equals_plain(kind: str) -> None:
     x = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1)).to(memory_format=torch.channels_last)
     snn = small(kind)

@@ -80,7 +80,10 @@ def agree(logits_TBK: Tensor, again_TBK: Tensor) -> None:
     assert logits_TBK.sum(0).std(0).min() > 1e-6
 
 
-@pytest.mark.parametrize("name", ["resnet20", "vgg", "snnc_lp", *OTHERS])
+LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in ("resnet20", "vgg")]
+
+
+@pytest.mark.parametrize("name", [*LARGE, "snnc_lp", *OTHERS])
 def test_onnx_gives_every_steps_logits_for_any_number_of_images(name: str) -> None:
     snn, images = (PLAIN | OTHERS)[name]()
     many = noise(images, 100)
