@@ -321,6 +321,19 @@ def test_what_was_learnt_goes_into_layers_and_conversion(run: tuple[RNL, Diary])
     assert torch.equal(other.eval()(x), model.eval()(x))
 
 
+def test_q_has_the_momentum_of_the_authors_code_and_no_decay() -> None:
+    model = RNL(LinearNet(), q_lr=0.01)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RNL, "stage1_epochs", 4)
+        (optimizer,), _ = model.configure_optimizers()
+    weights, q = optimizer.param_groups
+    assert (q["lr"], q["momentum"], q["weight_decay"]) == (0.01, 0.9, 0.0)
+    assert weights["weight_decay"] == 1e-4
+    for value in (-0.1, 1.0):
+        with pytest.raises(UserError, match="q_momentum"):
+            RNL(LinearNet(), q_momentum=value)
+
+
 def test_a_stage_without_stage_2_stays_at_10(tmp_path: Path) -> None:
     model = RNL(tiny.TwoConvolutions(), stage2_epochs=0, lr=0.05)
     make_trainer({"max_epochs": 1, "accelerator": "cpu"}, [], [], tmp_path).fit(model, datamodule=Images())
