@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import commands
-from bench.allocator import keep_freed_memory
 from bench.commands import COMMANDS as COMMANDS
 from bench.errors import BusyError, Interrupted, UserError
 from bench.registry import nearest
@@ -89,6 +88,8 @@ def _dispatch(arguments: list[str]) -> int:
         "speed": commands.speed,
     }
     if command in COMPUTING:
+        from bench.allocator import keep_freed_memory
+
         keep_freed_memory()
     return run[command](rest)
 

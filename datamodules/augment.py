@@ -90,11 +90,10 @@ class BatchedAutoAugment(v2.AutoAugment):
             number = self._number[place, policies]
             kind = 2 * number + (negative[:, place] & self._signed[number])
             kind[chances[:, place] >= self._chance[place, policies]] = -1
-            for drawn in sorted(set(kind.tolist())):
-                if drawn >= 0:
-                    rows = (kind == drawn).nonzero()[:, 0]
-                    name, level = self.operations[int(drawn) // 2]
-                    images[rows] = self._operate(images[rows], name, level, negative=drawn % 2 == 1)
+            for drawn in sorted({*kind.tolist()} - {-1}):
+                rows = (kind == drawn).nonzero()[:, 0]
+                name, level = self.operations[drawn // 2]
+                images[rows] = self._operate(images[rows], name, level, negative=drawn % 2 == 1)
         return images
 
     def _operate(self, images: Tensor, name: str, level: int | None, negative: bool) -> Tensor:

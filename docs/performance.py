@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pages
+
+# How the figures of ``--what breakdown`` begin.
+PART = "time, "
 
 
 class Target(NamedTuple):
@@ -71,13 +74,27 @@ def is_growth(figure: dict[str, Any]) -> bool:
 
 def is_part(figure: dict[str, Any]) -> bool:
     """Whether it is one of ``--what breakdown``."""
-    return bool(figure["name"].startswith("time, "))
+    return bool(figure["name"].startswith(PART))
 
 
 def spread(figure: dict[str, Any]) -> str:
     """The smallest and largest ratio of a pair."""
     ratios = [ours / theirs for ours, theirs in zip(figure["ours"], figure["theirs"], strict=True)]
     return f"{min(ratios):.2f} to {max(ratios):.2f}"
+
+
+def section(
+    heading: str, figures: Sequence[dict[str, Any]], belongs: Callable[[dict[str, Any]], bool]
+) -> Iterator[str]:
+    """A table of the figures that belong to it; no lines where none does."""
+    chosen = [figure for figure in figures if belongs(figure)]
+    if chosen:
+        yield ""
+        yield heading
+        yield "|---|---|---|---|"
+    for figure in chosen:
+        name = figure["name"].removeprefix(PART)
+        yield f"| {name} | {figure['limit']} | {figure['ratio']:.2f} | {spread(figure)} |"
 
 
 def table(folder: Path) -> Iterator[str]:
@@ -94,20 +111,10 @@ def table(folder: Path) -> Iterator[str]:
             if not is_growth(figure) and not is_part(figure):
                 cells = (figure["name"], figure["limit"], f"{figure['ratio']:.2f}", spread(figure))
                 yield f"| {' | '.join(cells)} | {verdict(measured['arch'], figure)} |"
-        parts = [figure for figure in measured["figures"] if is_part(figure)]
-        if parts:
-            yield ""
-            yield "| time in | share of | share | of single measurements |"
-            yield "|---|---|---|---|"
-        for figure in parts:
-            yield f"| {figure['name'][6:]} | {figure['limit']} | {figure['ratio']:.2f} | {spread(figure)} |"
-        growth = [figure for figure in measured["figures"] if is_growth(figure)]
-        if growth:
-            yield ""
-            yield "| size | rate against | ratio, 1 being linear | of single pairs |"
-            yield "|---|---|---|---|"
-        for figure in growth:
-            yield f"| {figure['name']} | {figure['limit']} | {figure['ratio']:.2f} | {spread(figure)} |"
+        yield from section("| time in | share of | share | of single measurements |", measured["figures"], is_part)
+        yield from section(
+            "| size | rate against | ratio, 1 being linear | of single pairs |", measured["figures"], is_growth
+        )
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from bench.snn.activations import Activation, QuantisedReLU, ReLUActivation
 from bench.snn.neurons import LateralInhibitionPool, SpikingNeuron, stack_steps
 from bench.snn.simulate import SpikingNetwork
 from bench.snn.surgery import replace
-from methods.thresholds import ThresholdRule, require_v_init
+from methods.thresholds import ThresholdRule
 
 
 class BurstIFNode(SpikingNeuron):
@@ -88,9 +88,8 @@ class Burst(ThresholdRule):
     ) -> None:
         if not 1 <= gamma <= 1000:
             raise UserError(f"--model.gamma {gamma}: must be at least 1 and at most 1000")
-        require_v_init(v_init)
-        super().__init__(net, calibration_images, percentile)
-        self.gamma, self.v_init = gamma, v_init
+        super().__init__(net, calibration_images, percentile, v_init=v_init)
+        self.gamma = gamma
 
     def neuron(self, activation: Activation) -> SpikingNeuron:
         """The burst neuron."""

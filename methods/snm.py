@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from bench.snn.activations import Activation, ReLUActivation
 from bench.snn.calibration import Granularity
 from bench.snn.neurons import SpikingNeuron, stack_steps
-from methods.thresholds import ThresholdRule, require_v_init
+from methods.thresholds import ThresholdRule
 
 
 class SignedIFNode(SpikingNeuron):
@@ -76,9 +76,7 @@ class SNM(ThresholdRule):
         granularity: Granularity = "neuron",
         v_init: float = 0.0,
     ) -> None:
-        require_v_init(v_init)
-        super().__init__(net, calibration_images, percentile=100.0, granularity=granularity)
-        self.v_init = v_init
+        super().__init__(net, calibration_images, percentile=100.0, granularity=granularity, v_init=v_init)
 
     def neuron(self, activation: Activation) -> SpikingNeuron:
         """The signed neuron."""

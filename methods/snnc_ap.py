@@ -25,6 +25,7 @@ and its block's last convolution).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +33,7 @@ from torch import Tensor, nn
 
 from bench.errors import UserError
 from bench.snn.activations import clip_floor_shift
-from bench.snn.calibration import Batch, Granularity, observe
+from bench.snn.calibration import Batch, observe
 from bench.snn.graph import segment
 from bench.snn.neurons import IFNode
 from methods.snnc_lp import SNNCLight
@@ -43,30 +44,26 @@ class SNNCAdvanced(SNNCLight):
 
     Args:
         net: trained network with ReLU activations.
-        calibration_images: training images, without augmentation.
-        granularity: one threshold for each layer or channel.
-        v_init: initial membrane potential as a fraction of theta, at most 0.5, before the correction.
         iterations: steps of Adam for each layer; 0 leaves the weights.
         calibration_lr: learning rate of Adam, decayed to 0 by a cosine.
         calibration_batch: images in one step.
+        **kwargs: options of :class:`methods.snnc_lp.SNNCLight`; the correction comes on top of ``v_init``.
     """
 
     def __init__(
         self,
         net: nn.Module,
-        calibration_images: int = 1024,
-        granularity: Granularity = "layer",
         iterations: int = 5000,
         calibration_lr: float = 1e-5,
         calibration_batch: int = 32,
-        v_init: float = 0.0,
+        **kwargs: Any,
     ) -> None:
         for name, value, least in (("iterations", iterations, 0), ("calibration_batch", calibration_batch, 1)):
             if value < least:
                 raise UserError(f"--model.{name} {value}: must be at least {least}")
         if not 0 < calibration_lr < float("inf"):
             raise UserError(f"--model.calibration_lr {calibration_lr}: must be positive")
-        super().__init__(net, calibration_images, granularity, v_init)
+        super().__init__(net, **kwargs)
         self.iterations, self.calibration_lr, self.calibration_batch = iterations, calibration_lr, calibration_batch
 
     def calibrate(self, net: nn.Module, calibration: Sequence[Batch], T: int) -> None:

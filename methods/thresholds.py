@@ -50,12 +50,8 @@ class ThresholdRule(ConversionModule):
         calibration_images: training images, without augmentation, from which thresholds are read.
         percentile: of the activations; 100 is their maximum.
         granularity: one threshold for each layer, channel or neuron.
-
-    Attributes:
         v_init: initial membrane potential as a fraction of the threshold.
     """
-
-    v_init = 0.0
 
     def __init__(
         self,
@@ -63,13 +59,16 @@ class ThresholdRule(ConversionModule):
         calibration_images: int = 1000,
         percentile: float = 100.0,
         granularity: Granularity = "layer",
+        v_init: float = 0.0,
     ) -> None:
         require_images(calibration_images)
+        require_v_init(v_init)
         if not 0 < percentile <= 100:
             raise UserError(f"--model.percentile {percentile}: must be above 0 and at most 100")
         require_activation(net, ReLUActivation, type(self).__name__, "ReLU")
         super().__init__(net)
         self.calibration_images, self.percentile, self.granularity = calibration_images, percentile, granularity
+        self.v_init = v_init
 
     def calibrate(self, net: nn.Module, calibration: Sequence[Batch], T: int) -> None:
         """Reads theta from the activations."""

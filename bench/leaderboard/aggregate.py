@@ -95,7 +95,8 @@ class Row:
         """What it is ranked by; ``None`` where it is never ranked."""
         if self.protocol.checkpoint_selection != "last" or self.protocol.version != PROTOCOL_VERSION:
             return None
-        return None if self.ranked_cell is None else self.ranked_cell.top1.mean
+        cell = self.ranked_cell
+        return None if cell is None else cell.top1.mean
 
     @property
     def ranked_cell(self) -> Cell | None:
@@ -173,7 +174,8 @@ def _row(group: Sequence[Record], papers: Sequence[Paper]) -> Row:
 def _cell(row: Row, T: int, warmup: int, group: Sequence[Record], papers: Sequence[Paper]) -> Cell:
     points = [point for record in group for point in record.snn if (point.T, point.warmup) == (T, warmup)]
     top1 = _accuracy(point.top1 for point in points)
-    chosen = any(change.startswith("model.L=") for record in group for change in record.recipe.overrides)
+    # All seeds of a row have the same overrides.
+    chosen = any(change.startswith("model.L=") for change in group[0].recipe.overrides)
     match = find(papers, SPELLING.get(row.dataset, ""), row.arch, row.method, row.L, T, warmup, chosen)
     twins = [point.quantised_top1 for point in points if point.quantised_top1 is not None]
     return Cell(

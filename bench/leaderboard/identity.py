@@ -26,11 +26,6 @@ def experiment(config: dict[str, Any]) -> dict[str, Any]:
     return completed
 
 
-def experiment_sha256(record: Record) -> str:
-    """SHA-256 of the resolved settings, the same for all seeds."""
-    return config_sha256(experiment(record.recipe.config))
-
-
 def options(record: Record) -> str:
     """The method's options as canonical JSON."""
     return json.dumps(record.method.options, sort_keys=True)
@@ -49,6 +44,6 @@ def identity(record: Record) -> tuple[object, ...]:
         record.method.name,
         json.dumps({**YOUNGER["model"], **record.method.options}, sort_keys=True),
         record.recipe.label,
-        experiment_sha256(record),
+        config_sha256(experiment(record.recipe.config)),
         ledger(record.protocol, record.conversion),
     )

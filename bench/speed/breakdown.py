@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,27 +10,23 @@ import torch
 import torch._inductor.config
 from torch.profiler import ProfilerActivity, profile
 
-from bench.snn.simulate import simulate
-from bench.speed.evaluation import BATCH, BATCHES, Nets
-from bench.speed.figures import Figure, noise
-from bench.speed.training import BATCH as TRAINING_BATCH
-from bench.speed.training import METHODS, Stepper
+from bench.speed.evaluation import BATCHES, Nets
+from bench.speed.figures import Figure, noise, rate
+from bench.speed.training import BATCH, METHODS, Stepper, ready_batches
 from methods.relu import ReLU
 
 # Parts of the names that torch gives to its own convolutions and to the kernels that it generates.
 KINDS = {"convolutions": ("convolution",), "compiled kernels": ("cpp_fused", "triton_")}
 REST = "the rest"
+# What is done, and how many images it treats, by name.
+Works = dict[str, tuple[Callable[[], object], int]]
 
 
 def microseconds(work: Callable[[], object], device: str) -> dict[str, float]:
     """Microseconds that ``work`` spends in operators of each of :data:`KINDS`, and in all else."""
     activities = [ProfilerActivity.CUDA] if device == "cuda" else [ProfilerActivity.CPU]
     with profile(activities=activities) as profiler:
-        started = time.perf_counter()
-        work()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        whole = 1e6 * (time.perf_counter() - started)
+        whole = 1 / rate(work, 1e-6)
     spent = dict.fromkeys(KINDS, 0.0)
     for event in profiler.key_averages():
         own = event.self_device_time_total if device == "cuda" else event.self_cpu_time_total
@@ -42,7 +37,7 @@ def microseconds(work: Callable[[], object], device: str) -> dict[str, float]:
     return {**spent, REST: whole - sum(spent.values())}
 
 
-def figures_of(works: dict[str, tuple[Callable[[], object], int]], unit: str, pairs: int, device: str) -> list[Figure]:
+def parts(works: Works, unit: str, pairs: int, device: str) -> list[Figure]:
     """Each kind of operator of each work, against the whole of the first one, for one image (or image and step).
 
     Args:
@@ -64,32 +59,22 @@ def figures_of(works: dict[str, tuple[Callable[[], object], int]], unit: str, pa
     return [figure for figure in found.values() if statistics.median(figure.ours) > 0]
 
 
-def breakdown(arch: str, T: int, images: int, pairs: int, device: str) -> list[Figure]:
+def breakdown(arch: str, T: int, images: int, batches: int, pairs: int, device: str) -> list[Figure]:
     """A simulation against the ANN, and training steps against those with ReLU, part by part."""
-    batches = max(1, images // 20)
     # Generated kernels are named in a profile only if they are generated so.
     with torch._inductor.config.patch({"cpp.enable_kernel_profile": True}):
-        ready: Any = [(noise(TRAINING_BATCH, device), torch.randint(0, 10, (TRAINING_BATCH,), device=device))] * batches
+        ready = ready_batches(batches, device)
         methods: dict[str, type[Any]] = {"ReLU": ReLU, **METHODS}
-        steps = {
-            f"training, {name}, compiled": (Stepper(arch, method, "compiled", ready, device), batches * TRAINING_BATCH)
+        trainings: Works = {
+            f"training, {name}, compiled": (Stepper(arch, method, "compiled", ready, device), batches * BATCH)
             for name, method in methods.items()
         }
-        trained = figures_of(dict(steps), "µs/image", pairs, device)
+        trained = parts(trainings, "µs/image", pairs, device)
         with torch.inference_mode():
             nets = Nets(arch, noise(images, device), T)
-            uncounted = nets.uncounted()
-
-            def ann() -> None:
-                for part in torch.split(nets.x, BATCHES[1]):
-                    nets.ann(part)
-
-            def snn(net: Any) -> Callable[[], object]:
-                return lambda: [None for x in torch.split(nets.x, BATCH) for _ in simulate(net, x, T)]
-
-            works: dict[str, tuple[Callable[[], object], int]] = {
-                "eager ANN": (ann, images),
-                f"SNN, T = 1..{T}": (snn(nets.compiled), images * T),
-                f"SNN, T = 1..{T}, not counted": (snn(uncounted), images * T),
+            simulations: Works = {
+                "eager ANN": (nets.passing(nets.ann, BATCHES[1]), images),
+                f"SNN, T = 1..{T}": (nets.simulating(nets.compiled), images * T),
+                f"SNN, T = 1..{T}, not counted": (nets.simulating(nets.uncounted()), images * T),
             }
-            return figures_of(works, "µs/image-step", pairs, device) + trained
+            return parts(simulations, "µs/image-step", pairs, device) + trained

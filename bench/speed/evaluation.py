@@ -92,20 +92,25 @@ class Nets:
         return self._best_rate(self.layers)
 
     def _best_rate(self, net: nn.Module) -> float:
-        def at(batch: int) -> float:
-            return rate(lambda: [net(part) for part in torch.split(self.x, batch)], len(self.x))
+        return max(rate(self.passing(net, batch), len(self.x)) for batch in BATCHES)
 
-        return max(at(batch) for batch in BATCHES)
+    def passing(self, net: nn.Module, batch: int) -> Callable[[], object]:
+        """A pass of all images through an ANN."""
+        return lambda: [net(part) for part in torch.split(self.x, batch)]
 
-    def simulated(self, snn: SpikingNetwork) -> Callable[[], float]:
-        """Image-steps a second of the suite."""
+    def simulating(self, snn: SpikingNetwork) -> Callable[[], object]:
+        """The suite's simulation of all images."""
 
         def work() -> None:
             for part in torch.split(self.x, BATCH):
                 for _ in simulate(snn, part, self.T):
                     pass
 
-        return lambda: rate(work, len(self.x) * self.T)
+        return work
+
+    def simulated(self, snn: SpikingNetwork) -> Callable[[], float]:
+        """Image-steps a second of the suite."""
+        return lambda: rate(self.simulating(snn), len(self.x) * self.T)
 
     def step_loop(self) -> float:
         """Image-steps a second of the papers' loop."""

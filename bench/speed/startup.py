@@ -7,6 +7,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from bench.errors import UserError
@@ -33,9 +35,14 @@ def many_records(folder: Path) -> None:
         text = f"{record.checkpoint.sha256}/{seed}"
         checkpoint = record.checkpoint.model_copy(update={"sha256": hashlib.sha256(text.encode()).hexdigest()})
         copy = record.model_copy(update={"seed": seed, "checkpoint": checkpoint})
-        path = folder / copy.path()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(copy.dumps(), encoding="utf-8")
+        copy.write(folder / copy.path())
+
+
+def seconds(words: Sequence[str]) -> float:
+    """That ``python -m bench`` takes with these arguments, from start to end."""
+    begin = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "bench", *words], check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - begin
 
 
 def startup(pairs: int) -> list[Figure]:
@@ -50,16 +57,9 @@ def startup(pairs: int) -> list[Figure]:
         many_records(results)
         options = {"leaderboard": ["--results", str(results), "--out", str(out)]}
         for command, wanted in WANTED.items():
-            words = [sys.executable, "-m", "bench", command, *options.get(command, [])]
+            words = [command, *options.get(command, [])]
             name = f"python -m bench {command}" + (f", {RECORDS:,} records" if command == "leaderboard" else "")
 
-            def limit(wanted: float = wanted) -> float:
-                return wanted
-
-            def seconds(words: list[str] = words) -> float:
-                begin = time.perf_counter()
-                subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
-                return time.perf_counter() - begin
-
-            figures.append(Figure(name, f"{wanted:g} s", "s").measure(seconds, limit, pairs))
+            figure = Figure(name, f"{wanted:g} s", "s")
+            figures.append(figure.measure(partial(seconds, words), partial(float, wanted), pairs))
     return figures

@@ -63,6 +63,11 @@ class Stepper:
         return rate(work, len(self.batches) * BATCH)
 
 
+def ready_batches(batches: int, device: str) -> list[tuple[Tensor, Tensor]]:
+    """One batch of noise, again and again, on the device already."""
+    return [(noise(BATCH, device), torch.randint(0, 10, (BATCH,), device=device))] * batches
+
+
 def training(arch: str, batches: int, pairs: int, device: str) -> list[Figure]:
     """The methods against ReLU, in the same mode and in eager mode.
 
@@ -72,7 +77,7 @@ def training(arch: str, batches: int, pairs: int, device: str) -> list[Figure]:
         pairs: measurements of each ratio.
         device: ``cpu`` or ``cuda``.
     """
-    ready = [(noise(BATCH, device), torch.randint(0, 10, (BATCH,), device=device))] * batches
+    ready = ready_batches(batches, device)
     steppers: dict[tuple[str, str], Rate] = {
         ("ReLU", mode): Stepper(arch, ReLU, mode, ready, device) for mode in ("eager", "compiled")
     }
@@ -109,7 +114,7 @@ def data(arch: str, batches: int, pairs: int, device: str) -> list[Figure]:
             persistent_workers=workers > 0,
         )
 
-    ready = [(noise(BATCH, device), torch.randint(0, 10, (BATCH,), device=device))] * batches
+    ready = ready_batches(batches, device)
     bare, relu = Stepper(arch, QCFS, "compiled", ready, device), Stepper(arch, ReLU, "eager", ready, device)
     figures = []
     for workers in (0, 2):
