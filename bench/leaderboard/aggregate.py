@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from decimal import Context, Decimal, localcontext
 
 from bench.leaderboard.identity import identity, ledger, options
-from bench.leaderboard.match import Badge, Match, badge, find
+from bench.leaderboard.match import Badge, Match, Wanted, badge, find, replications
 from bench.leaderboard.reported import DATASETS, Paper, ReportedRow
 from bench.leaderboard.text import percent
 from bench.records import PROTOCOL_VERSION, Conversion, Protocol, Record
@@ -44,6 +44,7 @@ class Cell:
     membrane_updates: Statistic | None
     energy_joule: Statistic | None
     match: Match | None
+    replications: tuple[Match, ...]
     difference: Decimal | None
     badge: Badge
 
@@ -176,7 +177,8 @@ def _cell(row: Row, T: int, warmup: int, group: Sequence[Record], papers: Sequen
     top1 = _accuracy(point.top1 for point in points)
     # All seeds of a row have the same overrides.
     chosen = any(change.startswith("model.L=") for change in group[0].recipe.overrides)
-    match = find(papers, SPELLING.get(row.dataset, ""), row.arch, row.method, row.L, T, warmup, chosen)
+    wanted = Wanted(SPELLING.get(row.dataset, ""), row.arch, row.method, row.L, T, warmup, chosen)
+    match = find(papers, wanted)
     twins = [point.quantised_top1 for point in points if point.quantised_top1 is not None]
     return Cell(
         T=T,
@@ -189,6 +191,7 @@ def _cell(row: Row, T: int, warmup: int, group: Sequence[Record], papers: Sequen
         membrane_updates=_measured(point.membrane_updates for point in points),
         energy_joule=_measured(point.energy_joule for point in points),
         match=match,
+        replications=replications(papers, wanted),
         difference=None if match is None else top1.mean - match.top1,
         badge="ours only" if match is None else badge(top1.mean, top1.std, match.top1),
     )

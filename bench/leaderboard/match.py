@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
@@ -31,44 +31,55 @@ class Match:
     remark: str
 
 
-def find(
-    papers: Sequence[Paper],
-    dataset: str,
-    arch: str,
-    method: str,
-    levels: int | None,
-    steps: int,
-    warmup: int,
-    chosen: bool,
-) -> Match | None:
+@dataclass(frozen=True)
+class Wanted:
+    """What a measured number is of, in the suite's terms.
+
+    Attributes:
+        dataset: the papers' spelling.
+        arch: net.
+        method: its name.
+        L: the record's, if it states one.
+        T: counted steps.
+        warmup: steps before the first counted one.
+        chosen: whether L was set against the recipe, as in a series over L.
+    """
+
+    dataset: str
+    arch: str
+    method: str
+    L: int | None
+    T: int
+    warmup: int
+    chosen: bool
+
+
+def find(papers: Sequence[Paper], cell: Wanted) -> Match | None:
     """Finds the printed number of the same method, net, data set, T and warm-up.
 
     A row with another L is another experiment, and so may be one without any, where ours was chosen. Where several rows
     remain, the authors' own number comes before one printed by others, then a row with the same L before one without
     any, then the order of the files.
-
-    Args:
-        papers: all files.
-        dataset: the paper's spelling.
-        arch: the suite's name of the net.
-        method: the suite's name of the method.
-        levels: the record's L, if it states one.
-        steps: counted steps T.
-        warmup: steps before the first counted one.
-        chosen: whether L was set against the recipe, as in a series over L.
     """
-    from_best: list[tuple[int, bool, Match]] = []
+    found = [match for match in _same(papers, cell) if match.row.kind != "replication"]
+    return min(found, key=lambda match: (KINDS.index(match.row.kind), _doubt(match.row, cell) != ""), default=None)
+
+
+def replications(papers: Sequence[Paper], cell: Wanted) -> tuple[Match, ...]:
+    """What others got for the same cell, in the order of the file."""
+    return tuple(match for match in _same(papers, cell) if match.row.kind == "replication")
+
+
+def _same(papers: Sequence[Paper], cell: Wanted) -> Iterator[Match]:
     for paper in papers:
         for row in paper.rows:
-            ours = row.dataset == dataset and row.same_as.method == method and row.same_as.arch == arch
-            if not ours or row.kind == "replication" or row.warmup != warmup or str(steps) not in row.top1:
+            known = (row.dataset, row.same_as.arch, row.same_as.method, row.warmup)
+            if known != (cell.dataset, cell.arch, cell.method, cell.warmup) or str(cell.T) not in row.top1:
                 continue
-            if (chosen and row.L is None) or (row.L is not None and levels not in (None, row.L)):
+            if (cell.chosen and row.L is None) or (row.L is not None and cell.L not in (None, row.L)):
                 continue
-            doubt = _doubt(row.L, levels)
-            remark = "; ".join(part for part in (doubt, row.note) if part)
-            from_best.append((KINDS.index(row.kind), bool(doubt), Match(paper.key, row, row.top1[str(steps)], remark)))
-    return min(from_best, key=lambda item: item[:2])[2] if from_best else None
+            remark = "; ".join(part for part in (_doubt(row, cell), row.note) if part)
+            yield Match(paper.key, row, row.top1[str(cell.T)], remark)
 
 
 def badge(ours: Decimal, std: Decimal | None, printed: Decimal) -> Badge:
@@ -76,9 +87,9 @@ def badge(ours: Decimal, std: Decimal | None, printed: Decimal) -> Badge:
     return "matches" if abs(ours - printed) <= max(TOLERANCE, 2 * (std or Decimal(0))) else "differs"
 
 
-def _doubt(printed: int | None, ours: int | None) -> str:
-    if printed == ours:
+def _doubt(row: ReportedRow, cell: Wanted) -> str:
+    if row.L == cell.L:
         return ""
-    if printed is None:
-        return f"the paper states no L (ours {ours})"
-    return f"the record states no L (paper {printed})"
+    if row.L is None:
+        return f"the paper states no L (ours {cell.L})"
+    return f"the record states no L (paper {row.L})"

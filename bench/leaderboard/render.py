@@ -12,7 +12,7 @@ import jinja2
 from bench.leaderboard.aggregate import ENOUGH_SEEDS, RANK_LATENCY, SPELLING, Cell, ReportedOnly, Row, Statistic
 from bench.leaderboard.curves import pictures
 from bench.leaderboard.lines import flat, to_csv
-from bench.leaderboard.match import TOLERANCE
+from bench.leaderboard.match import TOLERANCE, Match, badge
 from bench.leaderboard.page import page
 from bench.leaderboard.payload import payload
 from bench.leaderboard.printed import printed_parts
@@ -141,7 +141,11 @@ def _boards(rows: Sequence[Row], drawn: Mapping[tuple[object, ...], tuple[str, s
             "facts": f"{first.parameters:,} parameters, {first.macs:,} multiply-accumulates for one image.",
             "picture": Safe(f"![Accuracy of {markdown(first.arch)} against T]({drawn[place][0]})"),
             "accuracy": _accuracy(board),
-            "comparison": _comparison(board),
+            "comparisons": [
+                (f"{title}: {_matching(table)}.", table)
+                for title, table in (("Against the papers", _comparison(board)), ("Against others", _replicated(board)))
+                if table.body
+            ],
             "ledger": _ledger(board),
         }
 
@@ -173,11 +177,34 @@ def _comparison(board: Sequence[Row]) -> Table:
             if cell.match is None:
                 continue
             printed = cell.match.row
-            numbers = [cell.T, show(cell.top1, len(row.seeds)), f"{cell.match.top1:f}"]
-            outcome = [fixed(cell.difference, sign=True), cell.badge, printed.kind.replace("_", " ")]
             where = printed.table or printed.source or cell.match.paper
-            body.append([row.method, row.recipe, row.L or "", *numbers, *outcome, where, cell.match.remark])
+            body.append([*_beside(row, cell, cell.match), printed.kind.replace("_", " "), where, cell.match.remark])
     return Table(head, body)
+
+
+def _replicated(board: Sequence[Row]) -> Table:
+    head = ["method", "recipe", "L", "T", "ours", "theirs", "difference", "badge", "by", "remark"]
+    return Table(
+        head,
+        [
+            [*_beside(row, cell, other), other.row.who, other.remark]
+            for row in board
+            for cell in row.cells
+            for other in cell.replications
+        ],
+    )
+
+
+def _beside(row: Row, cell: Cell, other: Match) -> list[object]:
+    top1 = cell.top1
+    numbers = [cell.T, show(top1, len(row.seeds)), f"{other.top1:f}", fixed(top1.mean - other.top1, sign=True)]
+    return [row.method, row.recipe, row.L or "", *numbers, badge(top1.mean, top1.std, other.top1)]
+
+
+def _matching(table: Table) -> str:
+    """How many lines of a comparison match."""
+    badges = [line[table.head.index("badge")] for line in table.body]
+    return f"{badges.count('matches')} of {len(badges)} within {TOLERANCE} points or two standard deviations"
 
 
 def _ledger(board: Sequence[Row]) -> Table:

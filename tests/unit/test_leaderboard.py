@@ -26,7 +26,7 @@ from bench.errors import UserError
 from bench.leaderboard import run
 from bench.leaderboard.aggregate import Row, aggregate, reported_only
 from bench.leaderboard.load import load
-from bench.leaderboard.match import badge, find
+from bench.leaderboard.match import Wanted, badge, find, replications
 from bench.leaderboard.render import render
 from bench.leaderboard.reported import Paper, load_reported, read_paper
 from bench.leaderboard.text import csv_text, fixed, link, markdown, one_line, percent
@@ -226,19 +226,23 @@ def test_a_column_printed_as_at_least_512_is_compared_with_nothing(papers: tuple
     assert row.cells[0].match is None
 
 
-def match_of(papers: tuple[Paper, ...], **changes: Any) -> tuple[str, str] | None:
+def wanted(**changes: Any) -> Wanted:
     net = {"dataset": "CIFAR-10", "arch": "cifar_resnet20", "method": "qcfs"}
-    found = find(papers, **{**net, "levels": 4, "steps": 4, "warmup": 0, "chosen": False, **changes})
+    return Wanted(**{**net, "L": 4, "T": 4, "warmup": 0, "chosen": False, **changes})
+
+
+def match_of(papers: tuple[Paper, ...], **changes: Any) -> tuple[str, str] | None:
+    found = find(papers, wanted(**changes))
     return None if found is None else (found.row.kind, found.remark)
 
 
 def test_only_the_same_experiment_is_compared(papers: tuple[Paper, ...]) -> None:
     assert match_of(papers) == ("own", "")
-    assert match_of(papers, levels=None) == ("own", "the record states no L (paper 4)")
+    assert match_of(papers, L=None) == ("own", "the record states no L (paper 4)")
     for change in (
-        {"levels": 8},
+        {"L": 8},
         {"warmup": 4},
-        {"steps": 16},
+        {"T": 16},
         {"arch": "cifar_resnet18"},
         {"method": "srp"},
         {"dataset": "CIFAR-100"},
@@ -256,6 +260,8 @@ def test_the_authors_own_number_is_preferred_and_replications_are_never_used(tmp
     again = row.format(arch=same, kind="replication", more="who: them, L: 4, ", top1="84.00")
     write_papers(tmp_path, "key: replications\nrows:\n" + again)
     assert match_of(load_reported(tmp_path)) is None
+    assert [other.top1 for other in replications(load_reported(tmp_path), wanted())] == [Decimal("84.00")]
+    assert not replications(load_reported(tmp_path), wanted(L=8))
     write_papers(tmp_path, "key: a\nrows:\n" + secondary + other_net)
     assert match_of(load_reported(tmp_path)) == ("secondary", "")
     write_papers(tmp_path, "key: b\nrows:\n" + own)
@@ -281,6 +287,15 @@ def test_the_accuracy_with_the_training_noise_on_is_shown_beside_the_other(paper
     assert written["cifar10.md"].count("noise on") == 1
     lines = [line for line in csv.DictReader(io.StringIO(written["cifar10.csv"])) if line["recipe"]]
     assert {line["method"]: line["ann_noisy_top1"] for line in lines} == {"nq": "85.00", "qcfs": ""}
+
+
+def test_others_who_measured_the_same_are_shown_and_counted(tmp_path: Path) -> None:
+    others = PAPER.replace("kind: own", "kind: replication\n    who: them")
+    papers = load_reported(write_papers(tmp_path, others.replace("key: bu2022qcfs", "key: replications")))
+    text = pages([make_record(0, [point(4, 0.84), point(8, 0.91)])], papers)["cifar10.md"]
+    assert "Against others: 1 of 2 within 0.5 points" in text
+    assert "Against the papers" not in text
+    assert "| qcfs | paper | 4 | 4 | 84.00 | 83.75 | +0.25 | matches | them |" in text
 
 
 def test_warm_up_is_compared_and_counted(tmp_path: Path) -> None:
