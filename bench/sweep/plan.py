@@ -115,10 +115,11 @@ class Planner:
             for shared in _combinations(full_names(self.sweep.grid)):
                 for own in _combinations(full_names(item.grid)):
                     common = full_names(self.sweep.options) | shared
-                    self._add(item.name, (arch, data, seed), common, full_names(item.options) | own)
+                    source = full_names(item.source)
+                    self._add(item.name, (arch, data, seed), common, full_names(item.options) | own, source)
         return list(self.jobs.values())
 
-    def _add(self, method: str, where: tuple[str, str, int], common: Options, own: Options) -> Job:
+    def _add(self, method: str, where: tuple[str, str, int], common: Options, own: Options, net: Options) -> Job:
         entry = METHODS.get(method)
         converts = entry is not None and entry.source is not None
         shared = {name: value for name, value in common.items() if name in FOR_CONVERSION or not converts}
@@ -132,7 +133,7 @@ class Planner:
             # Nothing is trained, so nobody else would notice a wrong name among the training options.
             _resolve(kind, where, {name: value for name, value in common.items() if name not in shared})
             return self._file(settings, settings.folder(self.root, settings.ckpt, settings.ckpt), base)
-        source = self._add(kind, where, common, full_names(self.sweep.sources.get(kind, {})))
+        source = self._add(kind, where, common, full_names(self.sweep.sources.get(kind, {})) | net, {})
         source = self.jobs[source.folder] = replace(source, weights=True)
         overrides = sorted({*source.settings.overrides, *settings.overrides})
         label = "+".join([source.settings.recipe, *overrides])
@@ -149,8 +150,9 @@ class Planner:
         if known is job:
             return job
         ours, theirs = _by_name(arguments), _by_name(known.arguments)
-        other = sorted(name for name in {*ours, *theirs} - {"--T"} if ours.get(name) != theirs.get(name))
-        if other:
+        # The same settings can be asked for in other words: a default may be given or not.
+        if replace(settings, steps=known.settings.steps) != known.settings:
+            other = sorted(name for name in {*ours, *theirs} - {"--T"} if ours.get(name) != theirs.get(name))
             raise UserError(
                 f"{folder}: asked for twice, and {other[0]} is {theirs.get(other[0], 'not given')} and "
                 f"{ours.get(other[0], 'not given')}, which does not make them two runs; give both the same"

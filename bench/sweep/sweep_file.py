@@ -26,11 +26,15 @@ class Strict(BaseModel):
 
 
 class MethodItem(Strict):
-    """A method with options of its own; every combination of ``grid`` is a run."""
+    """A method with options of its own; every combination of ``grid`` is a run.
+
+    ``source`` are options of the net that it converts, before those of the file's ``sources``.
+    """
 
     name: str
     options: Options = {}
     grid: Grid = {}
+    source: Options = {}
 
 
 class SweepFile(Strict):
@@ -69,10 +73,14 @@ def read_sweep(path: Path) -> SweepFile:
     ]
     for item in sweep.methods:
         if isinstance(item, MethodItem):
-            owners += [(f"{item.name}.options", item.options), (f"{item.name}.grid", item.grid)]
+            for part, options in (("options", item.options), ("grid", item.grid), ("source", item.source)):
+                owners.append((f"{item.name}.{part}", options))
+            if item.source and item.name in METHODS and METHODS[item.name].source is None:
+                raise UserError(f"{path}: {item.name}.source: it converts no net, it trains its own")
     for where, options in owners:
         for name in full_names(options):
-            if name in FIXED or (name == "ckpt" and where.partition(".")[0] in ("options", "grid", "sources")):
+            shared = where.partition(".")[0] in ("options", "grid", "sources") or where.endswith(".source")
+            if name in FIXED or (name == "ckpt" and shared):
                 raise UserError(f"{path}: {where}: {name} is the sweep's to set")
     names = {item.name if isinstance(item, MethodItem) else item for item in sweep.methods}
     possible = {kind for name in names & set(METHODS) for kind in METHODS[name].sources}

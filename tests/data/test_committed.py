@@ -13,6 +13,8 @@ from bench.leaderboard import run
 from bench.leaderboard.load import load
 from bench.leaderboard.reported import Paper, load_reported, read_paper
 from bench.records import Record, read_record
+from bench.sweep.plan import Planner
+from bench.sweep.sweep_file import read_sweep
 from methods import METHODS
 
 ROOT = Path(__file__).parents[2]
@@ -113,6 +115,16 @@ def quick_records() -> dict[str, Record]:
     """By method: the quick recipe's ResNet-20 on CIFAR-10, seed 0."""
     records = [read_record(path) for path in (LEADERBOARDS / "results" / "cifar10" / "cifar_resnet20").rglob("*.json")]
     return {record.method.name: record for record in records if record.recipe.label == "quick" and record.seed == 0}
+
+
+def test_committed_sweeps_compare_methods_at_one_cost() -> None:
+    files = sorted((LEADERBOARDS / "sweeps").glob("*.yaml"))
+    assert files
+    for file in files:
+        jobs = Planner(read_sweep(file), Path("runs")).plan()
+        trained = [job.settings for job in jobs if METHODS[job.settings.method].source is None]
+        assert {settings.trainer_args["max_epochs"] for settings in trained} == {16}, file
+        assert {settings.recipe for settings in trained} == {"quick"}, file
 
 
 def test_methods_come_in_the_order_that_their_papers_say() -> None:

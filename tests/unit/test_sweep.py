@@ -77,6 +77,15 @@ def test_training_options_go_to_the_source_and_not_to_what_converts_it():
     )
 
 
+def test_a_method_can_convert_several_nets_and_a_default_may_be_given_or_not():
+    twice = [{"name": "cos", "source": {"model.L": L}} for L in (4, 8)]
+    jobs = by_method(plan(methods=["qcfs", *twice, {"name": "qcfs", "grid": {"model.L": [4, 8, 2]}}]))
+    assert sorted(job.settings.model_args["L"] for job in jobs["qcfs"]) == [2, 4, 8]
+    sources = {job.folder: job.settings.model_args["L"] for job in jobs["qcfs"]}
+    assert sorted(sources[job.source] for job in jobs["cos"]) == [4, 8]
+    assert len({job.folder for job in jobs["cos"]}) == 2
+
+
 def test_a_grid_over_training_gives_each_combination_its_own_source():
     jobs = plan(methods=["cos", "srp"], grid={"data.batch_size": [16, 32]})
     found = by_method(jobs)
@@ -238,6 +247,9 @@ def test_a_run_of_one_process_is_alone_in_its_folder_whatever_its_rank_is_said_t
         ("methods: [cos]\nsources: {qcsf: {}}", ["sources.qcsf", "did you mean qcfs"]),
         ("methods: [qcfs]\nsources: {relu: {}}", ["sources.relu", "no method of the sweep"]),
         ("methods: [max_norm]\nsources: {relu: {ckpt: timm}}", ["sources.relu", "ckpt"]),
+        ("methods: [{name: cos, source: {ckpt: x}}]", ["cos.source", "ckpt"]),
+        ("methods: [{name: cos, source: {model.LL: 4}}]", ["model.LL"]),
+        ("methods: [{name: qcfs, source: {model.L: 4}}]", ["qcfs.source", "trains"]),
         ("methods: [qcfs]\nmethods: [relu]", ["line 1", "methods", "twice"]),
         ("methods: [qcfs]\noptions: {model.L: 2024-01-01}", ["model.L", "2024"]),
         ("methods: [qcfs", ["cannot be read"]),
