@@ -30,6 +30,19 @@ def key(kind: str, name: str, limit: str) -> str:
     return f"{kind}: {name.split(' (')[0]} / {limit}"
 
 
+def measured(kind: str, device: str) -> dict[str, float]:
+    figures = figures_of(kind, "cifar_resnet20", T, IMAGES, PAIRS, device)
+    return {key(kind, figure.name, figure.limit): round(figure.ratio, 3) for figure in figures}
+
+
+def lost(kind: str, ratios: dict[str, float], before: dict[str, float]) -> dict[str, tuple[float, float]]:
+    """Those a fifth worse than before, with both."""
+    known = {name: (ratio, before[name]) for name, ratio in ratios.items() if name in before}
+    if kind == MEMORY:
+        return {name: (now, then) for name, (now, then) in known.items() if now > then * (1 + LOSS)}
+    return {name: (now, then) for name, (now, then) in known.items() if now < then * (1 - LOSS)}
+
+
 @pytest.mark.benchmark
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("kind", ["evaluation", "callback", "memory", "training", "data"])
@@ -38,18 +51,21 @@ def test_no_ratio_has_lost_a_fifth(kind: str) -> None:
     machine = environment(torch.device(device), 1, 0)
     where = f"{machine.device}, {machine.threads} threads"
     baseline: dict[str, dict[str, Any]] = json.loads(BASELINE.read_text()) if BASELINE.exists() else {}
-    figures = figures_of(kind, "cifar_resnet20", T, IMAGES, PAIRS, device)
-    ratios = {key(kind, figure.name, figure.limit): round(figure.ratio, 3) for figure in figures}
+    ratios = measured(kind, device)
     if os.environ.get("BENCH_SPEED_UPDATE") == "1":
         baseline.setdefault(where, {}).update(ratios)
         BASELINE.write_text(json.dumps(baseline, indent=2, sort_keys=True) + "\n")
         return
     if where not in baseline:
         pytest.skip(f"no baseline for {where}; BENCH_SPEED_UPDATE=1 adds one")
-    worse = {
-        name: (ratio, before)
-        for name, ratio in ratios.items()
-        if (before := baseline[where].get(name)) is not None
-        and (ratio > before * (1 + LOSS) if kind == MEMORY else ratio < before * (1 - LOSS))
-    }
+    worse = lost(kind, ratios, baseline[where])
+    if worse:  # a machine that others share has slow minutes; what is lost is lost the second time as well
+        again = lost(kind, measured(kind, device), baseline[where])
+        worse = {name: both for name, both in worse.items() if name in again}
     assert not worse, f"ratio now and committed: {worse}"
+
+
+def test_a_loss_of_a_fifth_is_seen() -> None:
+    before = {"a": 1.0, "b": 0.5}
+    assert lost("training", {"a": 0.79, "b": 0.41, "new": 0.1}, before) == {"a": (0.79, 1.0)}
+    assert lost(MEMORY, {"a": 1.21, "b": 0.3}, before) == {"a": (1.21, 1.0)}
