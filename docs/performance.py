@@ -39,6 +39,7 @@ TARGETS = (
     Target("memory", "ANN", 4.0, at_most=True),
     Target("python -m bench", "", 1.0, at_most=True),
     Target("training, QCFS, eager", "", 0.0),
+    Target("training, ReLU, compiled", "", 0.0),
     Target("training, QCFS, activations compiled", "ReLU, eager", 0.85),
     Target("training, QCFS, compiled, augmented", "ready batches", 0.95),
     Target("training, QCFS, compiled, augmented", "ReLU, eager", 1.5),

@@ -141,11 +141,7 @@ def _boards(rows: Sequence[Row], drawn: Mapping[tuple[object, ...], tuple[str, s
             "facts": f"{first.parameters:,} parameters, {first.macs:,} multiply-accumulates for one image.",
             "picture": Safe(f"![Accuracy of {markdown(first.arch)} against T]({drawn[place][0]})"),
             "accuracy": _accuracy(board),
-            "comparisons": [
-                (f"{title}: {_matching(table)}.", table)
-                for title, table in (("Against the papers", _comparison(board)), ("Against others", _replicated(board)))
-                if table.body
-            ],
+            "comparisons": list(_comparisons(board)),
             "ledger": _ledger(board),
         }
 
@@ -169,6 +165,12 @@ def _ann(row: Row) -> str:
     return show(row.ann) if row.ann_noisy is None else f"{show(row.ann)} (noise on: {show(row.ann_noisy)})"
 
 
+def _comparisons(board: Sequence[Row]) -> Iterable[tuple[str, Table]]:
+    """Tables that are not empty, each with a sentence that counts."""
+    tables = (("Against the papers", _comparison(board)), ("Against others who ran it again", _replicated(board)))
+    return ((f"{title}: {_matching(table)}.", table) for title, table in tables if table.body)
+
+
 def _comparison(board: Sequence[Row]) -> Table:
     head = ["method", "recipe", "L", "T", "ours", "paper", "difference", "badge", "kind", "printed in", "remark"]
     body: list[list[object]] = []
@@ -183,11 +185,11 @@ def _comparison(board: Sequence[Row]) -> Table:
 
 
 def _replicated(board: Sequence[Row]) -> Table:
-    head = ["method", "recipe", "L", "T", "ours", "theirs", "difference", "badge", "by", "remark"]
+    head = ["method", "recipe", "L", "T", "ours", "theirs", "difference", "badge", "by", "source", "remark"]
     return Table(
         head,
         [
-            [*_beside(row, cell, other), other.row.who, other.remark]
+            [*_beside(row, cell, other), other.row.who, other.row.source, other.remark]
             for row in board
             for cell in row.cells
             for other in cell.replications
@@ -202,9 +204,14 @@ def _beside(row: Row, cell: Cell, other: Match) -> list[object]:
 
 
 def _matching(table: Table) -> str:
-    """How many lines of a comparison match."""
-    badges = [line[table.head.index("badge")] for line in table.body]
-    return f"{badges.count('matches')} of {len(badges)} within {TOLERANCE} points or two standard deviations"
+    """How many lines of a comparison match, and how many of those that are of a paper's recipe."""
+    badge_at, recipe_at = (table.head.index(name) for name in ("badge", "recipe"))
+    badges = [line[badge_at] for line in table.body]
+    full = [line[badge_at] for line in table.body if line[recipe_at] == "paper"]
+    return (
+        f"{badges.count('matches')} of {len(badges)} within {TOLERANCE} points or two standard deviations; "
+        f"of the papers' own recipes {full.count('matches')} of {len(full)}"
+    )
 
 
 def _ledger(board: Sequence[Row]) -> Table:

@@ -10,7 +10,7 @@ import torch
 import torch._inductor.config
 from torch.profiler import ProfilerActivity, profile
 
-from bench.speed.evaluation import BATCHES, Nets
+from bench.speed.evaluation import Nets
 from bench.speed.figures import Figure, noise, rate
 from bench.speed.training import BATCH, METHODS, Stepper, ready_batches
 from methods.relu import ReLU
@@ -73,8 +73,9 @@ def breakdown(arch: str, T: int, images: int, batches: int, pairs: int, device: 
         with torch.inference_mode():
             nets = Nets(arch, noise(images, device), T)
             simulations: Works = {
-                "eager ANN": (nets.passing(nets.ann, BATCHES[1]), images),
+                "eager ANN": (nets.passing(nets.ann, nets.batch), images),
                 f"SNN, T = 1..{T}": (nets.simulating(nets.compiled), images * T),
                 f"SNN, T = 1..{T}, not counted": (nets.simulating(nets.uncounted()), images * T),
+                f"SNN, T = 1..{T}, bf16": (nets.simulating(nets.reduced), images * T),
             }
             return parts(simulations, "µs/image-step", pairs, device) + trained

@@ -65,7 +65,8 @@ def run(arch: str, what: Sequence[str], T: int, images: int, pairs: int, device:
     machine = environment(torch.device(device), 1, 0)
     if as_json:
         rows = [{**asdict(figure), "ratio": figure.ratio} for figure in figures]
-        print(json.dumps({"arch": arch, "environment": machine.model_dump(), "figures": rows}, indent=2))
+        asked = {"arch": arch, "what": list(what), "T": T, "images": images, "pairs": pairs}
+        print(json.dumps({**asked, "environment": machine.model_dump(), "figures": rows}, indent=2))
         return 0
     table = Table(title=f"{arch}, {machine.device}, {machine.threads} threads, torch {machine.torch}")
     for heading in ("what", "against", "rate", "limit", "ratio", "range"):

@@ -80,7 +80,7 @@ def growth(arch: str, T: int, images: int, pairs: int, device: str) -> list[Figu
             macs = count_macs(net, (3, 32, 32))
             snn = lively_qcfs(net, noise(BATCH, device)).convert(T, [])
         snn.compiled = True
-        return simulated(snn, BATCH // 2, T, macs)
+        return simulated(snn, BATCH, T, macs)
 
     middle = of_shape(16, 3)
     figures += [

@@ -81,7 +81,8 @@ def training(arch: str, batches: int, pairs: int, device: str) -> list[Figure]:
     steppers: dict[tuple[str, str], Rate] = {
         ("ReLU", mode): Stepper(arch, ReLU, mode, ready, device) for mode in ("eager", "compiled")
     }
-    figures = []
+    figure = Figure("training, ReLU, compiled", "ReLU, eager", "images/s")
+    figures = [figure.measure(steppers["ReLU", "compiled"], steppers["ReLU", "eager"], pairs)]
     for name, method in METHODS.items():
         for mode in ("eager", "activation", "compiled") if name == "QCFS" else ("compiled",):
             measured = steppers[name, mode] = Stepper(arch, method, mode, ready, device)

@@ -6,12 +6,12 @@ import itertools
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from bench import records
-from bench.config import Settings, parse_fit
+from bench.config import Settings, differences, parse_fit
 from bench.errors import UserError
 from bench.sweep.sweep_file import MethodItem, Options, SweepFile, full_names
 from methods import METHODS
@@ -129,6 +129,8 @@ class Planner:
             return self._file(settings, settings.folder(self.root), base)
         assert entry is not None
         kind = entry.source_for(settings.model_args)
+        if settings.ckpt and net:
+            raise UserError(f"{method}: ckpt and source exclude each other; the net is that of the checkpoint")
         if settings.ckpt:
             # Nothing is trained, so nobody else would notice a wrong name among the training options.
             _resolve(kind, where, {name: value for name, value in common.items() if name not in shared})
@@ -152,10 +154,12 @@ class Planner:
         ours, theirs = _by_name(arguments), _by_name(known.arguments)
         # The same settings can be asked for in other words: a default may be given or not.
         if replace(settings, steps=known.settings.steps) != known.settings:
-            other = sorted(name for name in {*ours, *theirs} - {"--T"} if ours.get(name) != theirs.get(name))
+            differ = differences(asdict(known.settings), asdict(replace(settings, steps=known.settings.steps)))
+            fields = {entry.partition("=")[0].replace("_args.", ".") for entry in differ}
+            name = min(name for name in {*ours, *theirs} if name[2:] in fields)
             raise UserError(
-                f"{folder}: asked for twice, and {other[0]} is {theirs.get(other[0], 'not given')} and "
-                f"{ours.get(other[0], 'not given')}, which does not make them two runs; give both the same"
+                f"{folder}: asked for twice, and {name} is {theirs.get(name, 'not given')} and "
+                f"{ours.get(name, 'not given')}, which does not make them two runs; give both the same"
             )
         if set(settings.steps) - set(known.settings.steps):
             steps = sorted({*settings.steps, *known.settings.steps})

@@ -28,7 +28,7 @@ class Strict(BaseModel):
 class MethodItem(Strict):
     """A method with options of its own; every combination of ``grid`` is a run.
 
-    ``source`` are options of the net that it converts, before those of the file's ``sources``.
+    ``source`` are options of the net that it converts; they override those in the file's ``sources``.
     """
 
     name: str

@@ -117,7 +117,7 @@ def quick_records() -> dict[str, Record]:
     return {record.method.name: record for record in records if record.recipe.label == "quick" and record.seed == 0}
 
 
-def test_committed_sweeps_compare_methods_at_one_cost() -> None:
+def test_committed_sweeps_train_every_net_once_and_for_as_many_epochs() -> None:
     files = sorted((LEADERBOARDS / "sweeps").glob("*.yaml"))
     assert files
     for file in files:
@@ -125,6 +125,9 @@ def test_committed_sweeps_compare_methods_at_one_cost() -> None:
         trained = [job.settings for job in jobs if METHODS[job.settings.method].source is None]
         assert {settings.trainer_args["max_epochs"] for settings in trained} == {16}, file
         assert {settings.recipe for settings in trained} == {"quick"}, file
+        assert len({(settings.seed, str(settings.science())) for settings in trained}) == len(trained), file
+    first = Planner(read_sweep(files[0]), Path("runs")).plan()
+    assert {job.settings.method for job in first} == set(METHODS) - {"snnc_ap"}
 
 
 def test_methods_come_in_the_order_that_their_papers_say() -> None:

@@ -250,6 +250,7 @@ def test_a_run_of_one_process_is_alone_in_its_folder_whatever_its_rank_is_said_t
         ("methods: [{name: cos, source: {ckpt: x}}]", ["cos.source", "ckpt"]),
         ("methods: [{name: cos, source: {model.LL: 4}}]", ["model.LL"]),
         ("methods: [{name: qcfs, source: {model.L: 4}}]", ["qcfs.source", "trains"]),
+        ("methods: [{name: cos, options: {ckpt: x}, source: {model.L: 4}}]", ["cos", "ckpt and source"]),
         ("methods: [qcfs]\nmethods: [relu]", ["line 1", "methods", "twice"]),
         ("methods: [qcfs]\noptions: {model.L: 2024-01-01}", ["model.L", "2024"]),
         ("methods: [qcfs", ["cannot be read"]),
