@@ -55,6 +55,8 @@ def lost(kind: str, ratios: dict[str, float], before: dict[str, float]) -> dict[
 
 @pytest.mark.benchmark
 @pytest.mark.timeout(3600)
+# Torch's own, while it compiles an activation in the midst of an eager net.
+@pytest.mark.filterwarnings("default:The .grad attribute of a Tensor:UserWarning")
 @pytest.mark.parametrize("kind", ["evaluation", "callback", "memory", "training", "data"])
 def test_no_ratio_has_lost_a_fifth(kind: str) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
