@@ -58,10 +58,16 @@ def environment(device: torch.device, world_size: int, workers: int) -> Environm
     )
 
 
-def _processor() -> str:
+def cpuinfo() -> dict[str, str]:
+    """What Linux says of a processor by the names in ``/proc/cpuinfo``; nothing elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        name = platform.processor() or platform.machine()
+    except OSError:
+        return {}
+    pairs = (line.split(":", 1) for line in lines if ":" in line)
+    return {name.strip(): value.strip() for name, value in pairs}
+
+
+def _processor() -> str:
+    name = cpuinfo().get("model name") or platform.processor() or platform.machine()
     return f"{name} ({os.cpu_count()} cores)"

@@ -45,13 +45,25 @@ class Cell:
     energy_joule: Statistic | None
     match: Match | None
     replications: tuple[Match, ...]
-    difference: Decimal | None
-    badge: Badge
 
     @property
     def latency(self) -> int:
         """Steps until the answer: T and the warm-up before it."""
         return self.T + self.warmup
+
+    def against(self, other: Match) -> tuple[Decimal, Badge]:
+        """Difference in points from a printed number, and what to call it."""
+        return self.top1.mean - other.top1, badge(self.top1.mean, self.top1.std, other.top1)
+
+    @property
+    def difference(self) -> Decimal | None:
+        """From the paper's number."""
+        return None if self.match is None else self.against(self.match)[0]
+
+    @property
+    def badge(self) -> Badge:
+        """Beside the paper's number."""
+        return "ours only" if self.match is None else self.against(self.match)[1]
 
 
 @dataclass(frozen=True)
@@ -174,26 +186,22 @@ def _row(group: Sequence[Record], papers: Sequence[Paper]) -> Row:
 
 def _cell(row: Row, T: int, warmup: int, group: Sequence[Record], papers: Sequence[Paper]) -> Cell:
     points = [point for record in group for point in record.snn if (point.T, point.warmup) == (T, warmup)]
-    top1 = _accuracy(point.top1 for point in points)
     # All seeds of a row have the same overrides.
     chosen = any(change.startswith("model.L=") for change in group[0].recipe.overrides)
     wanted = Wanted(SPELLING.get(row.dataset, ""), row.arch, row.method, row.L, T, warmup, chosen)
-    match = find(papers, wanted)
     twins = [point.quantised_top1 for point in points if point.quantised_top1 is not None]
     return Cell(
         T=T,
         warmup=warmup,
-        top1=top1,
+        top1=_accuracy(point.top1 for point in points),
         quantised=_accuracy(twins) if twins else None,
         firing_rate=_statistic(Decimal(repr(point.firing_rate)) for point in points),
         synops=_measured(point.synops for point in points),
         macs=_measured(point.macs for point in points),
         membrane_updates=_measured(point.membrane_updates for point in points),
         energy_joule=_measured(point.energy_joule for point in points),
-        match=match,
+        match=find(papers, wanted),
         replications=replications(papers, wanted),
-        difference=None if match is None else top1.mean - match.top1,
-        badge="ours only" if match is None else badge(top1.mean, top1.std, match.top1),
     )
 
 

@@ -54,32 +54,32 @@ class Wanted:
     chosen: bool
 
 
-def find(papers: Sequence[Paper], cell: Wanted) -> Match | None:
+def find(papers: Sequence[Paper], wanted: Wanted) -> Match | None:
     """Finds the printed number of the same method, net, data set, T and warm-up.
 
     A row with another L is another experiment, and so may be one without any, where ours was chosen. Where several rows
     remain, the authors' own number comes before one printed by others, then a row with the same L before one without
     any, then the order of the files.
     """
-    found = [match for match in _same(papers, cell) if match.row.kind != "replication"]
-    return min(found, key=lambda match: (KINDS.index(match.row.kind), _doubt(match.row, cell) != ""), default=None)
+    found = [match for match in _same(papers, wanted) if match.row.kind != "replication"]
+    return min(found, key=lambda match: (KINDS.index(match.row.kind), _doubt(match.row, wanted) != ""), default=None)
 
 
-def replications(papers: Sequence[Paper], cell: Wanted) -> tuple[Match, ...]:
+def replications(papers: Sequence[Paper], wanted: Wanted) -> tuple[Match, ...]:
     """What others got for the same cell, in the order of the file."""
-    return tuple(match for match in _same(papers, cell) if match.row.kind == "replication")
+    return tuple(match for match in _same(papers, wanted) if match.row.kind == "replication")
 
 
-def _same(papers: Sequence[Paper], cell: Wanted) -> Iterator[Match]:
+def _same(papers: Sequence[Paper], wanted: Wanted) -> Iterator[Match]:
     for paper in papers:
         for row in paper.rows:
             known = (row.dataset, row.same_as.arch, row.same_as.method, row.warmup)
-            if known != (cell.dataset, cell.arch, cell.method, cell.warmup) or str(cell.T) not in row.top1:
+            if known != (wanted.dataset, wanted.arch, wanted.method, wanted.warmup) or str(wanted.T) not in row.top1:
                 continue
-            if (cell.chosen and row.L is None) or (row.L is not None and cell.L not in (None, row.L)):
+            if (wanted.chosen and row.L is None) or (row.L is not None and wanted.L not in (None, row.L)):
                 continue
-            remark = "; ".join(part for part in (_doubt(row, cell), row.note) if part)
-            yield Match(paper.key, row, row.top1[str(cell.T)], remark)
+            remark = "; ".join(part for part in (_doubt(row, wanted), row.note) if part)
+            yield Match(paper.key, row, row.top1[str(wanted.T)], remark)
 
 
 def badge(ours: Decimal, std: Decimal | None, printed: Decimal) -> Badge:
@@ -87,9 +87,9 @@ def badge(ours: Decimal, std: Decimal | None, printed: Decimal) -> Badge:
     return "matches" if abs(ours - printed) <= max(TOLERANCE, 2 * (std or Decimal(0))) else "differs"
 
 
-def _doubt(row: ReportedRow, cell: Wanted) -> str:
-    if row.L == cell.L:
+def _doubt(row: ReportedRow, wanted: Wanted) -> str:
+    if row.L == wanted.L:
         return ""
     if row.L is None:
-        return f"the paper states no L (ours {cell.L})"
+        return f"the paper states no L (ours {wanted.L})"
     return f"the record states no L (paper {row.L})"

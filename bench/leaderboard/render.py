@@ -12,7 +12,7 @@ import jinja2
 from bench.leaderboard.aggregate import ENOUGH_SEEDS, RANK_LATENCY, SPELLING, Cell, ReportedOnly, Row, Statistic
 from bench.leaderboard.curves import pictures
 from bench.leaderboard.lines import flat, to_csv
-from bench.leaderboard.match import TOLERANCE, Match, badge
+from bench.leaderboard.match import TOLERANCE, Match
 from bench.leaderboard.page import page
 from bench.leaderboard.payload import payload
 from bench.leaderboard.printed import printed_parts
@@ -198,9 +198,9 @@ def _replicated(board: Sequence[Row]) -> Table:
 
 
 def _beside(row: Row, cell: Cell, other: Match) -> list[object]:
-    top1 = cell.top1
-    numbers = [cell.T, show(top1, len(row.seeds)), f"{other.top1:f}", fixed(top1.mean - other.top1, sign=True)]
-    return [row.method, row.recipe, row.L or "", *numbers, badge(top1.mean, top1.std, other.top1)]
+    difference, verdict = cell.against(other)
+    numbers = [cell.T, show(cell.top1, len(row.seeds)), f"{other.top1:f}", fixed(difference, sign=True)]
+    return [row.method, row.recipe, row.L or "", *numbers, verdict]
 
 
 def _matching(table: Table) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from bench import records
 from bench.config import Settings, differences, parse_fit
 from bench.errors import UserError
-from bench.sweep.sweep_file import MethodItem, Options, SweepFile, full_names
+from bench.sweep.sweep_file import Options, SweepFile, full_names
 from methods import METHODS
 
 # What means something to a method that does not train: which images, where, how they are loaded and on what.
@@ -109,8 +109,7 @@ class Planner:
         Raises:
             UserError: an unknown name or option; it names the run.
         """
-        wanted = [item if isinstance(item, MethodItem) else MethodItem(name=item) for item in self.sweep.methods]
-        axes = itertools.product(self.sweep.data, self.sweep.archs, self.sweep.seeds, wanted)
+        axes = itertools.product(self.sweep.data, self.sweep.archs, self.sweep.seeds, self.sweep.items)
         for data, arch, seed, item in axes:
             for shared in _combinations(full_names(self.sweep.grid)):
                 for own in _combinations(full_names(item.grid)):
@@ -129,9 +128,9 @@ class Planner:
             return self._file(settings, settings.folder(self.root), base)
         assert entry is not None
         kind = entry.source_for(settings.model_args)
-        if settings.ckpt and net:
-            raise UserError(f"{method}: ckpt and source exclude each other; the net is that of the checkpoint")
         if settings.ckpt:
+            if net:
+                raise UserError(f"{method}: ckpt and source exclude each other; the net is that of the checkpoint")
             # Nothing is trained, so nobody else would notice a wrong name among the training options.
             _resolve(kind, where, {name: value for name, value in common.items() if name not in shared})
             return self._file(settings, settings.folder(self.root, settings.ckpt, settings.ckpt), base)
@@ -153,8 +152,8 @@ class Planner:
             return job
         ours, theirs = _by_name(arguments), _by_name(known.arguments)
         # The same settings can be asked for in other words: a default may be given or not.
-        if replace(settings, steps=known.settings.steps) != known.settings:
-            differ = differences(asdict(known.settings), asdict(replace(settings, steps=known.settings.steps)))
+        differ = differences(asdict(known.settings), asdict(replace(settings, steps=known.settings.steps)))
+        if differ:
             fields = {entry.partition("=")[0].replace("_args.", ".") for entry in differ}
             name = min(name for name in {*ours, *theirs} if name[2:] in fields)
             raise UserError(

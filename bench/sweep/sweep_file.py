@@ -52,6 +52,11 @@ class SweepFile(Strict):
     grid: Grid = {}
     sources: dict[str, Options] = {}
 
+    @property
+    def items(self) -> list[MethodItem]:
+        """``methods``, those that are given by name alone too."""
+        return [item if isinstance(item, MethodItem) else MethodItem(name=item) for item in self.methods]
+
 
 def read_sweep(path: Path) -> SweepFile:
     """Reads and validates a sweep file.
@@ -66,23 +71,21 @@ def read_sweep(path: Path) -> SweepFile:
         raise UserError(f"{path}: {first_error(error)}") from error
     except UNREADABLE as error:
         raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
-    owners = [
-        ("options", sweep.options),
-        ("grid", sweep.grid),
-        *((f"sources.{k}", v) for k, v in sweep.sources.items()),
-    ]
-    for item in sweep.methods:
-        if isinstance(item, MethodItem):
-            for part, options in (("options", item.options), ("grid", item.grid), ("source", item.source)):
-                owners.append((f"{item.name}.{part}", options))
-            if item.source and item.name in METHODS and METHODS[item.name].source is None:
-                raise UserError(f"{path}: {item.name}.source: it converts no net, it trains its own")
-    for where, options in owners:
-        for name in full_names(options):
-            shared = where.partition(".")[0] in ("options", "grid", "sources") or where.endswith(".source")
-            if name in FIXED or (name == "ckpt" and shared):
-                raise UserError(f"{path}: {where}: {name} is the sweep's to set")
-    names = {item.name if isinstance(item, MethodItem) else item for item in sweep.methods}
+    items = sweep.items
+    own = [(f"{i.name}.{part}", options) for i in items for part, options in (("options", i.options), ("grid", i.grid))]
+    of_sources = [(f"sources.{kind}", options) for kind, options in sweep.sources.items()]
+    of_sources += [(f"{item.name}.source", item.source) for item in items]
+    # A net that is there already is named for one method at a time, never for what is trained here.
+    shared = [("options", sweep.options), ("grid", sweep.grid), *of_sources]
+    for owners, refused in ((shared, {*FIXED, "ckpt"}), (own, {*FIXED})):
+        for where, options in owners:
+            for name in full_names(options):
+                if name in refused:
+                    raise UserError(f"{path}: {where}: {name} is the sweep's to set")
+    for item in items:
+        if item.source and item.name in METHODS and METHODS[item.name].source is None:
+            raise UserError(f"{path}: {item.name}.source: it converts no net, it trains its own")
+    names = {item.name for item in items}
     possible = {kind for name in names & set(METHODS) for kind in METHODS[name].sources}
     for kind in sweep.sources:
         if kind not in possible:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.provenance import environment
+from bench.provenance import cpuinfo, environment
 from bench.speed.command import figures_of
 
 BASELINE = Path(__file__).with_name("baseline.json")
@@ -33,10 +33,8 @@ def machine(device: str) -> str:
     """A virtual machine's processor says no more than its maker in its name, so the model's number comes with it."""
     known = environment(torch.device(device), 1, 0)
     parts = [known.device, f"{known.threads} threads"]
-    if device == "cpu" and Path("/proc/cpuinfo").exists():
-        lines = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
-        facts = {name.strip(): value.strip() for name, value in lines.items()}
-        parts += [f"{name} {facts[name]}" for name in ("cpu family", "model") if name in facts]
+    facts = cpuinfo() if device == "cpu" else {}
+    parts += [f"{name} {facts[name]}" for name in ("cpu family", "model") if name in facts]
     return ", ".join(parts)
 
 
