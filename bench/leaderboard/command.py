@@ -22,7 +22,7 @@ def run(results: Path, reported: Path, out: Path, check: bool, json_rows: bool, 
     Args:
         results: folder of committed records; need not exist.
         reported: folder of the papers' numbers.
-        out: folder of the generated files.
+        out: folder of the generated files; its ``notes/<data set>.md``, where there are any, get a link.
         check: write nothing; print the names of generated files that are stale, missing or surplus.
         json_rows: print the rows as JSON; the pages are then written only where ``add`` brings new records.
         add: records of runs, to be filed under ``results`` first.
@@ -39,7 +39,7 @@ def run(results: Path, reported: Path, out: Path, check: bool, json_rows: bool, 
     papers = load_reported(reported)
     rows = aggregate([*filed, *new], papers)
     rest = reported_only(rows, papers)
-    files = render(rows, rest, papers)
+    files = render(rows, rest, papers, {path.stem for path in out.glob("notes/*.md")})
     # With --json the standard output belongs to the rows.
     report = sys.stderr if json_rows else sys.stdout
     if json_rows:

@@ -769,6 +769,18 @@ def test_check_writes_nothing_and_names_stale_missing_and_surplus_files(
     assert files_in(out) == sorted([*MADE, "curves/own.svg", "notes.md"])
 
 
+def test_a_data_set_with_notes_links_to_them(tmp_path: Path, reported: Path) -> None:
+    out = tmp_path / "out"
+    run(tmp_path / "none", reported, out, False, False, [])
+    assert "notes" not in (out / "cifar10.md").read_text()
+    (out / "notes").mkdir()
+    (out / "notes" / "cifar10.md").write_text("by hand")
+    assert run(tmp_path / "none", reported, out, True, False, []) == 1
+    run(tmp_path / "none", reported, out, False, False, [])
+    assert "[notes/cifar10.md](notes/cifar10.md)" in (out / "cifar10.md").read_text()
+    assert (out / "notes" / "cifar10.md").read_text() == "by hand"
+
+
 def test_unchanged_files_are_not_rewritten(tmp_path: Path, reported: Path) -> None:
     results, out = tmp_path / "results", tmp_path / "out"
     run(results, reported, out, False, False, [])
