@@ -11,6 +11,7 @@ import random
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -296,7 +297,28 @@ def test_others_who_measured_the_same_are_shown_and_counted(tmp_path: Path) -> N
     assert "Against others who ran it again: 1 of 2 within 0.5 points" in text
     assert "Against the papers" not in text
     assert "of the papers' own recipes 1 of 2." in text
-    assert "| qcfs | paper | 4 | 4 | 84.00 | 83.75 | +0.25 | matches | them |" in text
+    assert "| qcfs | paper | 4 | 4 | 84.00 | 83.75 | +0.25 | -7.77 | -8.02 | matches | them |" in text
+
+
+def test_what_conversion_loses_is_set_beside_what_the_paper_s_loses(tmp_path: Path) -> None:
+    """Unknown where no ANN is printed, or where some seeds lack the T; NQ's ANN has its noise on, as in its paper."""
+
+    def gaps(records: Sequence[Record], text: str = PAPER) -> list[str]:
+        papers = load_reported(write_papers(tmp_path, text))
+        lines = [
+            line.split(" | ")
+            for line in pages(records, papers)["cifar10.md"].splitlines()
+            if "differs | own |" in line or "matches | own |" in line
+        ]
+        return [f"{line[7]} {line[8]}" for line in lines]
+
+    record = make_record(0, [point(4, 0.84), point(8, 0.91)], ann={"top1": 0.90, "top5": 0.99})
+    assert gaps([record]) == ["-6.00 -8.02", "+1.00 -2.27"]
+    assert gaps([record], PAPER.replace("    ann_top1: 91.77\n", "")) == ["-6.00 ", "+1.00 "]
+    second = make_record(1, [point(4, 0.84)], ann={"top1": 0.80, "top5": 0.99})
+    assert gaps([record, second]) == ["-1.00 -8.02", " -2.27"]
+    nq = make_record(0, [point(4, 0.84)], method__name="nq", extras={"ann_noisy": 0.83})
+    assert gaps([nq], PAPER.replace("method: qcfs", "method: nq")) == ["+1.00 -8.02"]
 
 
 def test_warm_up_is_compared_and_counted(tmp_path: Path) -> None:
