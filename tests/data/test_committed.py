@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from bench.leaderboard import run
+from bench.leaderboard.aggregate import aggregate
 from bench.leaderboard.load import load
 from bench.leaderboard.reported import Paper, load_reported, read_paper
+from bench.leaderboard.tables import show
 from bench.records import Record, read_record
 from bench.sweep.plan import Planner
 from bench.sweep.sweep_file import read_sweep
@@ -173,3 +175,24 @@ def test_the_readme_s_accuracies_are_those_of_the_records() -> None:
         measured["ANN"] = f"{100 * record.ann.top1:.2f}"
         assert given == {column: measured[column] for column in given}, name
         assert {column for column in numbers if column in measured} == set(given), name
+
+
+@pytest.mark.parametrize("path", sorted((LEADERBOARDS / "notes").iterdir()), ids=lambda path: path.stem)
+def test_the_numbers_of_the_notes_are_those_of_the_rows(path: Path, papers: tuple[Paper, ...]) -> None:
+    """Tables by ``method/recipe``, quoted lines of the generated page, and the nets with their SHA-256."""
+    text = path.read_text()
+    rows = aggregate(load(LEADERBOARDS / "results")[0], papers)
+    named = {f"{row.method}/{row.recipe}": row for row in rows if row.dataset == path.stem}
+    assert len(named) == sum(row.dataset == path.stem for row in rows)
+    tables = accuracy_rows(text)
+    assert tables
+    for key, numbers in tables:
+        row = named[key]
+        measured = {f"T = {cell.T}": show(cell.top1, len(row.seeds)) for cell in row.cells} | {"ANN": show(row.ann)}
+        assert numbers == {column: measured.get(column, "") for column in numbers}, key
+    page = (LEADERBOARDS / f"{path.stem}.md").read_text().splitlines()
+    quoted = [line.removeprefix("> ") for line in text.splitlines() if line.startswith("> ")]
+    assert quoted
+    assert set(quoted) <= set(page)
+    for net in (LEADERBOARDS / "checkpoints").glob(f"{path.stem}-*"):
+        assert f"| `{net.name}` | {hashlib.sha256(net.read_bytes()).hexdigest()} |" in text
