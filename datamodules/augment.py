@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
-from torchvision.transforms import AutoAugmentPolicy, v2
+
+from datamodules.autoaugment import BatchedAutoAugment
 
 
 def random_crop(images: Tensor, padding: int, generator: Generator) -> Tensor:
@@ -58,56 +59,6 @@ def cutout(images: Tensor, length: int, generator: Generator) -> Tensor:
     return images.masked_fill((in_rows[:, :, None] & in_columns[:, None, :])[:, None], 0.0)
 
 
-class BatchedAutoAugment(v2.AutoAugment):
-    """torchvision's AutoAugment (Cubuk et al., CVPR 2019) with one draw per image of a batch.
-
-    The policy table, magnitudes and operations are torchvision's; images that drew the same operation, magnitude and
-    sign are transformed together, whichever of the 25 pairs of operations it came from. The QCFS authors' released code
-    differs from torchvision in details: it fills with grey (128) instead of black, shears with bicubic interpolation,
-    and rotates without a random sign.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(AutoAugmentPolicy.CIFAR10)
-        # Every operation with its level, once; by place in a pair, and pair, which of them it is and how likely.
-        self.operations: list[tuple[str, int | None]] = sorted(
-            {(name, level) for pair in self._policies for name, _, level in pair}, key=str
-        )
-        self._signed = torch.tensor([self._AUGMENTATION_SPACE[name][1] for name, _ in self.operations])
-        places = list(zip(*self._policies, strict=True))
-        number = {operation: number for number, operation in enumerate(self.operations)}
-        self._number = torch.tensor([[number[name, level] for name, _, level in place] for place in places])
-        self._chance = torch.tensor([[probability for _, probability, _ in place] for place in places])
-
-    def apply(self, images: Tensor, generator: Generator) -> Tensor:
-        """Augments uint8 images ``[B, 3, H, W]``; returns a new tensor."""
-        images = images.clone()
-        batch = len(images)
-        policies = torch.randint(len(self._policies), (batch,), generator=generator)
-        chances = torch.rand(batch, 2, generator=generator)
-        negative = torch.rand(batch, 2, generator=generator) < 0.5
-        for place in (0, 1):
-            number = self._number[place, policies]
-            kind = 2 * number + (negative[:, place] & self._signed[number])
-            kind[chances[:, place] >= self._chance[place, policies]] = -1
-            for drawn in sorted({*kind.tolist()} - {-1}):
-                rows = (kind == drawn).nonzero()[:, 0]
-                name, level = self.operations[drawn // 2]
-                images[rows] = self._operate(images[rows], name, level, negative=drawn % 2 == 1)
-        return images
-
-    def _operate(self, images: Tensor, name: str, level: int | None, negative: bool) -> Tensor:
-        magnitudes_of, signed = self._AUGMENTATION_SPACE[name]
-        magnitudes = magnitudes_of(10, *images.shape[-2:])
-        magnitude = float(magnitudes[level]) if magnitudes is not None else 0.0
-        if signed and negative:
-            magnitude = -magnitude
-        result: Tensor = self._apply_image_or_video_transform(
-            images, name, magnitude, interpolation=self.interpolation, fill=self._fill
-        )
-        return result
-
-
 class Pipeline:
     """Crop, flip, AutoAugment, normalise, Cutout: the order of the conversion papers.
 
@@ -116,7 +67,7 @@ class Pipeline:
         std: per channel, of images in [0, 1].
         crop_padding: zero padding before the random crop; 0 for none.
         flip: mirror with probability 1/2.
-        autoaugment: the CIFAR-10 policy.
+        autoaugment: the CIFAR-10 policy, as the papers' code has it.
         cutout_length: side of the hole; 0 for none.
     """
 

@@ -28,7 +28,7 @@ class CIFARDataModule(ImageDataModule):
     Args:
         root: folder that holds ``cifar-10-batches-py`` or ``cifar-100-python``; default ``$BENCH_DATA_DIR``, else
             ``data``.
-        autoaugment: the CIFAR-10 policy of AutoAugment.
+        autoaugment: the CIFAR-10 policy of AutoAugment, with the operations of the papers' code.
         cutout: side of the Cutout hole in pixels; 0 for none. The papers use 16, some 8 on CIFAR-100.
         **kwargs: as for :class:`ImageDataModule`.
 

@@ -22,15 +22,13 @@ import torchvision
 from scipy.stats import chisquare
 from sklearn.datasets import load_digits
 from torch import Generator, Tensor
-from torchvision.transforms import AutoAugmentPolicy, InterpolationMode, v2
 from torchvision.transforms import functional as tvf
-from torchvision.transforms.autoaugment import AutoAugment, _apply_op
 
 from bench.errors import UserError
 from bench.leaderboard.load import TEST_IMAGES
 from bench.recipes import find_recipe
 from datamodules import DATA
-from datamodules.augment import BatchedAutoAugment, Pipeline, cutout, random_crop, random_flip
+from datamodules.augment import Pipeline, cutout, random_crop, random_flip
 from datamodules.base import BatchSampler, ImageDataModule
 from datamodules.cifar import CIFAR10DataModule, CIFAR100DataModule, CIFARDataModule
 from datamodules.digits import DigitsDataModule
@@ -564,117 +562,6 @@ def test_the_whole_pipeline_depends_on_its_generator_alone() -> None:
     assert torch.equal(pipeline(images, seeded(7)), one)
     assert not torch.equal(pipeline(images, seeded(8)), one)
     assert torch.equal(images, before)
-
-
-# --------------------------------------------------------------------------------------------------- AutoAugment
-
-
-REFERENCE = AutoAugment(AutoAugmentPolicy.CIFAR10)
-SPACE = REFERENCE._augmentation_space(10, (32, 32))
-
-
-def operate(image: Tensor, name: str, level: int | None, negative: bool) -> Tensor:
-    """One operation of torchvision's first, per-image implementation."""
-    magnitudes, signed = SPACE[name]
-    magnitude = float(magnitudes[level]) if level is not None else 0.0
-    if signed and negative:
-        magnitude *= -1
-    return _apply_op(image, name, magnitude, InterpolationMode.NEAREST, None)
-
-
-def photographs(count: int) -> Tensor:
-    """Smooth colour gradients with noise: neither flat nor white noise, so that every operation shows."""
-    generator = seeded(11)
-    grid = torch.linspace(0, 1, 32)
-    colours = torch.rand(count, 3, 2, generator=generator)
-    smooth = colours[..., :1, None] * grid[:, None] + colours[..., 1:, None] * grid
-    noise = 0.1 * torch.rand(count, 3, 32, 32, generator=generator)
-    return ((smooth / 2 + noise).clamp(0, 1) * 255).to(torch.uint8)
-
-
-def test_every_operation_of_the_policy_is_torchvisions_per_image() -> None:
-    """All names, levels and signs that occur; images of one batch do not influence each other."""
-    images = photographs(4)
-    ours = BatchedAutoAugment()
-    used = {(name, level) for policy in REFERENCE.policies for name, _, level in policy}
-    assert len(used) > 25
-    for name, level in sorted(used, key=str):
-        for negative in (False, True):
-            out = ours._operate(images, name, level, negative)
-            expected = torch.stack([operate(image, name, level, negative) for image in images])
-            assert out.dtype == torch.uint8
-            assert (out.int() - expected.int()).abs().max() <= 1, (name, level, negative)
-            # The two implementations round differently here and there, and never by more than one level.
-            assert (out != expected).double().mean() < 0.1, (name, level, negative)
-
-
-def test_every_image_becomes_one_outcome_of_the_published_policy() -> None:
-    """Two operations in their order, each done or not, each with its sign: nothing else may come out."""
-    second_version = v2.AutoAugment(AutoAugmentPolicy.CIFAR10)  # rounds as ours does
-
-    def operate(image: Tensor, name: str, level: int | None, negative: bool) -> Tensor:
-        magnitudes, signed = second_version._AUGMENTATION_SPACE[name]
-        magnitude = float(magnitudes(10, 32, 32)[level]) if level is not None else 0.0
-        magnitude *= -1 if signed and negative else 1
-        return second_version._apply_image_or_video_transform(
-            image, name, magnitude, interpolation=InterpolationMode.NEAREST, fill={}
-        )
-
-    images = photographs(3)
-    outcomes = []
-    for image in images:
-        possible = set()
-        for first, second in REFERENCE.policies:
-            for do_first, do_second in itertools.product((False, True), repeat=2):
-                for signs in itertools.product((False, True), repeat=2):
-                    out = operate(image, first[0], first[2], signs[0]) if do_first else image
-                    out = operate(out, second[0], second[2], signs[1]) if do_second else out
-                    possible.add(out.numpy().tobytes())
-        outcomes.append(possible)
-    repeated = images.repeat(60, 1, 1, 1)
-    out = BatchedAutoAugment().apply(repeated, seeded())
-    assert torch.equal(repeated, images.repeat(60, 1, 1, 1))
-    strangers = [n for n, image in enumerate(out) if image.contiguous().numpy().tobytes() not in outcomes[n % 3]]
-    assert strangers == []
-    assert len({image.contiguous().numpy().tobytes() for image in out}) > 80
-
-
-def test_operations_come_as_often_as_the_policy_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each of the 25 sub-policies for 1/25 of the images, each operation with its probability, each sign by half."""
-    calls: Counter[tuple[str, int | None, bool]] = Counter()
-
-    def count(_: BatchedAutoAugment, images: Tensor, name: str, level: int | None, negative: bool) -> Tensor:
-        calls[name, level, negative] += len(images)
-        return images
-
-    monkeypatch.setattr(BatchedAutoAugment, "_operate", count)
-    n = 40_000
-    BatchedAutoAugment().apply(torch.zeros(n, 3, 1, 1, dtype=torch.uint8), seeded())
-    expected: Counter[tuple[str, int | None]] = Counter()
-    for policy in REFERENCE.policies:
-        for name, probability, level in policy:
-            expected[name, level] += n * probability / 25  # type: ignore[assignment]
-    assert {key[:2] for key in calls} == set(expected)
-    for (name, level), mean in expected.items():
-        # Where an operation has no sign, all its images are done at once.
-        shares = {False: mean / 2, True: mean / 2} if SPACE[name][1] else {False: mean, True: 0}
-        for negative, share in shares.items():
-            assert abs(calls[name, level, negative] - share) <= 4.5 * share**0.5, (name, level, negative)
-
-
-def test_the_two_operations_of_a_policy_are_drawn_independently(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With one sub-policy of probabilities .7 and .4: 28 % get both, in order, 18 % get none."""
-    pair = (("Invert", 0.7, None), ("Posterize", 0.4, 2))
-    monkeypatch.setattr(BatchedAutoAugment, "_get_policies", lambda *_: [pair])
-    ours = BatchedAutoAugment()
-
-    def stamp(images: Tensor, name: str, level: int | None, negative: bool) -> Tensor:
-        return images * 4 + {"Invert": 1, "Posterize": 2}[name]
-
-    monkeypatch.setattr(ours, "_operate", stamp)
-    out = ours.apply(torch.zeros(10_000, 3, 1, 1, dtype=torch.uint8), seeded())
-    share = {int(k): v / 10_000 for k, v in Counter(out[:, 0, 0, 0].tolist()).items()}
-    assert share == pytest.approx({0: 0.3 * 0.6, 1: 0.7 * 0.6, 2: 0.3 * 0.4, 6: 0.7 * 0.4}, abs=0.02)
 
 
 # ---------------------------------------------------------------------------------------------------------- CIFAR

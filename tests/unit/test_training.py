@@ -14,6 +14,7 @@ from torch import Generator, nn
 
 from datamodules import augment
 from datamodules.augment import Pipeline
+from datamodules.autoaugment import BatchedAutoAugment
 from methods import METHODS
 
 SGD = [name for name, entry in METHODS.items() if entry.source is None and name != "rnl"]
@@ -63,7 +64,7 @@ def test_the_pipeline_is_its_five_parts_in_the_papers_order() -> None:
     whole = Pipeline(mean, std, 4, True, True, 16)(images, Generator().manual_seed(2))
     generator = Generator().manual_seed(2)
     x = augment.random_flip(augment.random_crop(images, 4, generator), generator)
-    x = augment.BatchedAutoAugment().apply(x, generator)
+    x = BatchedAutoAugment().apply(x, generator)
     x = (x.float() / 255 - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
     x = augment.cutout(x, 16, generator)
     assert torch.allclose(whole, x, atol=1e-5)
