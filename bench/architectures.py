@@ -109,6 +109,10 @@ class CifarVGG(nn.Module):
 
 
 def _initialise(net: nn.Module) -> None:
+    """Kaiming-normal by fan-out for convolutions, in all nets; the QCFS authors' code has that for VGG alone.
+
+    Their ResNets start from PyTorch's default, with smaller weights, which BN behind every convolution makes up for.
+    """
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -16,7 +16,7 @@ from bench.trainers import LAST
 from methods import METHODS
 
 # Of the data's and the Trainer's options, those that mean something where nothing is trained.
-EVALUATED = ("name", "subset", "val_split", "eval_split", "partial")
+EVALUATED = ("name", "subset", "val_split", "eval_split", "partial", "eval_resize", "eval_interpolation")
 ON_TEST = ("limit_test_batches", "devices", "num_nodes")
 
 

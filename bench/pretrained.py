@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import timm
@@ -34,8 +35,12 @@ def timm_weights(settings: Settings, kind: str) -> Weights:
         settings: of a run whose ``ckpt`` asks for them.
         kind: method of the source net that is wanted.
 
+    Evaluation images are prepared as the weights were published, where ``settings`` does not say how; what was taken
+    is written into ``settings``.
+
     Raises:
-        UserError: timm has none for this net, for these classes or in this normalisation, or they cannot be fetched.
+        UserError: timm has none for this net, for these classes, in this normalisation or for images of this size, or
+            they cannot be fetched.
     """
     asked = f"--ckpt {settings.ckpt}"
     if kind != SOURCE:
@@ -62,6 +67,16 @@ def timm_weights(settings: Settings, kind: str) -> Weights:
             raise UserError(
                 f"{asked}: was trained on images of another {what} ({theirs}) than {settings.data}'s {ours}"
             )
+    size = data.input_shape[-1]
+    if pretrained.input_size[-2:] != data.input_shape[-2:]:
+        theirs = "x".join(map(str, pretrained.input_size[-2:]))
+        raise UserError(f"{asked}: is for images of {theirs} pixels, and {settings.data} has {size}x{size}")
+    for option, value in (
+        ("eval_resize", math.floor(size / pretrained.crop_pct)),
+        ("eval_interpolation", pretrained.interpolation),
+    ):
+        if settings.data_args.get(option, value) is None:
+            settings.data_args[option] = value
     try:
         net = timm.create_model(f"{settings.arch}.{pretrained.tag}", pretrained=True, num_classes=data.num_classes)
     except Exception as error:  # hub, network, cache and file errors share no base class

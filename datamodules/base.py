@@ -87,8 +87,8 @@ class ImageDataModule(pl.LightningDataModule):
         subset: use only the first N images of a fixed permutation of the training and of the test set. A run with
             a subset is marked ``limited`` and never ranked.
         val_split: training images held out (fixed, the same for each seed) for validation and for choosing.
-        val_augment: augment the held-out images as in training, a new draw in each epoch, incomplete batches left out;
-            some methods measure on such images.
+        val_augment: augment the held-out images as in training, a new draw in each epoch; some methods measure on such
+            images. With several processes an incomplete last batch is left out.
         eval_split: which images are evaluated: ``test``, or ``val`` to choose settings without touching the test set.
     """
 

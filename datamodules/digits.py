@@ -37,5 +37,5 @@ class DigitsDataModule(ImageDataModule):
         return everything.take(torch.tensor(sorted(train))), everything.take(torch.tensor(sorted(test)))
 
     def pipeline(self) -> Pipeline:
-        """A shift by at most two blocks of a quarter digit; digits are not mirrored."""
+        """A shift by at most two pixels, half a pixel of the 8x8 original; digits are not mirrored."""
         return Pipeline(mean=(0.305,) * 3, std=(0.376,) * 3, crop_padding=2)

@@ -6,14 +6,14 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_only
 from PIL import Image
 from torch import Generator, Tensor
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as tvf
 
 from bench.errors import UserError
@@ -30,14 +30,23 @@ class Crops:
         mean: per channel, of images in [0, 1].
         std: per channel, of images in [0, 1].
         color_jitter: brightness, contrast and saturation by up to 0.2, hue by up to 0.1, as QCFS has it.
+        resize: shorter side of an evaluation image before its centre is taken, in pixels.
+        interpolation: how an evaluation image is resized.
     """
 
-    size, resized = 224, 256
+    size = 224
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float], color_jitter: bool = False) -> None:
+    def __init__(
+        self,
+        mean: Sequence[float],
+        std: Sequence[float],
+        color_jitter: bool = False,
+        resize: int = 256,
+        interpolation: str = "bilinear",
+    ) -> None:
         jitter = [v2.ColorJitter(0.2, 0.2, 0.2, 0.1)] * color_jitter
         self.train = v2.Compose([v2.RandomResizedCrop(self.size), *jitter, v2.RandomHorizontalFlip()])
-        self.test = v2.Compose([v2.Resize(self.resized), v2.CenterCrop(self.size)])
+        self.test = v2.Compose([v2.Resize(resize, InterpolationMode(interpolation)), v2.CenterCrop(self.size)])
         self.normalise = Pipeline(mean, std).normalise
 
     def __call__(self, images: list[Image.Image], generator: Generator | None = None) -> Tensor:
@@ -68,6 +77,9 @@ class ImageNetDataModule(ImageDataModule):
     Args:
         root: folder of the data set; default ``$BENCH_DATA_DIR/imagenet``, else ``data/imagenet``.
         color_jitter: as the QCFS authors augment, beside crops and mirroring.
+        eval_resize: shorter side of an evaluation image before its centre is taken, in pixels; default 256 as in the
+            papers, and with ``--ckpt timm`` as the weights were published.
+        eval_interpolation: how an evaluation image is resized; default bilinear, and with ``--ckpt timm`` likewise.
         check: what is looked at before training: ``quick`` the ends of each file, ``full`` every file decoded, or
             ``none``.
         partial: take a set of fewer classes or images than the whole; such a run is ``limited`` and never ranked.
@@ -88,6 +100,8 @@ class ImageNetDataModule(ImageDataModule):
         self,
         root: str | None = None,
         color_jitter: bool = False,
+        eval_resize: int | None = None,
+        eval_interpolation: Literal["bilinear", "bicubic"] | None = None,
         check: Check = "quick",
         partial: bool = False,
         num_workers: int | None = None,
@@ -97,6 +111,9 @@ class ImageNetDataModule(ImageDataModule):
         super().__init__(num_workers=min(16, cores) if num_workers is None else num_workers, **kwargs)
         self.root = Path(root or Path(os.environ.get("BENCH_DATA_DIR") or "data") / "imagenet")
         self.color_jitter, self.check, self.partial = color_jitter, check, partial
+        if eval_resize is not None and eval_resize < Crops.size:
+            raise UserError(f"--data.eval_resize {eval_resize}: must be at least {Crops.size}, what is cut from it")
+        self.eval_resize, self.eval_interpolation = eval_resize or 256, eval_interpolation or "bilinear"
 
     def load(self) -> tuple[ImageFiles, ImageFiles]:
         """Lists both splits, counts classes and images, and looks at the files."""
@@ -125,7 +142,7 @@ class ImageNetDataModule(ImageDataModule):
 
     def pipeline(self) -> Crops:
         """Random resized crop and mirroring; in evaluation the centre crop."""
-        return Crops(self.mean, self.std, self.color_jitter)
+        return Crops(self.mean, self.std, self.color_jitter, self.eval_resize, self.eval_interpolation)
 
     @property
     def limited(self) -> bool:

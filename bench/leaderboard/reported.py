@@ -23,6 +23,8 @@ from bench.registry import ARCHITECTURES
 # The papers' spelling and the suite's name.
 DATASETS = {"CIFAR-10": "cifar10", "CIFAR-100": "cifar100", "ImageNet": "imagenet"}
 REPLICATIONS = "replications"
+TIMM = "timm/"
+ON_IMAGENET = "cifar_resnet34"
 KINDS = ("own", "secondary", "second_hand", "replication")
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 8
@@ -48,17 +50,21 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _net(value: object) -> object:
+    # Records name timm's nets without the prefix, which tells them from ours on the command line.
+    if isinstance(value, str):
+        if value.startswith(TIMM):
+            return value.removeprefix(TIMM)
+        if value not in ARCHITECTURES:
+            raise ValueError(f"{value} is none of {', '.join(ARCHITECTURES)}, nor {TIMM}<name>")
+    return value
+
+
 class SameAs(Strict):
-    """The suite's names for a row's method and net."""
+    """The suite's names for a row's method and net; a net of timm is written ``timm/<name>``."""
 
     method: Name | None = None
-    arch: Name | None = None
-
-    @model_validator(mode="after")
-    def _known(self) -> SameAs:
-        if self.arch is not None and self.arch not in ARCHITECTURES:
-            raise ValueError(f"same_as.arch: {self.arch} is none of {', '.join(ARCHITECTURES)}")
-        return self
+    arch: Annotated[Name | None, BeforeValidator(_net)] = None
 
 
 class ReportedRow(Strict):
@@ -88,8 +94,8 @@ class ReportedRow(Strict):
     def _consistent(self) -> ReportedRow:
         if (self.kind == "replication") != (self.who is not None):
             raise ValueError("who measured it is stated for replications, and only for them")
-        if self.same_as.arch is not None and self.dataset == "ImageNet":
-            raise ValueError("same_as.arch: the suite's own nets are for 32x32 images")
+        if self.dataset == "ImageNet" and self.same_as.arch in ARCHITECTURES and self.same_as.arch != ON_IMAGENET:
+            raise ValueError(f"same_as.arch: of the suite's own nets only {ON_IMAGENET} is for ImageNet")
         return self
 
 

@@ -18,7 +18,8 @@ from methods import METHODS
 
 # What means something to a method that does not train: which images, where, how they are loaded and on what.
 FOR_CONVERSION = ("T", "logger", "overwrite", "data.subset", "data.val_split", "data.eval_split", "data.root",
-                  "data.num_workers", "data.eval_batch_size", "data.partial", "data.check", "trainer.accelerator",
+                  "data.num_workers", "data.eval_batch_size", "data.partial", "data.check", "data.eval_resize",
+                  "data.eval_interpolation", "trainer.accelerator",
                   "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.limit_test_batches")  # fmt: skip
 State = Literal["recorded", "begun", "new"]
 

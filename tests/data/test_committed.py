@@ -28,7 +28,10 @@ METHOD_NAMES = {
     *("qcfs", "opi", "cos", "srp", "rts", "tcl", "rnl", "snnc_lp", "snnc_ap", "snm"),
     *("burst", "max_norm", "robust_norm", "cs_qcfs", "nq", "relu"),
 }
-PRINTED_NETS = {"cifar_vgg16": "VGG-16", "cifar_resnet18": "ResNet-18", "cifar_resnet20": "ResNet-20"}
+PRINTED_NETS = {
+    **{"cifar_vgg16": "VGG-16", "cifar_resnet18": "ResNet-18", "cifar_resnet20": "ResNet-20"},
+    **{"cifar_resnet34": "ResNet-34", "vgg16_bn": "VGG-16", "resnet34": "ResNet-34 (standard stem)"},
+}
 # Their released code shows other nets under the same names (see the notes in their files).
 OTHER_NETS = {"deng2021rts", "li2021snnc", "wang2022snm", "han2020rmp", "han2020tsc"}
 

@@ -71,6 +71,9 @@ def test_weights_of_timm_are_a_source_net(bench, published):
     record = read_record(Path("run/record.json"))
     assert record.recipe.name == "timm.pycls_in1k" and record.training.epochs == 0
     assert not record.conversion.retrained and record.conversion.source_sha256
+    # Images are prepared as these weights were published: 224 / 0.875, bicubic.
+    data = record.recipe.config["data"]
+    assert (data["eval_resize"], data["eval_interpolation"]) == (256, "bicubic")
     again = bench("evaluate", "--ckpt", "run/model.safetensors", "--T", "1,2", "--logger", "none", "--data.root", "set",
                   "--data.num_workers", "0", "--out", "again")  # fmt: skip
     assert again.status == 0, again.err

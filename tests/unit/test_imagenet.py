@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import imagenet_folders as make
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -299,6 +300,25 @@ def test_evaluation_is_the_centre_of_the_resized_image(tmp_path):
     [got] = Crops((0.0,) * 3, (1.0,) * 3)([image])
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(256, 512, 3)
     assert torch.equal((got * 255).round().to(torch.uint8), pixels[16:240, 144:368].permute(2, 0, 1))
+
+
+@pytest.mark.parametrize(("resize", "interpolation"), [(224, "bilinear"), (256, "bicubic"), (300, "bilinear")])
+def test_evaluation_resizes_as_it_is_told(tmp_path, resize, interpolation):
+    image = decode_bytes(make.jpeg(3, size=(400, 300)), tmp_path)
+    shorter = image.resize((resize * 4 // 3, resize), getattr(Image.Resampling, interpolation.upper()))
+    left, top = round((shorter.size[0] - 224) / 2), round((shorter.size[1] - 224) / 2)
+    expected = np.asarray(shorter.crop((left, top, left + 224, top + 224)))
+    [got] = Crops((0.0,) * 3, (1.0,) * 3, resize=resize, interpolation=interpolation)([image])
+    assert np.array_equal((got * 255).round().to(torch.uint8).permute(1, 2, 0).numpy(), expected)
+
+
+def test_evaluation_images_are_the_papers_unless_told(tmp_path):
+    ours, other = (ImageNetDataModule(root=tmp_path, **options).pipeline().test.transforms[0]
+                   for options in ({}, {"eval_resize": 230, "eval_interpolation": "bicubic"}))  # fmt: skip
+    assert (ours.size, ours.interpolation.value) == ([256], "bilinear")
+    assert (other.size, other.interpolation.value) == ([230], "bicubic")
+    with pytest.raises(UserError, match="eval_resize 223"):
+        ImageNetDataModule(root=tmp_path, eval_resize=223)
 
 
 def test_the_fingerprint_is_of_contents_and_labels_wherever_they_are(tmp_path):

@@ -321,6 +321,16 @@ def test_what_conversion_loses_is_set_beside_what_the_paper_s_loses(tmp_path: Pa
     assert gaps([nq], PAPER.replace("method: qcfs", "method: nq")) == ["+1.00 -8.02"]
 
 
+@pytest.mark.parametrize(("written", "arch"), [("cifar_resnet34", "cifar_resnet34"), ("timm/resnet34", "resnet34")])
+def test_nets_for_imagenet_are_compared_by_the_names_of_records(tmp_path: Path, written: str, arch: str) -> None:
+    text = PAPER.replace("dataset: CIFAR-10", "dataset: ImageNet").replace("cifar_resnet20", written)
+    papers = load_reported(write_papers(tmp_path, text))
+    for name, verdict in ((arch, "matches"), ("resnet50", "ours only")):
+        record = make_record(0, [point(4, 0.8375)], data__name="imagenet", arch__name=name)
+        (row,) = aggregate([record], papers)
+        assert row.cells[0].badge == verdict
+
+
 def test_warm_up_is_compared_and_counted(tmp_path: Path) -> None:
     text = PAPER.replace("    L: 4\n", "    warmup: 4\n")
     papers = load_reported(write_papers(tmp_path, text))
@@ -712,7 +722,7 @@ def test_names_of_files_cannot_break_the_message(tmp_path: Path) -> None:
         ("4: 83.75", "0: 83.75", "top1"),
         ("cifar_resnet20", "cifar_resnet21", "same_as"),
         ("dataset: CIFAR-10", "dataset: MNIST", "dataset"),
-        ("dataset: CIFAR-10", "dataset: ImageNet", "32x32"),
+        ("dataset: CIFAR-10", "dataset: ImageNet", "only cifar_resnet34 is for ImageNet"),
         ("kind: own", "kind: replication", "who"),
         ("kind: own", "kind: own\n    who: me", "who"),
         ("kind: own", "kind: replication\n    who: me", "replications"),
