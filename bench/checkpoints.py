@@ -24,7 +24,7 @@ from torch import Tensor
 
 from bench.errors import UserError, first_error
 from bench.files import write_atomically
-from bench.records import Code, Count, Name, Strict, Text
+from bench.records import Arithmetic, Code, Count, Name, Strict, Text
 
 HEADER = "bench"
 _RESUMABLE = {"epoch", "global_step", "loops", "optimizer_states", "lr_schedulers", "pytorch-lightning_version"}
@@ -56,6 +56,7 @@ class Header(Strict):
     code: Code
     epochs: Count
     seconds: Annotated[float, Field(ge=0)] | None = None
+    arithmetic: Arithmetic | None = None
     source: Header | None = None
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from bench.records import Code, Environment
+from bench.records import Arithmetic, Code, Environment
 
 ROOT = Path(__file__).resolve().parent.parent
 # What decides a result; documents and committed results do not.
@@ -56,6 +56,12 @@ def environment(device: torch.device, world_size: int, workers: int) -> Environm
         workers=workers,
         deterministic=torch.are_deterministic_algorithms_enabled(),
     )
+
+
+def arithmetic(device: torch.device, world_size: int) -> Arithmetic:
+    """What decides how sums are rounded in this process."""
+    facts = environment(device, world_size, 0)
+    return Arithmetic(torch=facts.torch, device=facts.device, threads=facts.threads, world_size=world_size)
 
 
 def cpuinfo() -> dict[str, str]:

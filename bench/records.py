@@ -141,12 +141,22 @@ class Code(Strict):
     dirty: bool
 
 
+class Arithmetic(Strict):
+    """What decides how a training's sums are rounded: on another, the same command gives other weights."""
+
+    torch: Text
+    device: Text
+    threads: Positive
+    world_size: Positive
+
+
 class Training(Strict):
-    """Where the weights come from."""
+    """Where the weights come from; ``arithmetic`` is unknown of earlier ones, and where it changed on the way."""
 
     code: Code
     epochs: Count
     seconds: Annotated[float, Field(ge=0)] | None
+    arithmetic: Arithmetic | None = None
 
 
 class Environment(Strict):

@@ -27,6 +27,9 @@ from bench.registry import MethodEntry
 from bench.snn.cost import ENERGY_MODEL
 from bench.trainers import full_precision, interruptible, make_trainer
 
+# Of a checkpoint's header, what a record says of the training.
+TRAINING = ("code", "epochs", "seconds", "arithmetic")
+
 
 def check_early(header: dict[str, Any], argv: list[str]) -> None:
     """Makes now, of what is known, the parts of the record that would else be refused after the training.
@@ -114,7 +117,7 @@ def evaluate_and_record(
         snn=[records.SnnAccuracy(**point) for point in conversion.results["snn"]],
         extras=conversion.results["extras"],
         energy_model=ENERGY_MODEL.name,
-        training=records.Training(code=header["code"], epochs=header["epochs"], seconds=header.get("seconds")),
+        training=records.Training.model_validate({"seconds": None} | {k: header[k] for k in TRAINING if k in header}),
         code=code_state(),
         environment=environment(trainer.strategy.root_device, trainer.world_size, datamodule.num_workers),
         run=records.Run(argv=argv, started=started, seconds=round(time.monotonic() - clock, 3)),

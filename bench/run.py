@@ -15,7 +15,7 @@ from bench.errors import UserError
 from bench.files import require_writable
 from bench.logs import make_loggers
 from bench.pretrained import is_asked
-from bench.provenance import code_state
+from bench.provenance import arithmetic, code_state
 from bench.results import check_early, evaluate_and_record, working_in
 from bench.snn.compilation import can_compile
 from bench.trainers import LAST, PREVIOUS, LastCheckpoint, make_trainer, quiet, train
@@ -71,7 +71,7 @@ def _train(settings: Settings, header: dict[str, Any], resume: Path | None, out:
         settings.data, settings.method, settings.arch, settings.model_args, settings.data_args, settings.seed
     )
     calibration_size(model, datamodule)  # refused now and not after the training
-    seconds = 0.0
+    seconds, before = 0.0, None
     if resume:
         before = checkpoints.read(resume).header
         now = header["code"]
@@ -92,12 +92,28 @@ def _train(settings: Settings, header: dict[str, Any], resume: Path | None, out:
     trainer = make_trainer(
         settings.trainer_args, loggers, [keeper, EpochSeed(settings.seed), StopOnNaN()], out, **validation
     )
+    here = arithmetic(trainer.strategy.root_device, trainer.world_size).model_dump()
+    header["arithmetic"] = trained_on(before, here, settings.trainer_args["max_epochs"])
     train(trainer, model, datamodule, resume)
     header |= {"epochs": trainer.current_epoch, "seconds": keeper.seconds}
     entry = METHODS[settings.method]
     return evaluate_and_record(
         model, datamodule, entry, header, settings.steps, settings.trainer_args, loggers, out, argv
     )
+
+
+def trained_on(before: dict[str, Any] | None, here: dict[str, Any], max_epochs: int) -> dict[str, Any] | None:
+    """The arithmetic of a whole training; ``None`` where it is not known, or not one.
+
+    Args:
+        before: header of the checkpoint that is resumed from.
+        here: this process's.
+        max_epochs: of the training.
+    """
+    if before is None or before["epochs"] == 0:
+        return here
+    earlier: dict[str, Any] | None = before.get("arithmetic")
+    return earlier if earlier == here or before["epochs"] >= max_epochs else None
 
 
 def evaluate(

@@ -11,6 +11,7 @@ import torch
 from conftest import ROOT, TINY, sha256
 
 from bench.records import read_record
+from bench.run import trained_on
 
 
 def without_times(path: Path) -> str:
@@ -54,6 +55,38 @@ def test_evaluate_repeats_what_fit_measured(bench, file):
     assert new.checkpoint == old.checkpoint
     assert new.recipe == old.recipe
     assert (new.training.code, new.training.epochs) == (old.training.code, 2)
+    assert new.training.arithmetic == old.training.arithmetic
+
+
+def test_a_record_says_on_what_its_weights_were_trained(bench):
+    threads = torch.get_num_threads()
+    assert bench("fit", *TINY, "--out", "run").status == 0
+    environment = read_record(Path("run/record.json")).environment
+    expected = {"torch": environment.torch, "device": environment.device, "threads": threads, "world_size": 1}
+    try:
+        torch.set_num_threads(threads + 1)
+        assert bench("fit", *TINY, "--out", "run", "--ckpt", "last").status == 0
+    finally:
+        torch.set_num_threads(threads)
+    record = read_record(Path("run/record.json"))
+    assert record.environment.threads == threads + 1
+    assert record.training.arithmetic is not None
+    assert record.training.arithmetic.model_dump() == expected, "nothing was trained the second time"
+
+
+@pytest.mark.parametrize(
+    ("before", "expected"),
+    [
+        (None, {"threads": 1}),
+        ({"epochs": 0, "arithmetic": {"threads": 2}}, {"threads": 1}),
+        ({"epochs": 3, "arithmetic": {"threads": 1}}, {"threads": 1}),
+        ({"epochs": 3, "arithmetic": {"threads": 2}}, None),
+        ({"epochs": 3}, None),
+        ({"epochs": 9, "arithmetic": {"threads": 2}}, {"threads": 2}),
+    ],
+)
+def test_a_training_that_went_on_elsewhere_has_no_one_arithmetic(before, expected):
+    assert trained_on(before, {"threads": 1}, 9) == expected
 
 
 def test_the_evaluation_batch_size_does_not_change_the_training(bench):
