@@ -77,6 +77,13 @@ def _train(settings: Settings, header: dict[str, Any], resume: Path | None, out:
         now = header["code"]
         # The record names the code that began; if other code went on, no commit describes the training.
         dirty = before["code"]["dirty"] or now["dirty"] or before["code"]["commit"] != now["commit"]
+        if dirty:
+            began = before["code"]["commit"][:10]
+            print(
+                f"note: no one commit describes this training, which {began} began and {now['commit'][:10]} goes on "
+                f"with: its record will never be ranked; go on in a clean checkout of {began}, or begin anew with "
+                "--overwrite"
+            )
         seconds, header["code"] = before.get("seconds") or 0.0, {**before["code"], "dirty": dirty}
     else:
         # First what an earlier run would be resumed from.

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.errors import UserError
+from bench.leaderboard.load import reasons
+from bench.records import read_record
 from bench.sweep.estimate import Estimator, duration
 from bench.sweep.plan import Job, Planner, plain
 from bench.sweep.scheduler import Resources, Scheduler
@@ -55,8 +57,21 @@ def run(file: Path, out: Path, committed: Path, resources: Resources, dry_run: b
     failed = Scheduler(jobs, resources).run()
     for lost in failed:
         print(f"failed: {lost.job.title}: {lost.note}")
+    for reason, titles in _refused(jobs).items():
+        rest = f" and {len(titles) - 3} more" if len(titles) > 3 else ""
+        print(f"never ranked: {', '.join(titles[:3])}{rest}: {reason}")
     print(f"{len(jobs) - len(failed)} of {len(jobs)} runs recorded under {out}")
     return 1 if failed else 0
+
+
+def _refused(jobs: Sequence[Job]) -> dict[str, list[str]]:
+    """Why the leaderboard will not take records that are there, and which: better read now than after weeks."""
+    found: dict[str, list[str]] = {}
+    for job in jobs:
+        if job.state() == "recorded":
+            for reason in reasons(read_record(job.folder / "record.json")):
+                found.setdefault(reason, []).append(job.title)
+    return found
 
 
 def _print_commands(jobs: Sequence[Job]) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import ROOT, TINY, sha256
 
+from bench.provenance import code_state
 from bench.records import read_record
 from bench.run import trained_on
 
@@ -72,6 +73,16 @@ def test_a_record_says_on_what_its_weights_were_trained(bench):
     assert record.environment.threads == threads + 1
     assert record.training.arithmetic is not None
     assert record.training.arithmetic.model_dump() == expected, "nothing was trained the second time"
+
+
+def test_a_training_that_other_code_goes_on_with_is_said_to_be_no_longer_ranked(bench, monkeypatch):
+    assert "never be ranked" not in bench("fit", *TINY, "--out", "run").out
+    other = code_state().model_copy(update={"commit": "f" * 40})
+    monkeypatch.setattr("bench.run.code_state", lambda: other)
+    result = bench("fit", *TINY, "--out", "run", "--ckpt", "last")
+    assert result.status == 0
+    assert f"which {code_state().commit[:10]} began and ffffffffff goes on with" in result.out
+    assert read_record(Path("run/record.json")).training.code.dirty
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,21 @@ def test_every_combination_is_one_run():
     }
 
 
+def test_records_that_will_never_be_ranked_are_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("sweep.yaml").write_text("methods: [relu, qcfs]\ndata: [digits]\nseeds: [0, 1]\noptions: {T: [8]}\n")
+    jobs = Planner(read_sweep(Path("sweep.yaml")), Path("runs")).plan()
+    for job in jobs:
+        dirty = job.settings.method == "qcfs"
+        make_record(training__code__dirty=dirty, data__name="digits").write(job.folder / "record.json")
+    assert main(["sweep", "sweep.yaml"]) == 0
+    out = capsys.readouterr().out
+    assert [line for line in out.splitlines() if line.startswith("never ranked")] == [
+        f"never ranked: {jobs[1].title}, {jobs[3].title}: training.code.dirty: the code differed from its commit"
+    ]
+    assert "4 of 4 runs recorded" in out
+
+
 def test_grids_of_the_file_and_of_a_method_multiply():
     jobs = plan(methods=[{"name": "qcfs", "grid": {"model.L": [2, 8]}}, "relu"], grid={"data.batch_size": [16, 32]})
     found = by_method(jobs)
