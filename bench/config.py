@@ -65,16 +65,20 @@ class Settings:
             "trainer": trainer,
         }
 
-    def folder(self, root: Path = Path("runs"), label: str = "", source: Any = None) -> Path:
+    def folder(
+        self, root: Path = Path("runs"), recipe: str = "", overrides: Sequence[str] = (), source: Any = None
+    ) -> Path:
         """Where a run goes by default: a place of its own for all that decides its result.
 
         Args:
             root: folder of all runs.
-            label: recipe and changes of the source net, for a method that does not train.
+            recipe: of the source net (or its file), for a method that does not train.
+            overrides: of the source net.
             source: what decides the source net: its settings, or its file.
         """
-        leaf = (label or self.label).replace("/", "-").replace(" ", "")[:80]
-        decides = {**self.science(), "source": source} if label else self.science()
+        label = "+".join([recipe, *sorted({*overrides, *self.overrides})]) if recipe else self.label
+        leaf = label.replace("/", "-").replace(" ", "")[:80]
+        decides = {**self.science(), "source": source} if recipe else self.science()
         leaf = f"{leaf}-seed{self.seed}-{config_sha256(decides)[:8]}"
         return root / self.data / self.arch / self.method / leaf
 

@@ -64,7 +64,7 @@ def convert(settings: Settings, argv: list[str]) -> Path:
         "recipe": {"name": recipe["name"], "overrides": overrides, "config": science},
         "source": source,
     }
-    out = settings.out or settings.folder(label="+".join([recipe["name"], *overrides]), source=recipe["config"])
+    out = settings.out or settings.folder(recipe=recipe["name"], overrides=recipe["overrides"], source=recipe["config"])
     check_early(header, argv)
     if (out / "checkpoints").exists() or path.parent.resolve() == out.resolve():
         raise UserError(f"--out {out}: holds a training, whose weights would be lost; give another folder")

@@ -134,12 +134,11 @@ class Planner:
                 raise UserError(f"{method}: ckpt and source exclude each other; the net is that of the checkpoint")
             # Nothing is trained, so nobody else would notice a wrong name among the training options.
             _resolve(kind, where, {name: value for name, value in common.items() if name not in shared})
-            return self._file(settings, settings.folder(self.root, settings.ckpt, settings.ckpt), base)
+            return self._file(settings, settings.folder(self.root, settings.ckpt, source=settings.ckpt), base)
         source = self._add(kind, where, common, full_names(self.sweep.sources.get(kind, {})) | net, {})
         source = self.jobs[source.folder] = replace(source, weights=True)
-        overrides = sorted({*source.settings.overrides, *settings.overrides})
-        label = "+".join([source.settings.recipe, *overrides])
-        folder = settings.folder(self.root, label, source.settings.science())
+        net_of = source.settings
+        folder = settings.folder(self.root, net_of.recipe, net_of.overrides, net_of.science())
         return self._file(settings, folder, base, source.folder)
 
     def _file(self, settings: Settings, folder: Path, base: list[str], source: Path | None = None) -> Job:
