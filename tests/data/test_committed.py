@@ -146,6 +146,43 @@ def test_methods_come_in_the_order_that_their_papers_say() -> None:
         assert lacking[-1] < lacking[0] / 1.5, name
 
 
+def short_curves() -> dict[str, dict[int, float]]:
+    """By method and L: top-1 at each T of the ResNet-20 of 16 epochs on CIFAR-10, mean over the seeds; ANN at T = 0."""
+    rows = aggregate(load(LEADERBOARDS / "results")[0], [])
+    return {
+        f"{row.method} {row.L or ''}".strip(): {0: float(row.ann.mean)}
+        | {cell.T: float(cell.top1.mean) for cell in row.cells}
+        for row in rows
+        if (row.dataset, row.arch) == ("cifar10", "cifar_resnet20") and "trainer.max_epochs=16" in row.recipe
+    }
+
+
+def test_few_levels_are_better_at_few_steps_and_many_at_many() -> None:
+    """QCFS: the shape of the independent sweep over L and T."""
+    curves = short_curves()
+    levels = sorted(int(name.split()[1]) for name in curves if name.startswith("qcfs "))
+    assert levels[:2] == [2, 4]
+    for few, many in itertools.pairwise(levels):
+        assert curves[f"qcfs {few}"][4] > curves[f"qcfs {many}"][4] + 2
+    assert curves["qcfs 2"][32] + 1 < max(curves[f"qcfs {L}"][32] for L in levels[1:])
+
+
+def test_one_level_at_one_step_is_the_ann_and_far_above_four_levels() -> None:
+    """CS-QCFS with L = T = 1: but for sums that lie on a threshold, both compute the same."""
+    curves = short_curves()
+    assert abs(curves["cs_qcfs 1"][1] - curves["cs_qcfs 1"][0]) <= 0.05
+    assert curves["cs_qcfs 1"][1] > curves["qcfs 4"][1] + 15
+
+
+def test_offset_spikes_and_silenced_neurons_gain_most_at_few_steps() -> None:
+    """COS and SRP from one QCFS net: the gain falls with T, and at equal latency, 4 + 4 steps against 8, remains."""
+    curves = {name: {point.T: point.top1 for point in record.snn} for name, record in quick_records().items()}
+    for name in ("cos", "srp"):
+        gains = [curves[name][T] - curves["qcfs"][T] for T in (1, 2, 4, 8)]
+        assert gains == sorted(gains, reverse=True) and gains[2] > 0.05, name
+        assert curves[name][4] > curves["qcfs"][8], name
+
+
 def accuracy_rows(readme: str) -> list[tuple[str, dict[str, str]]]:
     """Rows of the README's tables that give a method's top-1 in percent: method, and column to number."""
     rows, heading = [], []
