@@ -53,15 +53,18 @@ def run(results: Path, reported: Path, out: Path, check: bool, json_rows: bool, 
         return 0
     if new:
         require_writable(results)
+    done = []
     for record in new:
         record.write(results / record.path())
-        print(f"filed {results / record.path()}", file=report)
+        done.append(f"filed {results / record.path()}")
     for name, state in _differences(out, files).items():
         if state == "surplus":
             (out / name).unlink()
         else:
             write_atomically(out / name, files[name])
-        print(f"{'removed' if state == 'surplus' else 'wrote'} {out / name}", file=report)
+        done.append(f"{'removed' if state == 'surplus' else 'wrote'} {out / name}")
+    # Last, because whoever reads may stop reading (``| head -1``), which must not leave half of the pages stale.
+    print(*done, sep="\n", end="\n" * bool(done), file=report)
     return 0
 
 

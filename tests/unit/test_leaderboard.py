@@ -838,6 +838,18 @@ def test_add_files_a_record_and_regenerates(tmp_path: Path, reported: Path, caps
         run(results, reported, out, False, False, [tmp_path / "run" / "record.json"])
 
 
+def test_a_reader_that_goes_away_leaves_no_stale_page(tmp_path: Path, reported: Path) -> None:
+    results, out = tmp_path / "results", tmp_path / "out"
+    file_record(results, make_record())
+    words = [str(results), str(reported), str(out)]
+    command = f"from pathlib import Path; from bench.leaderboard import run; run(*map(Path, {words}), False, False, [])"
+    read, write = os.pipe()
+    os.close(read)
+    subprocess.run([sys.executable, "-c", command], stdout=write, stderr=subprocess.DEVNULL, check=False)
+    os.close(write)
+    assert run(results, reported, out, True, False, []) == 0
+
+
 def snapshot(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
