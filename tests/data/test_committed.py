@@ -174,6 +174,14 @@ def test_one_level_at_one_step_is_the_ann_and_far_above_four_levels() -> None:
     assert curves["cs_qcfs 1"][1] > curves["qcfs 4"][1] + 15
 
 
+def test_training_with_the_conversion_s_noise_brings_two_steps_closer_to_the_ann() -> None:
+    """NQ against QCFS of the same L."""
+    curves = short_curves()
+    nq, qcfs = curves["nq 4"], curves["qcfs 4"]
+    assert nq[0] - nq[2] < (qcfs[0] - qcfs[2]) / 1.5
+    assert nq[2] > qcfs[2] + 5
+
+
 def test_offset_spikes_and_silenced_neurons_gain_most_at_few_steps() -> None:
     """COS and SRP from one QCFS net: the gain falls with T, and at equal latency, 4 + 4 steps against 8, remains."""
     curves = {name: {point.T: point.top1 for point in record.snn} for name, record in quick_records().items()}
