@@ -65,7 +65,7 @@ def test_a_net_of_timm_does_not_get_the_recipe_of_ours() -> None:
     ours = parse_fit(["--method", "qcfs", "--arch", "cifar_resnet18"])
     assert (ours.arch, ours.recipe) == ("cifar_resnet18", "paper")
     theirs = parse_fit(["--method", "qcfs", "--arch", "timm/resnet18"])
-    assert (theirs.arch, theirs.recipe) == ("resnet18", "default")
+    assert (theirs.arch, theirs.recipe) == ("resnet18", "ours")
     own = parse_fit(["--method", "qcfs", "--arch", "timm/vgg16_bn", "--data", "imagenet"])
     assert (own.arch, own.recipe, own.model_args["L"]) == ("vgg16_bn", "paper", 16)
 
