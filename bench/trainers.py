@@ -67,6 +67,8 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers")
     # A folder that holds a run is refused, resumed or overwritten on request before Lightning looks at it.
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty")
+    # A run may be moved and resumed: what Lightning then forgets is which checkpoint was best, and none is chosen here.
+    warnings.filterwarnings("ignore", message="The dirpath has changed from")
 
 
 def make_trainer(

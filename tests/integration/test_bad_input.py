@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -96,9 +97,9 @@ def test_refused_in_one_line(bench, arguments, words, monkeypatch):
 
 
 @pytest.fixture
-def trained(bench) -> Path:
-    assert bench("fit", *TINY, "--out", "run").status == 0
-    return Path("run/checkpoints/last.ckpt")
+def trained(trained) -> Path:
+    """A copy of the one run that all tests share."""
+    return Path(shutil.copytree(trained, "run")) / "checkpoints/last.ckpt"
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(bench, trained):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import pytest
-from conftest import TINY
 
 from bench.records import read_record
 
@@ -14,9 +14,8 @@ CONVERT = ("--arch", "resnet20", "--data", "digits", "--subset", "64", "--T", "1
 
 
 @pytest.fixture
-def source(bench) -> Path:
-    assert bench("fit", *TINY, "--out", "source").status == 0
-    return Path("source/model.safetensors")
+def source(trained) -> Path:
+    return Path(shutil.copytree(trained, "source")) / "model.safetensors"
 
 
 @pytest.mark.parametrize(("method", "option", "warmup"), [("cos", "rho", 3), ("srp", "tau", 2)])
