@@ -75,5 +75,6 @@ def cpuinfo() -> dict[str, str]:
 
 
 def _processor() -> str:
+    """Name, cores, and the instructions that torch uses: one name stands for machines with AVX-512 and without."""
     name = cpuinfo().get("model name") or platform.processor() or platform.machine()
-    return f"{name} ({os.cpu_count()} cores)"
+    return f"{name} ({os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()})"

@@ -142,7 +142,10 @@ class Code(Strict):
 
 
 class Arithmetic(Strict):
-    """What decides how a training's sums are rounded: on another, the same command gives other weights."""
+    """What decides how a training's sums are rounded: on another, the same command gives other weights.
+
+    ``device`` of a CPU ends with the instructions that torch uses, such as AVX2; earlier ones do not say.
+    """
 
     torch: Text
     device: Text
