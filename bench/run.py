@@ -18,7 +18,7 @@ from bench.pretrained import is_asked
 from bench.provenance import arithmetic, code_state
 from bench.results import check_early, evaluate_and_record, working_in
 from bench.snn.compilation import can_compile
-from bench.trainers import LAST, PREVIOUS, LastCheckpoint, make_trainer, quiet, train
+from bench.trainers import LAST, PREVIOUS, LastCheckpoint, make_trainer, quiet, say_if_emulated, train
 from methods import METHODS
 
 
@@ -99,6 +99,7 @@ def _train(settings: Settings, header: dict[str, Any], resume: Path | None, out:
     trainer = make_trainer(
         settings.trainer_args, loggers, [keeper, EpochSeed(settings.seed), StopOnNaN()], out, **validation
     )
+    say_if_emulated(str(trainer.precision), trainer.strategy.root_device)
     here = arithmetic(trainer.strategy.root_device, trainer.world_size).model_dump()
     header["arithmetic"] = trained_on(before, here, settings.trainer_args["max_epochs"])
     train(trainer, model, datamodule, resume)

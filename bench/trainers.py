@@ -138,6 +138,15 @@ def full_precision() -> Iterator[None]:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
+def say_if_emulated(precision: str, device: torch.device) -> None:
+    """Says that this processor has no instructions for the numbers that are asked for."""
+    if precision.startswith("bf16") and device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2":
+        print(
+            f"note: --trainer.precision {precision}: this CPU has no AVX-512, and bfloat16 takes it some ten times as "
+            "long as 32-bit numbers; --trainer.precision 32-true trains in these and makes a row of its own"
+        )
+
+
 def train(trainer: pl.Trainer, model: pl.LightningModule, datamodule: Any, resume: Path | None) -> None:
     """``Trainer.fit``.
 

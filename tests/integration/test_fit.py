@@ -10,7 +10,8 @@ import pytest
 import torch
 from conftest import ROOT, TINY, sha256
 
-from bench.provenance import code_state
+from bench.errors import UserError
+from bench.provenance import code_state, environment
 from bench.records import read_record
 from bench.run import trained_on
 
@@ -73,6 +74,22 @@ def test_a_record_says_on_what_its_weights_were_trained(bench):
     assert record.environment.threads == threads + 1
     assert record.training.arithmetic is not None
     assert record.training.arithmetic.model_dump() == expected, "nothing was trained the second time"
+
+
+@pytest.mark.parametrize(
+    ("instructions", "precision"), [("AVX2", "bf16-mixed"), ("AVX512", "bf16-mixed"), ("AVX2", "32")]
+)
+def test_numbers_that_the_cpu_emulates_are_named(bench, monkeypatch, instructions, precision):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: instructions)
+    monkeypatch.setattr("bench.run.train", lambda *_: (_ for _ in ()).throw(UserError("no more is needed")))
+    result = bench("fit", *TINY, "--trainer.precision", precision, "--out", "run")
+    assert (result.status, result.err) == (2, "error: no more is needed\n")
+    assert ("ten times as long" in result.out) is (instructions == "AVX2" and precision == "bf16-mixed")
+
+
+def test_a_record_names_the_cpu_s_instructions():
+    """A processor of one name has AVX-512 on one virtual machine and not on another, and rounds differently."""
+    assert environment(torch.device("cpu"), 1, 0).device.endswith(f", {torch.backends.cpu.get_cpu_capability()})")
 
 
 def test_a_training_that_other_code_goes_on_with_is_said_to_be_no_longer_ranked(bench, monkeypatch):

@@ -1,13 +1,17 @@
-"""The tables of docs/scale.md and docs/performance.md follow from the measurements beside them."""
+"""The tables of docs/scale.md, docs/performance.md and of the notes follow from what was measured."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
+from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from bench.leaderboard.aggregate import Statistic
 from methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -111,3 +115,21 @@ def test_it_counts_the_methods_there_are(scale):
 
 def test_without_measurements_nothing_is_invented(scale, tmp_path):
     assert all("not measured" in line for line in list(scale.table(tmp_path))[2:])
+
+
+def test_notes_get_their_numbers_from_the_rows_and_lose_no_word(tmp_path):
+    """Cells, checksums and quoted counts are filled in, whatever stood there; everything else stays."""
+    notes = importlib.import_module("notes")
+    (tmp_path / "a.safetensors").write_bytes(b"weights")
+    cells = [SimpleNamespace(T=1, top1=Statistic(1, Decimal("50.18"), None))]
+    row = SimpleNamespace(ann=Statistic(1, Decimal("83.59"), None), cells=cells, seeds=(0,))
+    page = ["Against the papers: 1 of 2.", "Against others: 3 of 4."]
+    table = "| row | T = 1 | T = 2 | ANN |\n|---|---|---|---|\n| `qcfs/quick` | {} | | |\n"
+    files = "| file | SHA-256 |\n|---|---|\n| `a.safetensors` | {} |\n"
+    text = "# A title | with a bar\n> Against the papers: 0 of 0.\n\n> A quotation: not the page's.\n\n{}\nwords\n{}"
+    old = text.format(table.format("9.99"), files.format(""))
+    new = "\n".join(notes.filled(old, {"qcfs/quick": row}, page, tmp_path)) + "\n"
+    right = table.replace("{} | | |", "50.18 |  | 83.59 |"), files.format(hashlib.sha256(b"weights").hexdigest())
+    assert new == text.format(*right).replace("0 of 0", "1 of 2")
+    with pytest.raises(KeyError, match="nq/quick"):
+        list(notes.filled(old.replace("qcfs/", "nq/"), {"qcfs/quick": row}, page, tmp_path))
