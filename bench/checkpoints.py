@@ -57,6 +57,9 @@ class Header(Strict):
     epochs: Count
     seconds: Annotated[float, Field(ge=0)] | None = None
     arithmetic: Arithmetic | None = None
+    # Whether training images were left out, and how many there were; younger than the first checkpoints.
+    limited: bool = False
+    num_train_samples: Count | None = None
     source: Header | None = None
 
 
@@ -108,8 +111,9 @@ def read(path: Path) -> Weights:
             content = torch.load(path, map_location="cpu", weights_only=True)
             header = content.get(HEADER) if isinstance(content, dict) else None
             state = content.get("state_dict", {}) if isinstance(content, dict) else {}
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError,
-            safetensors.SafetensorError) as error:  # fmt: skip
+    except (OSError, RuntimeError, ValueError, EOFError, LookupError, pickle.UnpicklingError, AssertionError,
+            AttributeError, TypeError, safetensors.SafetensorError) as error:  # fmt: skip
+        # torch's reader without pickle meets a damaged file with any of these.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"--ckpt {path}: the file is damaged or not a checkpoint ({reason[:120]})") from error
     if not isinstance(header, dict) or not state:

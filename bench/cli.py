@@ -64,6 +64,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output has gone (`| head`); there is nobody left to tell.
         sys.stderr.close()
         return 141
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        if error.filename is None:
+            raise
+        from bench.leaderboard.text import one_line
+
+        print(one_line(f"error: {error.filename}: {error.strerror}", 400), file=sys.stderr)
+        return 2
 
 
 def _dispatch(arguments: list[str]) -> int:

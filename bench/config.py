@@ -130,7 +130,9 @@ def parse_fit(argv: Sequence[str]) -> Settings:
     recipe = find_recipe(chosen["recipe"], chosen["method"], chosen["data"], short)
     parser = second_stage(method_class, data_class)
     recipe_settings = flatten(recipe.settings)
-    baseline = parse(parser, tokens(parser, recipe_settings, f"recipe {recipe.path}"))
+    # A row of a method that does not train has its source's recipe, so all that a file of one's own sets is a change.
+    usual = find_recipe("", chosen["method"], chosen["data"], short) if method.source and recipe.own_file else recipe
+    baseline = parse(parser, tokens(parser, flatten(usual.settings), f"recipe {usual.path}"))
     parser = second_stage(method_class, data_class)
     from_files = tokens(parser, recipe_settings | from_file, f"--config {first.config}")
     config = parse(parser, [*from_files, *rest])
@@ -166,7 +168,7 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
         before, after = old.get(key), new.get(key)
         if isinstance(after, dict):
             found += differences(before or {}, after, f"{prefix}{key}.")
-        elif before != after:
+        elif before != after or type(before) is not type(after):  # 1 is one batch, 1.0 is all of them
             found.append(f"{prefix}{key}={after}")
     return found
 

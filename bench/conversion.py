@@ -51,6 +51,12 @@ def convert(settings: Settings, argv: list[str]) -> Path:
     for key, value in wanted.items():
         if source[key] != value:
             raise UserError(f"--ckpt {path}: is of {key} {source[key]}, and {settings.method} needs {key} {value}")
+    held_out = source["recipe"]["config"]["data"].get("val_split") or 0
+    if settings.data_args["eval_split"] == "val" and held_out < settings.data_args["val_split"]:
+        raise UserError(
+            f"--data.eval_split val: {path} was trained on some of these images, as it held out {held_out}; convert a "
+            f"net that was trained with --data.val_split {settings.data_args['val_split']}"
+        )
     science = settings.science()
     science.pop("trainer")
     # How the source was trained is its own affair, and is recorded with it.
@@ -73,7 +79,9 @@ def convert(settings: Settings, argv: list[str]) -> Path:
     require_writable(out)
     with working_in(out, settings.trainer_args):
         model, datamodule = build_trained(header, weights, settings.data_args, path)
-        loggers = make_loggers(settings.logger, out, f"{settings.data}-{settings.arch}-{settings.method}", science)
+        label = "+".join([recipe["name"], *overrides])
+        name = f"{settings.data}-{settings.arch}-{settings.method}-{label}-seed{settings.seed}"
+        loggers = make_loggers(settings.logger, out, name, science | {"seed": settings.seed, "T": settings.steps})
         return evaluate_and_record(
             model, datamodule, entry, header, settings.steps, settings.trainer_args, loggers, out, argv
         )
@@ -96,9 +104,11 @@ def _source_net(settings: Settings, source: str) -> Path:
     command += ["--logger", settings.logger]
     if settings.arch not in ARCHITECTURES:
         command[3] = f"{architectures.TIMM_PREFIX}{settings.arch}"
-    for name in ("subset", "root", "partial", "check", "num_workers"):
-        if settings.data_args.get(name) is not None:
+    for name in ("subset", "root", "partial", "check", "num_workers", "val_split"):
+        # A split of 0 is no change of the source's recipe.
+        if settings.data_args.get(name) is not None and (name, settings.data_args[name]) != ("val_split", 0):
             command += [f"--data.{name}", str(settings.data_args[name])]
+    command += ["--trainer.accelerator", str(settings.trainer_args["accelerator"])] + ["--compile"] * settings.compile
     from bench.run import fit  # which calls this module for methods that do not train
 
     first = parse_fit(command)

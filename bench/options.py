@@ -22,7 +22,7 @@ MANAGED = {
     "use_distributed_sampler", "inference_mode", "num_sanity_val_steps", "reload_dataloaders_every_n_epochs",
     "barebones", "max_time", "min_epochs", "min_steps", "max_steps", "model_registry", "overfit_batches",
     "log_every_n_steps", "limit_val_batches", "val_check_interval", "sync_batchnorm", "detect_anomaly",
-    "check_val_every_n_epoch", "enable_autolog_hparams",
+    "check_val_every_n_epoch", "enable_autolog_hparams", "limit_predict_batches",
 }  # fmt: skip
 
 SHORTHANDS = {"--data": "--data.name", "--max_epochs": "--trainer.max_epochs", "--subset": "--data.subset"}

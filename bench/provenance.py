@@ -28,7 +28,13 @@ def code_state() -> Code:
     # Installed into an environment inside some other checkout, that one's commit would say nothing of this code.
     if commit is None or top is None or Path(top).resolve() != ROOT:
         return Code(commit="unknown", dirty=True)
-    return Code(commit=commit, dirty=bool(_git("status", "--porcelain", "--", *CODE_PATHS)))
+    changed = _git("status", "--porcelain", "--untracked-files=all", "--", *CODE_PATHS)
+    listed = _git("ls-files", "-v", "--", *CODE_PATHS)
+    if changed is None or listed is None:  # git has not answered: nothing says that the code is the commit's
+        return Code(commit=commit, dirty=True)
+    # Small letters and S are files that git was told not to look at.
+    hidden = any(line[:1].islower() or line[:1] == "S" for line in listed.splitlines())
+    return Code(commit=commit, dirty=bool(changed) or hidden)
 
 
 def _git(*arguments: str) -> str | None:
@@ -58,10 +64,11 @@ def environment(device: torch.device, world_size: int, workers: int) -> Environm
     )
 
 
-def arithmetic(device: torch.device, world_size: int) -> Arithmetic:
+def arithmetic(device: torch.device, world_size: int, compiled: bool) -> Arithmetic:
     """What decides how sums are rounded in this process."""
     facts = environment(device, world_size, 0)
-    return Arithmetic(torch=facts.torch, device=facts.device, threads=facts.threads, world_size=world_size)
+    known = {"torch": facts.torch, "device": facts.device, "threads": facts.threads}
+    return Arithmetic(**known, world_size=world_size, compiled=compiled)
 
 
 def cpuinfo() -> dict[str, str]:

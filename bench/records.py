@@ -21,6 +21,9 @@ SCHEMA_VERSION: Literal[1] = 1
 # Raised whenever the way results are measured changes, so that rows of different protocols never merge.
 PROTOCOL_VERSION = 1
 
+# Levels of a record's JSON; a real one has 7.
+DEPTH = 20
+
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+=,-]*$", max_length=120)]
 Text = Annotated[str, Field(max_length=2000)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -151,6 +154,8 @@ class Arithmetic(Strict):
     device: Text
     threads: Positive
     world_size: Positive
+    # Compiled code adds in another order; younger than the first records.
+    compiled: bool | None = None
 
 
 class Training(Strict):
@@ -220,6 +225,7 @@ class Record(Strict):
         steps = [point.T for point in self.snn]
         if steps != sorted(set(steps)):
             raise ValueError("snn: T must be increasing, each once")
+        _sound(self.recipe.config)
         if self.recipe.sha256 != config_sha256(self.recipe.config):
             raise ValueError("recipe.sha256 is not that of recipe.config")
         return self
@@ -238,6 +244,16 @@ class Record(Strict):
         write_atomically(path, self.dumps())
 
 
+def _sound(config: dict[str, Any]) -> None:
+    """Refuses configurations that no run resolves to, and that would break what reads them later."""
+    source = config.get("source", {})
+    for where, part in (("config", config), ("config.source", source)):
+        for name in ("model", "data", "trainer", "source"):
+            if not isinstance(part, dict) or not isinstance(part.get(name, {}), dict):
+                raise ValueError(f"recipe.{where}: {name} is not a mapping")
+    json.dumps(config, allow_nan=False)
+
+
 def config_sha256(config: dict[str, Any]) -> str:
     """SHA-256 of a resolved configuration's canonical JSON."""
     return hashlib.sha256(json.dumps(config, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
@@ -252,12 +268,20 @@ def read_record(path: Path) -> Record:
     try:
         if path.stat().st_size > 1_000_000:
             raise UserError(f"{path}: a record is a few kilobytes; this file is larger than 1 MB")
-        data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_nan)
+        text = path.read_text(encoding="utf-8")
+        data = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_nan)
+        if _depth(data) > DEPTH:
+            raise ValueError(f"nested more than {DEPTH} levels deep")
         return Record.model_validate(data, strict=True)
     except ValidationError as error:
         raise UserError(f"{path}: {first_error(error)}") from error
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a readable record: {error}") from error
+
+
+def _depth(tree: Any) -> int:
+    inner = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else None
+    return 0 if inner is None else 1 + max(map(_depth, inner), default=0)
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -31,6 +31,23 @@ from bench.trainers import full_precision, interruptible, make_trainer
 TRAINING = ("code", "epochs", "seconds", "arithmetic")
 
 
+def is_cut(limit: object) -> bool:
+    """Whether a ``--trainer.limit_*_batches`` leaves batches out; 1 is one batch, 1.0 is all of them."""
+    return not (limit is None or (isinstance(limit, float) and limit == 1.0))
+
+
+def trained_on_part(header: dict[str, Any]) -> bool:
+    """Whether part of the training images was left out: of the net itself, or of the one that it was converted from."""
+    config = header.get("source", header)["recipe"]["config"]
+    data, trainer = config["data"], config.get("trainer") or {}
+    return (
+        header.get("limited", False)
+        or data.get("subset") is not None
+        or bool(data.get("partial"))
+        or is_cut(trainer.get("limit_train_batches"))
+    )
+
+
 def check_early(header: dict[str, Any], argv: list[str]) -> None:
     """Makes now, of what is known, the parts of the record that would else be refused after the training.
 
@@ -107,11 +124,10 @@ def evaluate_and_record(
         trainer.test(model, datamodule=datamodule, verbose=False)
     if not trainer.is_global_zero:
         return path
-    limits = (trainer_args.get("limit_train_batches"), trainer_args.get("limit_test_batches"))
     record = records.Record(
         schema_version=records.SCHEMA_VERSION,
         **_what(model, datamodule, entry, header),
-        protocol=_protocol(model, datamodule, conversion),
+        protocol=_protocol(model, datamodule, conversion, header.get("num_train_samples")),
         conversion=_conversion(entry, header, conversion),
         ann=records.Accuracy(**conversion.results["ann"]),
         snn=[records.SnnAccuracy(**point) for point in conversion.results["snn"]],
@@ -122,7 +138,7 @@ def evaluate_and_record(
         environment=environment(trainer.strategy.root_device, trainer.world_size, datamodule.num_workers),
         run=records.Run(argv=argv, started=started, seconds=round(time.monotonic() - clock, 3)),
         checkpoint=records.Checkpoint(sha256=hashlib.sha256(weights).hexdigest(), format="safetensors"),
-        limited=datamodule.limited or any(limit not in (None, 1.0) for limit in limits),
+        limited=datamodule.limited or trained_on_part(header) or is_cut(trainer_args.get("limit_test_batches")),
     )
     record.write(path)
     log_record(loggers, record, path)
@@ -148,7 +164,7 @@ def _what(model: Any, datamodule: Any, entry: MethodEntry, header: dict[str, Any
     }
 
 
-def _protocol(model: Any, datamodule: Any, conversion: ConversionCallback) -> records.Protocol:
+def _protocol(model: Any, datamodule: Any, conversion: ConversionCallback, trained: int | None) -> records.Protocol:
     return records.Protocol(
         version=records.PROTOCOL_VERSION,
         input_coding="direct",
@@ -156,7 +172,7 @@ def _protocol(model: Any, datamodule: Any, conversion: ConversionCallback) -> re
         reset=next(iter(conversion.evaluated.neurons.values())).reset_rule,
         checkpoint_selection="last",
         eval_split=datamodule.eval_split,
-        num_train_samples=len(datamodule.split("train")),
+        num_train_samples=trained or len(datamodule.split("train")),
         num_eval_samples=conversion.results["num_eval_samples"],
         calibration_images=calibration_size(model, datamodule),
         precision="fp32",

@@ -16,10 +16,13 @@ from bench.files import require_writable
 from bench.logs import make_loggers
 from bench.pretrained import is_asked
 from bench.provenance import arithmetic, code_state
-from bench.results import check_early, evaluate_and_record, working_in
+from bench.results import check_early, evaluate_and_record, trained_on_part, working_in
 from bench.snn.compilation import can_compile
 from bench.trainers import LAST, PREVIOUS, LastCheckpoint, make_trainer, quiet, say_if_emulated, train
 from methods import METHODS
+
+# What a finished run leaves in its folder.
+RESULTS = ("record.json", "model.safetensors")
 
 
 def fit(settings: Settings, argv: list[str]) -> Path:
@@ -87,23 +90,27 @@ def _train(settings: Settings, header: dict[str, Any], resume: Path | None, out:
         seconds, header["code"] = before.get("seconds") or 0.0, {**before["code"], "dirty": dirty}
     else:
         # First what an earlier run would be resumed from.
-        for name in (f"checkpoints/{LAST}", f"checkpoints/{PREVIOUS}", "record.json", "model.safetensors"):
+        for name in (f"checkpoints/{LAST}", f"checkpoints/{PREVIOUS}", *RESULTS):
             (out / name).unlink(missing_ok=True)
         model.prepare(datamodule.calibration_dataloader(min(model.start_images, len(datamodule.split("train")))))
-    if settings.compile and can_compile():
+    compiled = settings.compile and can_compile()
+    if compiled:
         model.compile_step()
     name = f"{settings.data}-{settings.arch}-{settings.method}-{settings.label}-seed{settings.seed}"
-    loggers = make_loggers(settings.logger, out, name, science)
+    loggers = make_loggers(settings.logger, out, name, science | {"seed": settings.seed, "T": settings.steps})
     keeper = LastCheckpoint(out / "checkpoints", header, seconds)
     validation = {} if len(datamodule.split("val")) else {"limit_val_batches": 0}
     trainer = make_trainer(
         settings.trainer_args, loggers, [keeper, EpochSeed(settings.seed), StopOnNaN()], out, **validation
     )
     say_if_emulated(str(trainer.precision), trainer.strategy.root_device)
-    here = arithmetic(trainer.strategy.root_device, trainer.world_size).model_dump()
+    here = arithmetic(trainer.strategy.root_device, trainer.world_size, compiled).model_dump()
+    header["num_train_samples"] = len(datamodule.split("train"))
+    header["limited"] = trained_on_part({**header, "limited": (before or {}).get("limited", False)})
     header["arithmetic"] = trained_on(before, here, settings.trainer_args["max_epochs"])
     train(trainer, model, datamodule, resume)
     header |= {"epochs": trainer.current_epoch, "seconds": keeper.seconds}
+    header["limited"] |= datamodule.limited_training
     entry = METHODS[settings.method]
     return evaluate_and_record(
         model, datamodule, entry, header, settings.steps, settings.trainer_args, loggers, out, argv
@@ -145,6 +152,8 @@ def evaluate(
     """
     quiet()
     code_state()
+    if (out / "checkpoints").exists() and ckpt.parent.resolve() not in (out.resolve(), (out / "checkpoints").resolve()):
+        raise UserError(f"--out {out}: holds another training, whose weights would be lost; give another folder")
     trained = load_trained(ckpt, {key: value for key, value in options.items() if key != "accelerator"})
     require_writable(out)
     header = trained.weights.header
@@ -154,7 +163,7 @@ def evaluate(
     trainer_args = {**config.get("trainer", {}), "accelerator": options.get("accelerator", "auto"), **one}
     with working_in(out, trainer_args):
         name = f"evaluate-{header['data']}-{header['arch']}-{header['method']}-seed{header['seed']}"
-        loggers = make_loggers(logger, out, name, config)
+        loggers = make_loggers(logger, out, name, config | {"seed": header["seed"], "T": steps})
         return evaluate_and_record(
             trained.model, trained.datamodule, trained.entry, header, steps, trainer_args, loggers, out, argv
         )
@@ -162,10 +171,11 @@ def evaluate(
 
 def _find_resume(settings: Settings, folder: Path, header: dict[str, Any]) -> Path | None:
     ours = settings.ckpt is not None and (settings.ckpt == "last" or Path(settings.ckpt).parent == folder)
-    if not ours and (folder / LAST).exists() and not settings.overwrite:
+    there = any(path.exists() for path in (folder / LAST, *(folder.parent / name for name in RESULTS)))
+    if not ours and there and not settings.overwrite:
+        go_on = "go on with --ckpt last, " if (folder / LAST).exists() else ""
         raise UserError(
-            f"{folder.parent} already holds a run; go on with --ckpt last, begin anew with --overwrite, "
-            "or give another --out"
+            f"{folder.parent} already holds a run; {go_on}begin anew with --overwrite, or give another --out"
         )
     if settings.ckpt is None:
         return None

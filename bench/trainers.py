@@ -54,6 +54,8 @@ class LastCheckpoint(ModelCheckpoint):
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: Any) -> None:
         """Adds the header."""
         epochs = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
+        # Damaged images may have been replaced since the training began.
+        self.header["limited"] |= trainer.datamodule.limited_training  # type: ignore[attr-defined]
         checkpoint[checkpoints.HEADER] = {**self.header, "epochs": epochs, "seconds": self.seconds}
 
 

@@ -163,9 +163,14 @@ class ImageDataModule(pl.LightningDataModule):
         return self._splits[name]
 
     @property
+    def limited_training(self) -> bool:
+        """True where training images are left out that nothing else is done with."""
+        return self.subset is not None
+
+    @property
     def limited(self) -> bool:
-        """True where the evaluation is not on the whole test set."""
-        return self.subset is not None or self.eval_split != "test"
+        """True where the evaluation is not on the whole test set, or the training images are limited."""
+        return self.limited_training or self.eval_split != "test"
 
     def fingerprint(self) -> str:
         """SHA-256 of the evaluated images and labels, in order."""

@@ -145,6 +145,6 @@ class ImageNetDataModule(ImageDataModule):
         return Crops(self.mean, self.std, self.color_jitter, self.eval_resize, self.eval_interpolation)
 
     @property
-    def limited(self) -> bool:
-        """True where the evaluation, or the training, is not on the whole set, or damaged images were replaced."""
-        return super().limited or self.partial or bool(self.split("train").replacements)
+    def limited_training(self) -> bool:
+        """True where the set is not whole, or damaged images were replaced."""
+        return super().limited_training or self.partial or bool(self.split("train").replacements)

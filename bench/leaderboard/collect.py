@@ -15,7 +15,7 @@ from typing import Any
 from bench.errors import UserError
 from bench.leaderboard.load import reasons
 from bench.leaderboard.text import one_line
-from bench.records import read_record
+from bench.records import Record, read_record
 
 # What bench/logs.py gives the artifact.
 TYPE, NAME = "record", "record.json"
@@ -73,11 +73,20 @@ def _to_be_filed(found: Sequence[Found], results: Path) -> list[Path]:
         except UserError as error:
             print(one_line(f"left out {item.run}: {error}", 400), file=sys.stderr)
             continue
-        text, filed = record.dumps(), results / record.path()
         # The same run may be on disk and on the service, or filed long ago; another one of that name is refused later.
-        if not (filed.is_file() and filed.read_text(encoding="utf-8") == text):
-            chosen.setdefault(text, item.path)
+        if not _is_filed(record, results / record.path()):
+            chosen.setdefault(record.dumps(), item.path)
     return list(chosen.values())
+
+
+def _is_filed(record: Record, path: Path) -> bool:
+    """Whether the very run is there; its file may be older than some fields of a record."""
+    if not path.is_file():
+        return False
+    try:
+        return read_record(path) == record
+    except UserError:
+        return False  # a damaged file is named when the folder is read
 
 
 def _on_disk(folder: Path) -> Iterator[Found]:

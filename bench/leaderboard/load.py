@@ -149,13 +149,18 @@ def _consistent(records: dict[Path, Record], refusals: Refusals) -> None:
     fingerprints: dict[str, tuple[Path, str]] = {}
     nets: dict[tuple[str, ...], Path] = {}
     runs: dict[tuple[object, ...], Path] = {}
+    outcomes: dict[tuple[object, ...], Path] = {}
     for path, record in sorted(records.items(), key=lambda item: str(item[0])):
         first, fingerprint = fingerprints.setdefault(record.data.name, (path, record.data.fingerprint))
         if record.data.fingerprint != fingerprint:
             refusals.add(path, f"data.fingerprint: another {record.data.name} test set than in {first}")
-        row = (str(record.path().parent), record.recipe.label, record.recipe.sha256, record.checkpoint.sha256)
+        net = (str(record.path().parent), record.recipe.label, record.recipe.sha256, record.checkpoint.sha256)
+        # Rates of single layers agree to the last digit only where nothing was drawn by the seed.
+        outcome = (*identity(record), record.ann.model_dump_json(), *(point.model_dump_json() for point in record.snn))
         run = (*identity(record), record.seed)
         if runs.setdefault(run, path) != path:
             refusals.add(path, f"seed {record.seed} of the same experiment as {runs[run]}: one seed counts once")
-        if record.conversion.retrained and nets.setdefault(row, path) != path:
-            refusals.add(path, f"checkpoint.sha256: the same trained net as in {nets[row]}, under another seed")
+        elif record.conversion.retrained and nets.setdefault(net, path) != path:
+            refusals.add(path, f"checkpoint.sha256: the same trained net as in {nets[net]}, under another seed")
+        elif not record.conversion.retrained and outcomes.setdefault(outcome, path) != path:
+            refusals.add(path, f"seed {record.seed} has the very numbers of {outcomes[outcome]}: no seed of its own")

@@ -43,6 +43,7 @@ class Wanted:
         T: counted steps.
         warmup: steps before the first counted one.
         chosen: whether L was set against the recipe, as in a series over L.
+        altered: the method's other options that were, as ``name=value``.
     """
 
     dataset: str
@@ -52,6 +53,7 @@ class Wanted:
     T: int
     warmup: int
     chosen: bool
+    altered: tuple[str, ...] = ()
 
 
 def find(papers: Sequence[Paper], wanted: Wanted) -> Match | None:
@@ -78,7 +80,8 @@ def _same(papers: Sequence[Paper], wanted: Wanted) -> Iterator[Match]:
                 continue
             if (wanted.chosen and row.L is None) or (row.L is not None and wanted.L not in (None, row.L)):
                 continue
-            remark = "; ".join(part for part in (_doubt(row, wanted), row.note) if part)
+            ours = f"ours with {', '.join(wanted.altered)}" if wanted.altered else ""
+            remark = "; ".join(part for part in (_doubt(row, wanted), ours, row.note) if part)
             yield Match(paper.key, row, row.top1[str(wanted.T)], remark)
 
 

@@ -9,7 +9,7 @@ The comment at the top of each states command, cost and the number to expect.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from bench.registry import nearest
 from bench.yaml_files import UNREADABLE, read_yaml
 
 FOLDER = Path(__file__).resolve().parent
+# How the names of recipes begin that do not come from the suite's file for a method, data set and net.
+OWN_FILE = "file."
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,11 @@ class Recipe:
     name: str
     settings: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
+
+    @property
+    def own_file(self) -> bool:
+        """Whether it is a file of the user's, or one of the suite's that was made for something else."""
+        return self.name.startswith(OWN_FILE)
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -45,8 +52,8 @@ def read_recipe(path: Path) -> Recipe:
         if reserved in content:
             raise UserError(f"--recipe {path}: {reserved} is not a recipe's to set; give it as an option")
     # A file of the user's own must not pass for the paper's recipe.
-    name = content.pop("name") if path.is_relative_to(FOLDER) else f"file.{content.pop('name')}"
-    return Recipe(name, content, path)
+    name = content.pop("name")
+    return Recipe(name if path.is_relative_to(FOLDER) else f"{OWN_FILE}{name}", content, path)
 
 
 def all_recipes() -> Iterator[tuple[str, str, Path]]:
@@ -67,9 +74,13 @@ def find_recipe(wanted: str, method: str, data: str, arch: str) -> Recipe:
     Raises:
         UserError: there is none of that name for this method, data set and architecture.
     """
-    if wanted.endswith((".yaml", ".yml")) or "/" in wanted:
-        return read_recipe(Path(wanted).resolve())
     stems = (f"{data}_{arch.replace('/', '_')}", data)
+    if wanted.endswith((".yaml", ".yml")) or "/" in wanted:
+        path = Path(wanted).resolve()
+        recipe = read_recipe(path)
+        fits = path.parent == FOLDER / method and path.name.split(".")[0] in stems
+        # The paper's settings for another net, or of another method, are not the paper's for this one.
+        return recipe if fits or recipe.own_file else replace(recipe, name=f"{OWN_FILE}{recipe.name}")
     # The net's own files come before those for any net.
     found = [read_recipe(path) for stem in stems for owner, name, path in all_recipes()
              if owner == method and name == stem]  # fmt: skip

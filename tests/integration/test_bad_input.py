@@ -10,8 +10,17 @@ import torch
 from conftest import TINY, sha256
 
 from bench import checkpoints
+from bench.config import parse_fit
 from bench.errors import UserError
+from bench.recipes import FOLDER
 
+COS = ("fit", "--method", "cos", "--logger", "none")
+TAKE_PATHS = (
+    *((command, "--ckpt") for command in ("evaluate", "diagnose")), (*COS, "--ckpt"), (*COS, "--config"),
+    ("evaluate", "--ckpt", "x", "--out"), ("fit", "--method", "qcfs", "--data", "digits", "--logger", "none", "--out"),
+    ("export", "--format", "nir", "--ckpt"), ("sweep",),
+    *(("leaderboard", option) for option in ("--results", "--reported", "--wandb-dir", "--add")),
+)  # fmt: skip
 FIT = ("fit", "--method", "qcfs", "--data", "digits", "--logger", "none", "--subset", "64", "--max_epochs", "1")
 
 
@@ -78,6 +87,7 @@ def refused(result, *words: str) -> None:
         (("evaluate", "--ckpt", "absent.ckpt"), ["absent.ckpt", "no such file"]),
         (("evaluate", "--ckpt", "x", "--Q"), ["--Q"]),
         (("list", "--all"), ["--all"]),
+        *(((*words, "n" * 300), ["n" * 50]) for words in TAKE_PATHS),
         (("fit", "--method", "qcfs", "--data.root", "nowhere", "--logger", "none"), ["--data.root", "BENCH_DATA_DIR"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
@@ -94,6 +104,18 @@ def test_refused_in_one_line(bench, arguments, words, monkeypatch):
     Path("arch.yaml").write_text("name: own\narch: vgg16")
     refused(bench(*arguments), *words)
     assert not list(Path().rglob("record.json"))
+
+
+def test_a_recipe_of_another_net_is_not_the_paper_s_for_this_one():
+    recipes = FOLDER / "qcfs"
+    for file, name in (
+        ("cifar10_resnet20.yaml", "paper"),
+        ("cifar10_vgg16.yaml", "file.paper"),
+        ("digits.yaml", "file.digits"),
+    ):
+        settings = parse_fit(["--method", "qcfs", "--recipe", str(recipes / file)])
+        assert settings.recipe == name
+    assert parse_fit(["--method", "nq", "--recipe", str(recipes / "cifar10_resnet20.yaml")]).recipe == "file.paper"
 
 
 @pytest.fixture

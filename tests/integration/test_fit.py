@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import ROOT, TINY, sha256
 
+from bench.config import differences
 from bench.errors import UserError
 from bench.provenance import code_state, environment
 from bench.records import read_record
+from bench.results import is_cut
 from bench.run import trained_on
 
 
@@ -65,6 +68,7 @@ def test_a_record_says_on_what_its_weights_were_trained(bench):
     assert bench("fit", *TINY, "--out", "run").status == 0
     environment = read_record(Path("run/record.json")).environment
     expected = {"torch": environment.torch, "device": environment.device, "threads": threads, "world_size": 1}
+    expected |= {"compiled": False}
     try:
         torch.set_num_threads(threads + 1)
         assert bench("fit", *TINY, "--out", "run", "--ckpt", "last").status == 0
@@ -170,8 +174,34 @@ def test_validation_split_can_be_evaluated_and_is_never_ranked(bench):
     assert record.protocol.num_eval_samples == 200 and record.protocol.num_train_samples == 1437 - 200
 
 
+@pytest.mark.parametrize(("limit", "cut"), [(None, False), (1.0, False), (1, True), (0.5, True), (11, True)])
+def test_one_batch_an_epoch_is_part_of_the_data_and_one_whole_epoch_is_not(limit, cut):
+    assert is_cut(limit) is cut
+    assert differences({"limit": 1.0}, {"limit": limit}) == ([] if limit == 1.0 and not cut else [f"limit={limit}"])
+
+
+@pytest.mark.parametrize("left", ["record.json", "model.safetensors"])
+def test_a_finished_run_without_its_checkpoints_is_not_lost(bench, left):
+    Path("run").mkdir()
+    Path("run", left).write_text("weeks of work")
+    result = bench("fit", *TINY, "--out", "run")
+    assert (result.status, Path("run", left).read_text()) == (2, "weeks of work")
+    assert "--overwrite" in result.err and "--ckpt last" not in result.err
+
+
+def test_a_net_evaluated_into_another_training_s_folder_is_refused(bench, trained):
+    shutil.copytree(trained, "mine")
+    before = sha256(Path("mine/model.safetensors"))
+    result = bench("evaluate", "--ckpt", str(trained / "model.safetensors"), "--out", "mine", "--overwrite")
+    assert result.status == 2 and "another training" in result.err
+    assert sha256(Path("mine/model.safetensors")) == before
+    again = bench("evaluate", "--ckpt", "mine/model.safetensors", "--T", "1", "--out", "mine", "--overwrite",
+                  "--logger", "none")  # fmt: skip
+    assert again.status == 0, again.err
+
+
 def test_compiled_steps_train_the_same_weights_by_name(bench):
-    if not torch.compiler.is_compiling and not torch._dynamo.is_dynamo_supported():
+    if not torch._dynamo.is_dynamo_supported():
         pytest.skip("torch.compile is not supported here")
     assert bench("fit", *TINY, "--compile", "--trainer.limit_train_batches", "1", "--out", "run").status == 0
     assert bench("evaluate", "--ckpt", "run/checkpoints/last.ckpt", "--T", "1", "--logger", "none").status == 0

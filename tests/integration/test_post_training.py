@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.config import parse_fit
+from bench.conversion import _source_net
 from bench.records import read_record
 
 CONVERT = ("--arch", "resnet20", "--data", "digits", "--subset", "64", "--T", "1,2,4", "--logger", "none")
@@ -35,6 +37,47 @@ def test_converts_a_checkpoint_without_training_it(bench, source, method, option
     again = bench("evaluate", "--ckpt", "run/model.safetensors", "--T", "1,2,4", "--out", "again", "--logger", "none")
     assert again.status == 0, again.err
     assert read_record(Path("again/record.json")).snn == record.snn
+
+
+def test_what_the_source_net_was_trained_on_is_not_forgotten(bench, source):
+    """Its 64 images make the conversion a trial, although that is evaluated on the whole test set."""
+    whole = [item for item in CONVERT if item not in ("--subset", "64")]
+    convert = ("fit", "--method", "cos", *whole, "--model.rho", "1", "--ckpt", str(source))
+    assert bench(*convert, "--T", "1", "--out", "run").status == 0
+    assert bench("evaluate", "--ckpt", "run/model.safetensors", "--T", "1", "--out", "again").status == 0
+    for folder in ("run", "again"):
+        record = read_record(Path(folder) / "record.json")
+        assert (record.protocol.num_train_samples, record.protocol.num_eval_samples) == (64, 360)
+        assert record.limited
+
+
+def test_images_that_a_net_was_trained_on_do_not_validate_it(bench, source):
+    result = bench("fit", "--method", "cos", *CONVERT, "--ckpt", str(source), "--data.val_split", "200",
+                   "--data.eval_split", "val", "--out", "run")  # fmt: skip
+    assert result.status == 2 and "held out 0" in result.err and "--data.val_split 200" in result.err
+
+
+def test_a_source_that_is_trained_first_is_trained_as_asked(monkeypatch):
+    """On the same images, by the same accelerator, with the same held-out part."""
+    asked = ["--method", "cos", "--data", "digits", "--data.val_split", "200", "--data.eval_split", "val", "--compile",
+             "--trainer.accelerator", "cpu", "--data.num_workers", "2"]  # fmt: skip
+    found = []
+    monkeypatch.setattr("bench.run.fit", lambda settings, argv: found.append(settings))
+    _source_net(parse_fit(asked), "qcfs")
+    assert found[0].data_args["val_split"] == 200 and found[0].data_args["num_workers"] == 2
+    assert found[0].trainer_args["accelerator"] == "cpu" and found[0].compile
+
+
+def test_settings_in_a_file_of_one_s_own_are_changes_of_a_conversion(bench, source):
+    """They stand in the row's name, and those of a training are refused."""
+    Path("mine.yaml").write_text("name: mine\nmodel: {rho: 3}\n")
+    convert = ("fit", "--method", "cos", *CONVERT, "--ckpt", str(source), "--recipe", "mine.yaml", "--out", "run")
+    assert bench(*convert).status == 0
+    changes = ["data.subset=64", "model.rho=3", "trainer.max_epochs=2"]
+    assert read_record(Path("run/record.json")).recipe.overrides == changes
+    Path("mine.yaml").write_text("name: mine\ntrainer: {max_epochs: 5}\n")
+    result = bench(*convert, "--overwrite")
+    assert result.status == 2 and "--trainer.max_epochs: cos does not train" in result.err
 
 
 def test_without_a_checkpoint_the_source_is_trained_once(bench):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import struct
 import subprocess
 import sys
@@ -76,6 +77,19 @@ def test_what_is_filed_is_not_added_again_and_trials_are_left_out(
     runs = [offline_run(tmp_path / "runs", record) for record in (filed, fresh, trial, fresh)]
     assert collect(tmp_path / "runs", None, results, tmp_path) == [runs[1] / "staged.json"]
     assert capsys.readouterr().err == "left out offline-run-2: limited: measured or trained on part of the data\n"
+
+
+def test_what_was_filed_before_records_had_all_their_fields_is_filed(tmp_path: Path) -> None:
+    record = make_record()
+    run = offline_run(tmp_path / "runs", record)
+    old = record.model_dump(mode="json")
+    del old["training"]["arithmetic"], old["extras"]
+    path = tmp_path / "results" / record.path()
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(old))
+    assert collect(tmp_path / "runs", None, tmp_path / "results", tmp_path) == []
+    path.write_bytes(b"\xff not UTF-8")
+    assert collect(tmp_path / "runs", None, tmp_path / "results", tmp_path) == [run / "staged.json"]
 
 
 def test_a_killed_run_and_damage(tmp_path: Path) -> None:
