@@ -67,8 +67,9 @@ def environment(device: torch.device, world_size: int, workers: int) -> Environm
 def arithmetic(device: torch.device, world_size: int, compiled: bool) -> Arithmetic:
     """What decides how sums are rounded in this process."""
     facts = environment(device, world_size, 0)
-    known = {"torch": facts.torch, "device": facts.device, "threads": facts.threads}
-    return Arithmetic(**known, world_size=world_size, compiled=compiled)
+    return Arithmetic(
+        torch=facts.torch, device=facts.device, threads=facts.threads, world_size=world_size, compiled=compiled
+    )
 
 
 def cpuinfo() -> dict[str, str]:
