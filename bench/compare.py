@@ -63,7 +63,8 @@ def find(name: str, results: Path) -> Path:
         raise UserError(one_line(f"{name}: not a .json file, and there are no records to look it up in: {results}"))
     shown = one_line(name, 80)
     keys = {path.relative_to(results).with_suffix("").as_posix(): path for path in sorted(results.rglob("*.json"))}
-    found = [name] if name in keys else [key for key in keys if name in key]
+    # From the beginning of a part of the path on: qcfs/quick is not in cs_qcfs/quick.
+    found = [name] if name in keys else [key for key in keys if f"/{name}" in f"/{key}"]
     if len(found) == 1:
         return keys[found[0]]
     if not found:

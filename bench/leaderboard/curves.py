@@ -19,7 +19,7 @@ from bench.leaderboard.text import fixed, one_line
 FOLDER = "curves"
 # Kept legible: a net with more rows shows its best, the table has them all.
 MOST_ROWS = 8
-WIDTH, LEFT, RIGHT, TOP, BOTTOM = 760, 52, 470, 34, 344
+WIDTH, LEFT, RIGHT, TOP, BOTTOM = 1000, 52, 470, 34, 344
 # Okabe and Ito's colours, which readers with any colour vision tell apart; on dark ground the dark ones are lightened.
 LIGHT = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b08900", "#56b4e9", "#7a4fb5", "#555555")
 DARK = ("#5db3e6", "#ff8b3d", "#3cc79d", "#e8a3c8", "#e0bd3e", "#9bd4f5", "#b79af0", "#bbbbbb")
@@ -81,11 +81,14 @@ def pictures(rows: Sequence[Row], rest: Sequence[ReportedOnly]) -> dict[tuple[ob
 
 def _series(board: Sequence[Row], rest: Sequence[ReportedOnly]) -> list[Series]:
     found: list[Series] = []
-    inks: dict[str, int] = {}
+    inks: dict[int, int] = {}
     theirs: dict[int, tuple[ReportedRow, str, str]] = {}
     for row in board[:MOST_ROWS]:
         ink = len(found)
-        inks.setdefault(row.method, ink)
+        for cell in row.cells:
+            if cell.match is not None:
+                # The colour and shape of our own curve that it is compared with, so that the two are read together.
+                inks.setdefault(id(cell.match.row), ink)
         points = tuple((cell.T, cell.top1.mean) for cell in row.cells)
         spread = {cell.T: cell.top1.std for cell in row.cells if cell.top1.std is not None}
         label = f"{row.method}, {row.recipe} (n = {len(row.seeds)})"
@@ -99,9 +102,9 @@ def _series(board: Sequence[Row], rest: Sequence[ReportedOnly]) -> list[Series]:
     for printed, paper, method in theirs.values():
         points = tuple((int(T), top1) for T, top1 in printed.top1.items() if T.isdigit())
         if points:
-            label = f"{method}, {paper} ({printed.kind.replace('_', ' ')})"
-            # The colour and shape of our own curve of that method, so that the two are read together.
-            found.append(Series(label, inks.setdefault(method, len(found)), printed=points))
+            level = "" if printed.L is None else f", L = {printed.L}"
+            label = f"{method}{level}, {paper} ({printed.kind.replace('_', ' ')})"
+            found.append(Series(label, inks.get(id(printed), len(found)), printed=points))
     return found
 
 
@@ -109,9 +112,10 @@ def draw(net: tuple[str, str], series: Sequence[Series], measured: int) -> str:
     """One picture as SVG text."""
     title = f"{SPELLING.get(net[0], net[0])}, {net[1]}: top-1 accuracy against T"
     every = [(T, y) for s in series for T, y in (*s.points, *s.printed)]
-    anns = [s.ann for s in series if s.ann is not None]
-    low = 5 * math.floor(min((float(y) for _, y in every), default=0) / 5)
-    high = min(100, 5 * math.ceil(max([float(y) for _, y in every] + [float(a) for a in anns], default=100) / 5))
+    ends = [y + sign * (s.spread or {}).get(T, 0) for s in series for T, y in s.points for sign in (-1, 1)]
+    seen = [float(y) for y in (*ends, *(y for _, y in every), *(s.ann for s in series if s.ann is not None))]
+    low = max(0, 5 * math.floor(min(seen, default=0) / 5))
+    high = min(100, 5 * math.ceil(max(seen, default=100) / 5))
     high = max(high, low + 5)
     # Whole powers of two around all T: the axis is the same for one and for many points.
     first = min((math.floor(math.log2(T)) for T, _ in every), default=0)
@@ -196,7 +200,8 @@ def _curve(s: Series, x: Scale, y: Scale) -> Iterable[str]:
 
 
 def _mark(ink: int, x: str, y: str, kind: str) -> str:
-    shape = SHAPES[ink % len(SHAPES)]
+    # Another shape where the colours begin again, so that 32 series differ.
+    shape = SHAPES[(ink + ink // len(LIGHT)) % len(SHAPES)]
     if shape == "circle":
         return f'<circle class="{kind}" cx="{x}" cy="{y}" r="4"/>'
     outline = {"square": "M-4-4h8v8h-8z", "triangle": "M0-5l5 9h-10z", "diamond": "M0-5.5l5 5.5-5 5.5-5-5.5z"}[shape]
@@ -206,7 +211,7 @@ def _mark(ink: int, x: str, y: str, kind: str) -> str:
 def _legend(series: Sequence[Series], measured: int) -> tuple[list[str], int]:
     at, left, lines = TOP + 4, RIGHT + 24, []
     for s in series:
-        label = one_line(s.label, 40)
+        label = one_line(s.label, 70)
         lines.append(f'<g class="i{s.ink % len(LIGHT)}">')
         if s.points:
             lines.append(f'<line class="line" x1="{left}" x2="{left + 24}" y1="{at}" y2="{at}"/>')

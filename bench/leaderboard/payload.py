@@ -95,6 +95,7 @@ def _row(row: Row, key: str, texts: Texts) -> Data:
         "rank": row.rank,
         "marks": list(row.marks),
         "ann": _statistic(row.ann),
+        **({} if row.ann_noisy is None else {"noisy": _statistic(row.ann_noisy)}),
         "facts": [texts(fact) for fact in facts],
         "cells": [_cell(cell, texts) for cell in row.cells],
         "runs": [_run(record, texts) for record in row.records],
@@ -144,6 +145,7 @@ def _run(record: Record, texts: Texts) -> Data:
         # In the folder of its row.
         "file": record.path().name,
         "ann": _two(percent(record.ann.top1)),
+        **({"noisy": _two(percent(record.extras["ann_noisy"]))} if "ann_noisy" in record.extras else {}),
         "points": [[point.T, point.warmup, _two(percent(point.top1)), point.synops] for point in record.snn],
         "commit": texts(record.code.commit),
         "trained": texts(record.training.code.commit),

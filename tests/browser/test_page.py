@@ -139,6 +139,42 @@ def test_filters_and_columns(visit: Open, address: str) -> None:
     assert set(column(page, "arch")) == {"cifar_vgg16"}
 
 
+def test_a_mean_over_fewer_seeds_and_an_ann_with_noise_say_so(visit: Open, tmp_path: Path) -> None:
+    records = [make_record(seed, [point(4, 0.8)], method__name="nq") for seed in range(2)]
+    records.append(make_record(2, [point(4, 0.8), point(8, 0.9)], method__name="nq"))
+    records = [record.model_copy(update={"extras": {"ann_noisy": 0.7785}}) for record in records]
+    page = visit(write_page(tmp_path, records))
+    page.select_option("#by-show", "measured")
+    head, row = page.locator("#table thead th"), page.locator("#table tbody tr")
+    at = {name: k for k, name in enumerate(head.evaluate_all("(all) => all.map((th) => th.dataset.column)"))}
+    cells = row.locator("td, th").all_inner_texts()
+    assert "(n=1)" in cells[at["T8"]] and "(n=" not in cells[at["T4"]]
+    assert "noise on: 77.85" in cells[at["ann"]]
+    page.locator("#table .open").click()
+    detail = page.locator("#detail").inner_text()
+    assert "90.00 (n=1)" in detail and "with the training noise on 77.85" in detail
+
+
+def test_a_row_ticked_by_keyboard_keeps_the_focus(visit: Open, address: str) -> None:
+    page = visit(address)
+    box = page.locator("#table tbody input").nth(1)
+    label = box.get_attribute("aria-label")
+    box.focus()
+    for ticked in (True, False):
+        page.keyboard.press("Space")
+        assert box.is_checked() is ticked
+        assert page.evaluate("document.activeElement.ariaLabel") == label
+
+
+def test_what_is_printed_as_at_least_512_is_not_drawn_at_512(visit: Open, address: str) -> None:
+    page = visit(address)
+    page.select_option("#by-show", "printed")
+    page.select_option("#by-T", "512+")
+    page.locator("#table tbody input").first.check()
+    points = page.evaluate("document.getElementById('curve').plot.series.flatMap(({ points }) => points)")
+    assert points and max(point["x"] for point in points) < 512
+
+
 def test_every_column_sorts_both_ways_with_unknown_values_last(visit: Open, address: str) -> None:
     page = visit(address)
     for head in page.locator("#table [data-column]").all():
@@ -148,6 +184,12 @@ def test_every_column_sorts_both_ways_with_unknown_values_last(visit: Open, addr
             order = head.get_attribute("aria-sort")
             assert order in ("ascending", "descending")
             assert page.locator("#table [aria-sort]").count() == 1
+            if name in ("method", "arch"):
+                texts = column(page, name)
+                assert texts == sorted(texts, reverse=order == "descending")
+            if name in ("rank", "n"):
+                values = [int(text) for text in column(page, name) if text not in ("", "–")]
+                assert values == sorted(values, reverse=order == "descending") and values
             if name.startswith("T"):
                 texts = column(page, name)
                 values = [float(text) for text in texts if text]

@@ -25,20 +25,30 @@ def test_a_leaderboard_killed_at_any_moment_is_whole_after_the_next(uninterrupte
     ]
     shutil.copytree(ROOT / "leaderboards/results", "results")
     clock = time.monotonic()
-    start(*arguments).communicate(timeout=120)
+    whole = start(*arguments)
+    _, err = whole.communicate(timeout=120)
+    assert whole.returncode == 0, err
     span = time.monotonic() - clock
     reference = {path.relative_to("out"): path.read_bytes() for path in Path("out").rglob("*") if path.is_file()}
+    assert {Path("README.md"), Path("index.html"), Path("cifar10.md")} <= reference.keys()
+    between = 0
     draw = random.Random(1)
-    for _ in range(5):
+    for number in range(8):
         for path in reference:
             Path("out", path).unlink(missing_ok=True)
         process = start(*arguments)
-        time.sleep(span * draw.uniform(0.5, 1.0))
+        if number % 2:  # in the middle of writing
+            while process.poll() is None and not any(Path("out", path).exists() for path in reference):
+                time.sleep(0.0005)
+        else:
+            time.sleep(span * draw.uniform(0.5, 1.0))
         process.kill()
         process.communicate()
         written = {path for path in Path("out").rglob("*") if path.is_file() and path.suffix != ".tmp"}
         for path in written:
             assert path.read_bytes() == reference[path.relative_to("out")], f"{path} is half-written"
+        between += 0 < len(written) < len(reference)
+    assert between, "no kill came between the first page and the last"
     out, err = start(*arguments).communicate(timeout=120)
     assert {p: Path("out", p).read_bytes() for p in reference} == reference, out + err
 

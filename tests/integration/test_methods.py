@@ -38,6 +38,7 @@ def ledger_is_right(record: Record, method: str) -> None:
     entry = METHODS[method]
     assert record.method.paper == entry.paper
     assert record.conversion.per_T == entry.per_T
+    assert record.conversion.causal == (method != "cos"), "which reads ahead in each layer's input"
     assert record.conversion.retrained == (entry.source is None)
     assert record.conversion.alphabet == {"snm": "ternary", "burst": "multi"}.get(method, "binary")
     assert record.conversion.levels_per_step == {"burst": 5}.get(method, 1)

@@ -17,7 +17,8 @@ COMMANDS = [("--help",), ("fit", "--help"), ("evaluate", "--help"), ("list",), (
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_no_torch(command):
     code = ("import sys; from bench.cli import main\n"
-            "try:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
+            "try:\n    status = main(sys.argv[1:])\nexcept SystemExit as stop:\n    status = stop.code\n"
+            "assert status == 0, status\n"
             "heavy = {'torch', 'pytorch_lightning', 'wandb', 'timm'} & set(sys.modules)\n"
             "sys.exit(f'imported {heavy}' if heavy else 0)")  # fmt: skip
     done = subprocess.run([sys.executable, "-c", code, *command], cwd=ROOT, capture_output=True, text=True)
@@ -28,7 +29,7 @@ def test_no_torch(command):
 def test_under_a_second(command):
     def seconds() -> float:
         begin = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "bench", *command], cwd=ROOT, capture_output=True, check=False)
+        subprocess.run([sys.executable, "-m", "bench", *command], cwd=ROOT, capture_output=True, check=True)
         return time.perf_counter() - begin
 
     # The best of three: what the command needs, not what else the machine does.

@@ -261,9 +261,14 @@ def test_each_call_of_a_shared_layer_is_counted_for_what_it_gets() -> None:
     set_thresholds(model, 0.5)
     snn = model.convert(4, [])
     calls: list[Tensor] = []
-    handle = snn.net.conv.register_forward_pre_hook(lambda _, inputs: calls.append(inputs[0]))
-    _, _, macs = total(snn, images, 4)
-    handle.remove()
+    last: list[Tensor] = []
+    handles = [
+        snn.net.conv.register_forward_pre_hook(lambda _, inputs: calls.append(inputs[0])),
+        snn.net.fc.register_forward_pre_hook(lambda _, inputs: last.append(inputs[0])),
+    ]
+    _, synops, macs = total(snn, images, 4)
+    for handle in handles:
+        handle.remove()
     ones = torch.ones(3, 3, 3, 3, dtype=torch.float64)
 
     def meets(x: Tensor) -> int:
@@ -271,5 +276,7 @@ def test_each_call_of_a_shared_layer_is_counted_for_what_it_gets() -> None:
 
     # The image at each of 4 steps, and the sum; the spikes between them are accumulates.
     of_image = [x for x in calls if len(x) == len(images)]
-    sums = calls[2::3]
+    spikes, sums = calls[1::3], calls[2::3]
+    of_classifier = 5 * sum(int((x != 0).sum()) for x in last)
+    assert sum(synops) == sum(map(meets, spikes)) + of_classifier > of_classifier > 0
     assert sum(macs) == 4 * sum(map(meets, of_image)) + sum(map(meets, sums)) > 0

@@ -388,7 +388,7 @@ def test_a_printed_row_is_drawn_however_many_rows_of_ours_are_better(papers: tup
     better = [named(f"method{k}", point(4, 0.9), point(8, 0.99 - k / 1000)) for k in range(9)]
     (net,) = [text for name, text in pages([*better, make_record()], papers).items() if name.endswith(".svg")]
     assert "qcfs, paper (n = 1)" not in net
-    assert "qcfs, bu2022qcfs (own)" in net
+    assert "qcfs, L = 4, bu2022qcfs (own)" in net
 
 
 def test_the_overview_names_the_first_of_each_net(papers: tuple[Paper, ...]) -> None:

@@ -218,9 +218,11 @@ def test_the_twin_is_the_activation_that_the_neuron_equals_under_constant_curren
 def test_copies_do_not_share_state() -> None:
     neuron = node(1.0, 2, 1)
     neuron(torch.full((1, 2), 0.3, dtype=torch.float64))
-    other = copy.deepcopy(neuron)
-    other.reset()
     assert neuron.v is not None
+    before = neuron.v.clone()
+    other = copy.deepcopy(neuron)
+    other(torch.full((1, 2), 0.4, dtype=torch.float64))
+    assert torch.equal(neuron.v, before) and not torch.equal(other.v, before)
 
 
 def test_the_base_leaves_the_dynamics_to_its_heirs() -> None:

@@ -101,7 +101,7 @@ def test_with_one_level_and_one_step_the_snn_is_its_ann(name: str) -> None:
 
 
 def test_accuracy_of_the_approximation_grows_with_T(case: tuple[QCFS, SpikingNetwork, Tensor]) -> None:
-    """The mean logits come closer to those of the unquantised net; the twin at T is closer still to its own."""
+    """The mean logits come closer to those of the unquantised net."""
     model, snn, images = case
     with torch.no_grad():
         smooth = _unquantised(model.net)(images)

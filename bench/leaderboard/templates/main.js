@@ -83,7 +83,7 @@ function theme(chosen) {
   const dark = chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
   if (chosen) document.documentElement.dataset.theme = chosen;
   byId("theme").textContent = dark ? "Light" : "Dark";
-  byId("theme").setAttribute("aria-label", dark ? "Light colours" : "Dark colours");
+  byId("theme").setAttribute("aria-label", "Dark colours");
   byId("theme").setAttribute("aria-pressed", String(dark));
   return dark;
 }

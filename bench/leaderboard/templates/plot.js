@@ -3,7 +3,8 @@ const SHAPES = ["circle", "square", "triangle", "diamond"];
 const PATHS = { square: "M-4-4h8v8h-8z", triangle: "M0-5l5 9h-10z", diamond: "M0-5.5l5 5.5-5 5.5-5-5.5z" };
 
 function mark(ink, x, y, hollow) {
-  const shape = SHAPES[ink % SHAPES.length];
+  // Another shape where the colours begin again, so that 32 series differ.
+  const shape = SHAPES[(ink + Math.floor(ink / 8)) % SHAPES.length];
   const style = { class: `${hollow ? "hollow" : "full"} ink${ink % 8}` };
   return shape === "circle" ? svg("circle", { ...style, cx: x, cy: y, r: 4 }) : svg("path", { ...style, d: PATHS[shape], transform: `translate(${x} ${y})` });
 }
@@ -23,6 +24,8 @@ const title = (entry) => `${entry.method}, ${entry.source}${entry.run ? `, seed 
 function curvePoints(entry, ink) {
   const points = [];
   for (const [T, cell] of entry.cells) {
+    // "512+" is no single number of steps.
+    if (T.endsWith("+")) continue;
     const std = cell.std ? ` ± ${two(cell.std)}` : "";
     points.push({ x: steps(T), y: cell.value, std: cell.std, hollow: entry.printed, ink,
       text: `${title(entry)}: ${cell.text ?? two(cell.value)}${std} % at T = ${T}${cell.warmup ? ` after ${cell.warmup} warm-up steps` : ""}` });
@@ -139,7 +142,7 @@ function drawPlots(lines) {
   const costs = chosen.map((entry, ink) => ({ points: costPoints(entry, ink), ink }));
   drawPlot("pareto", costs, { base: 10, label: "synaptic operations for one image", front: true,
     empty: chosen.length ? "Synaptic operations are not measured yet for these rows." : "Nothing is selected by these filters." });
-  byId("curve-note").textContent = (state.picked.length ? `${many(chosen.length, "picked row")}. ` : `The first ${many(chosen.length, "row")} of the table; tick rows to choose. `) + "Dashed: the ANN. Hollow: printed.";
+  byId("curve-note").textContent = (state.picked.length ? `${many(chosen.length, "picked row")}. ` : `The first ${many(chosen.length, chosen.some(({ printed: theirs }) => !theirs) ? "measured row" : "row")} of the table; tick rows to choose. `) + "Dashed: the ANN. Hollow: printed.";
   byId("pareto-note").textContent = costs.some(({ points }) => points.length) ? "Up and to the left is better; dotted: the best of these." : "";
   byId("legend").replaceChildren(...chosen.map((entry, ink) => el("li", {}, svg("svg", { width: 18, height: 14, "aria-hidden": "true" }, mark(ink, 9, 7, entry.printed)), title(entry))));
   return new Map(chosen.map((entry, ink) => [entry.key, ink]));

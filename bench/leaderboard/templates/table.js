@@ -8,13 +8,13 @@ function columns(lines) {
     { id: "n", head: state.values === "seeds" ? "seed" : "n", value: (entry) => entry.n, show: (entry) => entry.n ?? "", number: true },
     { id: "ann", head: "ANN", value: (entry) => entry.ann, show: annCell, number: true },
   ];
-  const at = (T) => ({ id: `T${T}`, head: `T = ${T}`, value: (entry) => entry.cells.get(T)?.value, show: (entry) => topCell(entry.cells.get(T)), number: true });
+  const at = (T) => ({ id: `T${T}`, head: `T = ${T}`, value: (entry) => entry.cells.get(T)?.value, show: (entry) => topCell(entry, T), number: true });
   if (state.T) return [...names, at(state.T), ...costs(state.T)];
   const present = new Set(lines.flatMap((entry) => [...entry.cells.keys()]));
   const others = [...present].filter((T) => !COMMON.includes(T));
   const rest = (entry) => [...entry.cells].filter(([T]) => !COMMON.includes(T));
   const more = { id: "more", head: "other T", value: (entry) => rest(entry).at(-1)?.[1].value, number: true,
-    show: (entry) => rest(entry).map(([T, cell]) => el("span", { class: "pair" }, `${T}: ${cell.text ?? two(cell.value)}`)) };
+    show: (entry) => rest(entry).map(([T, cell]) => el("span", { class: "pair" }, `${T}: ${cell.text ?? two(cell.value)}`, fewer(cell.n, entry.n))) };
   return [...names, ...COMMON.filter((T) => present.has(T)).map(at), ...(others.length ? [more] : [])];
 }
 
@@ -25,7 +25,7 @@ function costs(T) {
     { id: "badge", head: "badge", value: (entry) => cell(entry).badge, show: (entry) => cell(entry).badge ?? "" },
     { id: "warmup", head: "warm-up", value: (entry) => cell(entry).warmup, show: (entry) => cell(entry).warmup ?? "", number: true },
     { id: "rate", head: "firing rate", value: (entry) => cell(entry).rate, show: (entry) => cell(entry).rate?.toFixed(4) ?? "", number: true },
-    { id: "synops", head: "SynOps", value: (entry) => cell(entry).synops, show: (entry) => (cell(entry).synops ? compact(cell(entry).synops) : entry.printed ? "" : "not measured"), number: true },
+    { id: "synops", head: "SynOps", value: (entry) => cell(entry).synops, show: (entry) => (Number.isFinite(cell(entry).synops) ? compact(cell(entry).synops) : entry.printed ? "" : "not measured"), number: true },
   ];
 }
 
@@ -36,9 +36,15 @@ function difference(cell) {
   return el("span", { class: `difference ${kind}`, title: `the paper has ${cell.paper}${cell.remark ? `; ${cell.remark}` : ""}` }, { same: "= ", below: "▼ ", above: "▲ " }[kind] + signed(cell.difference));
 }
 
-function topCell(cell) {
+// A mean over fewer seeds than the row has says so.
+function fewer(n, seeds) {
+  return state.values === "means" && n !== undefined && n !== seeds ? el("span", { class: "std" }, ` (n=${n})`) : null;
+}
+
+function topCell(entry, T) {
+  const cell = entry.cells.get(T);
   if (!cell) return null;
-  return [el("span", { class: "top1" }, cell.text ?? two(cell.value)), cell.std ? el("span", { class: "std" }, ` ± ${two(cell.std)}`) : null, state.T ? null : difference(cell)];
+  return [el("span", { class: "top1" }, cell.text ?? two(cell.value)), cell.std ? el("span", { class: "std" }, ` ± ${two(cell.std)}`) : null, fewer(cell.n, entry.n), state.T ? null : difference(cell)];
 }
 
 function nameCell(entry) {
@@ -52,10 +58,17 @@ function sourceCell(entry) {
   return [entry.source, el("span", { class: "mark" }, entry.row.kind + (entry.row.L === null ? "" : `, L = ${entry.row.L}`))];
 }
 
+function noisy(row, run) {
+  if (run) return run.noisy === undefined ? "" : two(run.noisy);
+  return row.noisy ? two(row.noisy[0]) + (row.noisy[1] === null ? "" : ` ± ${two(row.noisy[1])}`) : "";
+}
+
 function annCell(entry) {
   if (entry.ann === null) return "";
   const std = !entry.printed && !entry.run ? entry.row.ann[1] : null;
-  return [el("span", {}, entry.printed ? entry.row.ann : two(entry.ann)), std ? el("span", { class: "std" }, ` ± ${two(std)}`) : null];
+  // As the paper of NQ measures it.
+  const noise = noisy(entry.row, entry.run);
+  return [el("span", {}, entry.printed ? entry.row.ann : two(entry.ann)), std ? el("span", { class: "std" }, ` ± ${two(std)}`) : null, noise ? el("span", { class: "mark" }, `noise on: ${noise}`) : null];
 }
 
 // More rows than anybody reads at once are drawn on demand, so that sorting stays immediate.
@@ -91,6 +104,8 @@ function drawTable(lines, inks) {
     else head.removeAttribute("aria-sort");
   }
   const body = document.createDocumentFragment();
+  // A row that is moved loses the focus that it has.
+  const focused = document.activeElement;
   for (const entry of all ? lines : lines.slice(0, ENOUGH)) {
     const line = tableRow(entry, shape);
     const ink = inks.get(entry.key);
@@ -101,6 +116,7 @@ function drawTable(lines, inks) {
   }
   if (!lines.length) body.append(el("tr", {}, el("td", { colspan: shape.length + 1, class: "empty" }, "Nothing is left by these filters.")));
   table.tBodies[0].replaceChildren(body);
+  if (focused !== document.activeElement && focused.isConnected) focused.focus({ preventScroll: true });
   byId("more").hidden = all || lines.length <= ENOUGH;
   byId("more").textContent = `Show all ${lines.length} rows`;
   const [ours, theirs] = [lines.filter(({ printed }) => !printed).length, lines.filter(({ printed }) => printed).length];
