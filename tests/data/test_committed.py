@@ -208,6 +208,17 @@ def test_offset_spikes_and_silenced_neurons_gain_most_at_few_steps() -> None:
         assert curves[name][4] > curves["qcfs"][8], name
 
 
+def test_offset_spikes_and_silenced_neurons_gain_on_cifar100_until_silence_costs_more() -> None:
+    """As printed: at 16 and 32 steps SRP is below QCFS (65.50 and 69.82), and COS is not."""
+    curves = short_curves("cifar100")
+    qcfs = curves["qcfs 8"]
+    for name in ("cos 8", "srp 8"):
+        assert curves[name][0] == qcfs[0], "of the same net"
+        assert all(curves[name][T] > qcfs[T] + 3 for T in (1, 2, 4, 8)), name
+        assert curves[name][4] > qcfs[8], f"{name}: at equal latency, 4 + 4 steps against 8"
+    assert all(curves["srp 8"][T] < qcfs[T] - 1 and curves["cos 8"][T] > qcfs[T] for T in (16, 32))
+
+
 def accuracy_rows(readme: str) -> list[tuple[str, dict[str, str]]]:
     """Rows of the README's tables that give a method's top-1 in percent: method, and column to number."""
     rows, heading = [], []
