@@ -221,6 +221,12 @@ def test_offset_spikes_and_silenced_neurons_gain_on_cifar100_until_silence_costs
         assert curves["cos 8"][T] > curves["qcfs 8"][T]
 
 
+def test_the_classic_conversions_come_in_their_order_on_cifar100() -> None:
+    """From one ReLU net, whose row is that of the largest activation as a threshold."""
+    curves = short_curves("cifar100")
+    assert curves["relu"][32] + 5 < curves["robust_norm"][32] < curves["opi"][32] - 5
+
+
 def test_more_calibration_steps_are_better() -> None:
     """COS with rho = 2, 4 and 8, of one net: the longer each neuron is watched, the more often its offset is found."""
     curves = short_curves("cifar100")
