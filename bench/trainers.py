@@ -55,8 +55,9 @@ class LastCheckpoint(ModelCheckpoint):
         """Adds the header."""
         epochs = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
         # Damaged images may have been replaced since the training began.
-        self.header["limited"] |= trainer.datamodule.limited_training  # type: ignore[attr-defined]
-        checkpoint[checkpoints.HEADER] = {**self.header, "epochs": epochs, "seconds": self.seconds}
+        limited = self.header["limited"] or trainer.datamodule.limited_training  # type: ignore[attr-defined]
+        now = {"epochs": epochs, "seconds": self.seconds, "limited": limited}
+        checkpoint[checkpoints.HEADER] = {**self.header, **now}
 
 
 def quiet() -> None:

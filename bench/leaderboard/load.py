@@ -155,9 +155,10 @@ def _consistent(records: dict[Path, Record], refusals: Refusals) -> None:
         if record.data.fingerprint != fingerprint:
             refusals.add(path, f"data.fingerprint: another {record.data.name} test set than in {first}")
         net = (str(record.path().parent), record.recipe.label, record.recipe.sha256, record.checkpoint.sha256)
+        experiment = identity(record)
         # Rates of single layers agree to the last digit only where nothing was drawn by the seed.
-        outcome = (*identity(record), record.ann.model_dump_json(), *(point.model_dump_json() for point in record.snn))
-        run = (*identity(record), record.seed)
+        outcome = (*experiment, record.ann.model_dump_json(), *(point.model_dump_json() for point in record.snn))
+        run = (*experiment, record.seed)
         if runs.setdefault(run, path) != path:
             refusals.add(path, f"seed {record.seed} of the same experiment as {runs[run]}: one seed counts once")
         elif record.conversion.retrained and nets.setdefault(net, path) != path:

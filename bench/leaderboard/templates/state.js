@@ -23,6 +23,7 @@ const svg = (tag, attributes = {}, ...children) =>
 
 const said = (number) => DATA.texts[number];
 const two = (value) => value.toFixed(2);
+const spread = ([mean, std]) => two(mean) + (std === null ? "" : ` ± ${two(std)}`);
 const signed = (value) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(2);
 const steps = (T) => parseInt(T, 10);
 const many = (n, noun) => `${n} ${noun}${n === 1 ? "" : "s"}`;

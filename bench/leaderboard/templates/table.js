@@ -60,7 +60,7 @@ function sourceCell(entry) {
 
 function noisy(row, run) {
   if (run) return run.noisy === undefined ? "" : two(run.noisy);
-  return row.noisy ? two(row.noisy[0]) + (row.noisy[1] === null ? "" : ` ± ${two(row.noisy[1])}`) : "";
+  return row.noisy ? spread(row.noisy) : "";
 }
 
 function annCell(entry) {
