@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from bench.errors import UserError
+from bench.processes import share
 from bench.snn.compilation import worth_compiling
 from bench.snn.cost import ENERGY_MODEL
 from bench.snn.simulate import SpikingNetwork, simulate
@@ -92,11 +94,16 @@ class ConversionCallback(pl.Callback):
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         # Lightning tests in inference mode, whose tensors cannot be copied and changed as conversion does.
         with torch.inference_mode(False), torch.no_grad():
+            # After a training each process has its own BN statistics, and the weights of the first are the ones kept.
+            share(pl_module.buffers())
             batches = calibration_batches(pl_module, datamodule)
             for T in self.steps if self.per_T else self.steps[-1:]:
                 self.networks[T] = pl_module.convert(T, batches).to(pl_module.device)  # type: ignore[operator]
                 self.networks[T].compiled = worth_compiling(len(datamodule.split(datamodule.eval_split)) * T)
             self.twins = {T: self._network(T).twin(T) for T in self.steps}
+            # All processes evaluate one network, however each has rounded what it calibrated.
+            for module in (*self.networks.values(), *self.twins.values()):
+                share(itertools.chain(module.parameters(), module.buffers()))
         self.metrics = nn.ModuleDict({"ann": _Accuracies(datamodule.num_classes)})
         for T in self.steps:
             self.metrics[f"snn{T}"] = _Accuracies(datamodule.num_classes)

@@ -125,15 +125,14 @@ def _evaluate(arguments: list[str]) -> int:
     parser.add_argument("--logger", choices=["wandb", "csv", "none"], default="csv")
     parser.add_argument("--overwrite", action="store_true", help="replace the record in --out")
     parser.add_argument("--accelerator", default="auto", help="cpu, gpu or auto")
-    parser.add_argument("--data.root", dest="root", help="folder of the data set")
+    commands.add_data_files(parser)
     parser.add_argument("--data.num_workers", dest="num_workers", type=int)
     parser.add_argument("--data.eval_batch_size", dest="eval_batch_size", type=int)
     options = parser.parse_args(arguments)
     from bench.config import parse_steps
     from bench.run import evaluate
 
-    names = ("root", "num_workers", "eval_batch_size", "accelerator")
-    overrides = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    overrides = commands.given(options, "root", "check", "num_workers", "eval_batch_size", "accelerator")
     out = options.out or options.ckpt.parent / "evaluate"
     if (out / "record.json").exists() and not options.overwrite:
         raise UserError(f"{out} already holds a record; give another --out, or --overwrite")

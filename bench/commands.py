@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 from bench.arguments import Parser
 from bench.errors import UserError
@@ -28,6 +30,18 @@ def parser(command: str) -> Parser:
     return Parser(prog=f"python -m bench {command}", description=COMMANDS[command], allow_abbrev=False)
 
 
+def add_data_files(made: Parser) -> None:
+    """Where a data set's files are, and which of them are looked at first."""
+    made.add_argument("--data.root", dest="root", help="folder of the data set")
+    made.add_argument("--data.check", dest="check", choices=["quick", "full", "none"],
+                      help="what is looked at of the evaluated files first (imagenet) [quick]")  # fmt: skip
+
+
+def given(options: Namespace, *names: str) -> dict[str, Any]:
+    """Those of the options that were given, by name."""
+    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+
+
 def diagnose(arguments: list[str]) -> int:
     """``python -m bench diagnose``."""
     made = parser("diagnose")
@@ -39,7 +53,7 @@ def diagnose(arguments: list[str]) -> int:
     made.add_argument("--json", action="store_true", help="print JSON instead of tables")
     made.add_argument("--wandb", action="store_true", help="log tables and pictures to W&B (offline without a key)")
     made.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    made.add_argument("--data.root", dest="root", help="folder of the data set")
+    add_data_files(made)
     options = made.parse_args(arguments)
     from bench.config import parse_steps
     from bench.diagnose import FILE, run
@@ -47,7 +61,7 @@ def diagnose(arguments: list[str]) -> int:
     out = options.out or options.ckpt.parent / "diagnose"
     if (out / FILE).exists() and not options.overwrite:
         raise UserError(f"{out} already holds a diagnosis; give another --out, or --overwrite")
-    steps, data = parse_steps(options.T), {} if options.root is None else {"root": options.root}
+    steps, data = parse_steps(options.T), given(options, "root", "check")
     return run(options.ckpt, steps, options.images, out, options.json, options.wandb, options.device, data)
 
 
@@ -62,13 +76,14 @@ def export(arguments: list[str]) -> int:
     made.add_argument("--overwrite", action="store_true", help="replace the files in --out")
     made.add_argument("--record", type=Path, help="record for the model card (default: record.json beside --ckpt)")
     made.add_argument("--push", metavar="REPO", help="upload safetensors, card and record to the Hugging Face Hub")
-    made.add_argument("--data.root", dest="root", help="folder of the data set")
-    options = vars(made.parse_args(arguments))
+    add_data_files(made)
+    options = made.parse_args(arguments)
     from bench.export.command import Wanted, run
 
-    root = options.pop("root")
-    options["out"] = options["out"] or options["ckpt"].parent / "export"
-    return run(Wanted(**options, data_options={} if root is None else {"root": root}))
+    data = given(options, "root", "check")
+    wanted = {name: value for name, value in vars(options).items() if name not in ("root", "check")}
+    wanted["out"] = options.out or options.ckpt.parent / "export"
+    return run(Wanted(**wanted, data_options=data))
 
 
 def compare(arguments: list[str]) -> int:

@@ -18,6 +18,7 @@ from bench.options import expand_shorthands, first_stage, flatten, parse, read_c
 from bench.recipes import find_recipe
 from bench.records import config_sha256
 from bench.registry import lookup
+from bench.trainer_options import checked
 
 # What decides a result; paths and loader processes do not.
 SCIENCE_TRAINER = ("max_epochs", "precision", "gradient_clip_val", "gradient_clip_algorithm",
@@ -56,7 +57,7 @@ class Settings:
         trainer = {key: self.trainer_args.get(key) for key in SCIENCE_TRAINER}
         # The batch size is per process and BN sees its own process only, so several are another experiment.
         trainer |= {key: self.trainer_args[key] for key in ("devices", "num_nodes")
-                    if self.trainer_args.get(key) not in (None, 1, "1")}  # fmt: skip
+                    if self.trainer_args.get(key, 1) != 1}  # fmt: skip
         return {
             "method": self.method,
             "arch": self.arch,
@@ -136,6 +137,7 @@ def parse_fit(argv: Sequence[str]) -> Settings:
     parser = second_stage(method_class, data_class)
     from_files = tokens(parser, recipe_settings | from_file, f"--config {first.config}")
     config = parse(parser, [*from_files, *rest])
+    baseline["trainer"], config["trainer"] = checked(baseline["trainer"]), checked(config["trainer"])
     settings = Settings(
         method=chosen["method"],
         arch=arch,

@@ -22,6 +22,7 @@ from bench.snn.simulate import SpikingNetwork
 from bench.snn.simulate import simulate as simulate_parts
 from bench.snn.surgery import replace, split_norm_act
 from bench.snn.tracing import note_size
+from datamodules.base import CALIBRATION_BATCH
 from methods import METHODS
 from methods.base import Batch, ConversionModule
 
@@ -186,19 +187,26 @@ def _batches(method: str, converter: ConversionModule, calibration: Calibration 
         return []
     if calibration is None:
         raise UserError(f"{method} looks at training images; give convert(..., calibration=images or loader)")
-    device, found = _device(converter), []
+    device = _device(converter)
+    found: list[Tensor] = []
     dtype = next((parameter.dtype for parameter in converter.parameters()), torch.float32)
     for images in _images(calibration):
         if images.dtype != dtype:
             raise UserError(
                 f"calibration: images are {images.dtype} and the network is {dtype}; give images.to({dtype})"
             )
+        if found and images.shape[1:] != found[0].shape[1:]:
+            raise UserError(
+                f"calibration: images are of different shapes, {list(found[0].shape[1:])} and {list(images.shape[1:])}"
+            )
         images = images[:wanted].to(device)
-        found.append((images, torch.zeros(len(images), dtype=torch.long, device=device)))
+        found.append(images)
         wanted -= len(images)
         if wanted <= 0:
             break
-    return found
+    # As on the command line, however they came: some methods average over batches.
+    batches = torch.split(torch.cat(found), CALIBRATION_BATCH) if found else ()
+    return [(images, torch.zeros(len(images), dtype=torch.long, device=device)) for images in batches]
 
 
 def _images(calibration: Calibration) -> Iterator[Tensor]:

@@ -13,6 +13,7 @@ from typing import Any
 from bench.arguments import Parser
 from bench.errors import UserError
 from bench.registry import nearest
+from bench.trainer_options import HELP
 from bench.yaml_files import UNREADABLE, read_yaml
 
 DEFAULT_STEPS = (1, 2, 4, 8, 16, 32)
@@ -111,6 +112,7 @@ def second_stage(method_class: type, data_class: type) -> Any:
     parser.add_class_arguments(pl.Trainer, "trainer", skip=MANAGED)
     parser.set_defaults({"trainer.max_epochs": 300, "trainer.accelerator": "auto", "trainer.devices": 1})
     for action in parser._actions:
+        action.help = HELP.get(next(iter(action.option_strings), ""), action.help)
         kinds = typing.get_args(getattr(action, "_typehint", None))
         if int in kinds and float in kinds:
             # typing takes Union[float, int] for Union[int, float] if it has seen that first, and 1 batch would be

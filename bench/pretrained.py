@@ -35,8 +35,9 @@ def timm_weights(settings: Settings, kind: str) -> Weights:
         settings: of a run whose ``ckpt`` asks for them.
         kind: method of the source net that is wanted.
 
-    Evaluation images are prepared as the weights were published, where ``settings`` does not say how; what was taken
-    is written into ``settings``.
+    Evaluation images are prepared as timm has it for the weights at the training size (``input_size``, ``crop_pct`` and
+    ``interpolation`` of its ``default_cfg``, not ``test_input_size`` and ``test_crop_pct``), where ``settings`` does
+    not say how; what was taken is written into ``settings``.
 
     Raises:
         UserError: timm has none for this net, for these classes, in this normalisation or for images of this size, or
@@ -90,7 +91,11 @@ def timm_weights(settings: Settings, kind: str) -> Weights:
     config = {
         "method": SOURCE,
         "arch": settings.arch,
-        "data": {"name": settings.data, **{key: science["data"][key] for key in ("subset", "val_split", "eval_split")}},
+        "data": {
+            "name": settings.data,
+            **{key: science["data"][key] for key in ("subset", "eval_split")},
+            "val_split": 0,  # nobody held any of our images out
+        },
         "model": options,
         "trainer": {"max_epochs": 0},
     }

@@ -8,6 +8,7 @@ import platform
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -35,6 +36,11 @@ def code_state() -> Code:
     # Small letters and S are files that git was told not to look at.
     hidden = any(line[:1].islower() or line[:1] == "S" for line in listed.splitlines())
     return Code(commit=commit, dirty=bool(changed) or hidden)
+
+
+def same_code(one: str, other: str) -> bool:
+    """Whether two commits have the same code, whatever else differs; no, where git cannot tell."""
+    return one == other or _git("diff", "--no-ext-diff", "--quiet", one, other, "--", *CODE_PATHS) is not None
 
 
 def _git(*arguments: str) -> str | None:
@@ -70,6 +76,42 @@ def arithmetic(device: torch.device, world_size: int, compiled: bool) -> Arithme
     return Arithmetic(
         torch=facts.torch, device=facts.device, threads=facts.threads, world_size=world_size, compiled=compiled
     )
+
+
+def trained_by(before: dict[str, Any], now: dict[str, Any], max_epochs: int) -> dict[str, Any]:
+    """The code of a whole training that goes on: that which began, changed where other code trains the rest.
+
+    Args:
+        before: header of the checkpoint that is resumed from.
+        now: this process's code.
+        max_epochs: of the training.
+    """
+    began: dict[str, Any] = before["code"]
+    if before["epochs"] >= max_epochs:
+        return began
+    dirty = began["dirty"] or now["dirty"] or not same_code(began["commit"], now["commit"])
+    if dirty:
+        first = began["commit"][:10]
+        print(
+            f"note: no one commit describes this training, which {first} began and {now['commit'][:10]} goes on "
+            f"with: its record will never be ranked; go on in a clean checkout of {first}, or begin anew with "
+            "--overwrite"
+        )
+    return {**began, "dirty": dirty}
+
+
+def trained_on(before: dict[str, Any] | None, here: dict[str, Any], max_epochs: int) -> dict[str, Any] | None:
+    """The arithmetic of a whole training; ``None`` where it is not known, or not one.
+
+    Args:
+        before: header of the checkpoint that is resumed from.
+        here: this process's.
+        max_epochs: of the training.
+    """
+    if before is None or before["epochs"] == 0:
+        return here
+    earlier: dict[str, Any] | None = before.get("arithmetic")
+    return earlier if earlier == here or before["epochs"] >= max_epochs else None
 
 
 def cpuinfo() -> dict[str, str]:

@@ -117,8 +117,9 @@ class Accuracy(Strict):
 class SnnAccuracy(Accuracy):
     """The converted net after ``T`` counted steps (and ``warmup`` steps before them).
 
-    ``quantised_top1`` belongs to the twin: the same net whose activations are quantised to ``T`` levels by the
-    neurons' thresholds, without any spike. What lies between it and ``top1`` is due to the timing of spikes alone.
+    ``quantised_top1`` belongs to the twin: the same net whose activations are quantised to ``T`` levels (times the
+    conversion's ``levels_per_step``) by the neurons' thresholds, without any spike. What lies between it and ``top1``
+    is due to the timing of spikes alone.
     ``firing_rate`` is spikes per neuron and step.
 
     Costs are means over the images and include the warm-up; ``bench/snn/cost.py`` has the rules: ``synops``,

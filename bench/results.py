@@ -25,7 +25,7 @@ from bench.logs import finish, log_record
 from bench.provenance import code_state, environment
 from bench.registry import MethodEntry
 from bench.snn.cost import ENERGY_MODEL
-from bench.trainers import full_precision, interruptible, make_trainer
+from bench.trainers import full_precision, interruptible, make_trainer, require_batches
 
 # Of a checkpoint's header, what a record says of the training.
 TRAINING = ("code", "epochs", "seconds", "arithmetic")
@@ -115,6 +115,7 @@ def evaluate_and_record(
     conversion = ConversionCallback(steps, per_T=entry.per_T)
     path = out / "record.json"
     trainer = make_trainer(trainer_args, loggers, [conversion], out, precision="32-true")
+    require_batches(trainer, datamodule, "test")
     model = model.float()
     weights = checkpoints.to_safetensors(model.state_dict(), header)
     if trainer.is_global_zero:

@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pytorch_lightning.loggers import Logger
+
 from bench import checkpoints
-from bench.building import HEADER_VERSION, build, load_trained
+from bench.building import HEADER_VERSION, build, build_trained, load_trained
 from bench.callbacks import calibration_size
 from bench.config import Settings, differences
 from bench.epochs import EpochSeed, StopOnNaN
@@ -15,14 +17,16 @@ from bench.errors import UserError
 from bench.files import require_writable
 from bench.logs import make_loggers
 from bench.pretrained import is_asked
-from bench.provenance import arithmetic, code_state
+from bench.provenance import arithmetic, code_state, trained_by, trained_on
+from bench.records import read_record
 from bench.results import check_early, evaluate_and_record, trained_on_part, working_in
 from bench.snn.compilation import can_compile
 from bench.trainers import LAST, PREVIOUS, LastCheckpoint, make_trainer, quiet, say_if_emulated, train
 from methods import METHODS
 
 # What a finished run leaves in its folder.
-RESULTS = ("record.json", "model.safetensors")
+WEIGHTS = "model.safetensors"
+RESULTS = ("record.json", WEIGHTS)
 
 
 def fit(settings: Settings, argv: list[str]) -> Path:
@@ -65,29 +69,23 @@ def fit(settings: Settings, argv: list[str]) -> Path:
         if resume and resume.name == PREVIOUS and settings.ckpt == "last":
             # In the damaged one's place, or the next save would make that the one to fall back to.
             checkpoints.duplicate(resume, resume.with_name(LAST))
+        if resume and resume.name == WEIGHTS:
+            return _evaluate_again(settings, resume, out, argv)
         return _train(settings, header, resume, out, argv)
 
 
 def _train(settings: Settings, header: dict[str, Any], resume: Path | None, out: Path, argv: list[str]) -> Path:
-    science = header["recipe"]["config"]
     model, datamodule = build(
         settings.data, settings.method, settings.arch, settings.model_args, settings.data_args, settings.seed
     )
-    calibration_size(model, datamodule)  # refused now and not after the training
+    # Refused now and not after the training, nor after what an earlier run has left is gone.
+    calibration_size(model, datamodule)
+    datamodule.check_training_files()
     seconds, before = 0.0, None
     if resume:
         before = checkpoints.read(resume).header
-        now = header["code"]
-        # The record names the code that began; if other code went on, no commit describes the training.
-        dirty = before["code"]["dirty"] or now["dirty"] or before["code"]["commit"] != now["commit"]
-        if dirty:
-            began = before["code"]["commit"][:10]
-            print(
-                f"note: no one commit describes this training, which {began} began and {now['commit'][:10]} goes on "
-                f"with: its record will never be ranked; go on in a clean checkout of {began}, or begin anew with "
-                "--overwrite"
-            )
-        seconds, header["code"] = before.get("seconds") or 0.0, {**before["code"], "dirty": dirty}
+        seconds = before.get("seconds") or 0.0
+        header["code"] = trained_by(before, header["code"], settings.trainer_args["max_epochs"])
     else:
         # First what an earlier run would be resumed from.
         for name in (f"checkpoints/{LAST}", f"checkpoints/{PREVIOUS}", *RESULTS):
@@ -96,8 +94,7 @@ def _train(settings: Settings, header: dict[str, Any], resume: Path | None, out:
     compiled = settings.compile and can_compile()
     if compiled:
         model.compile_step()
-    name = f"{settings.data}-{settings.arch}-{settings.method}-{settings.label}-seed{settings.seed}"
-    loggers = make_loggers(settings.logger, out, name, science | {"seed": settings.seed, "T": settings.steps})
+    loggers = _loggers(settings, out)
     keeper = LastCheckpoint(out / "checkpoints", header, seconds)
     validation = {} if len(datamodule.split("val")) else {"limit_val_batches": 0}
     trainer = make_trainer(
@@ -111,24 +108,40 @@ def _train(settings: Settings, header: dict[str, Any], resume: Path | None, out:
     train(trainer, model, datamodule, resume)
     header |= {"epochs": trainer.current_epoch, "seconds": keeper.seconds}
     header["limited"] |= datamodule.limited_training
-    entry = METHODS[settings.method]
-    return evaluate_and_record(
-        model, datamodule, entry, header, settings.steps, settings.trainer_args, loggers, out, argv
-    )
+    return _record(settings, model, datamodule, header, loggers, out, argv)
 
 
-def trained_on(before: dict[str, Any] | None, here: dict[str, Any], max_epochs: int) -> dict[str, Any] | None:
-    """The arithmetic of a whole training; ``None`` where it is not known, or not one.
+def _evaluate_again(settings: Settings, ckpt: Path, out: Path, argv: list[str]) -> Path:
+    """Of a whole training whose checkpoints are gone; there is nothing left to train."""
+    weights = checkpoints.read(ckpt)
+    header = weights.header
+    try:
+        training = read_record(out / "record.json").training
+    except UserError:
+        pass  # none was written
+    else:
+        header = {**header, "seconds": training.seconds}  # which the weights do not carry
+    model, datamodule = build_trained(header, weights, settings.data_args, ckpt)
+    return _record(settings, model, datamodule, header, _loggers(settings, out), out, argv)
 
-    Args:
-        before: header of the checkpoint that is resumed from.
-        here: this process's.
-        max_epochs: of the training.
-    """
-    if before is None or before["epochs"] == 0:
-        return here
-    earlier: dict[str, Any] | None = before.get("arithmetic")
-    return earlier if earlier == here or before["epochs"] >= max_epochs else None
+
+def _loggers(settings: Settings, out: Path) -> list[Logger]:
+    name = f"{settings.data}-{settings.arch}-{settings.method}-{settings.label}-seed{settings.seed}"
+    config = settings.science() | {"seed": settings.seed, "T": settings.steps}
+    return make_loggers(settings.logger, out, name, config)
+
+
+def _record(
+    settings: Settings,
+    model: Any,
+    datamodule: Any,
+    header: dict[str, Any],
+    loggers: list[Logger],
+    out: Path,
+    argv: list[str],
+) -> Path:
+    entry, steps = METHODS[settings.method], settings.steps
+    return evaluate_and_record(model, datamodule, entry, header, steps, settings.trainer_args, loggers, out, argv)
 
 
 def evaluate(
@@ -183,8 +196,10 @@ def _find_resume(settings: Settings, folder: Path, header: dict[str, Any]) -> Pa
         raise UserError(f"--ckpt {settings.ckpt}: {settings.method} trains its own net, from random weights")
     path = folder / LAST if settings.ckpt == "last" else Path(settings.ckpt)
     if settings.ckpt == "last" and not path.exists():
-        raise UserError(f"--ckpt last: there is no checkpoint in {folder} yet; leave --ckpt out to begin")
-    if path.suffix == ".safetensors":
+        path = folder.parent / WEIGHTS
+        if not path.exists():
+            raise UserError(f"--ckpt last: there is no checkpoint in {folder} yet; leave --ckpt out to begin")
+    elif path.suffix == ".safetensors":
         raise UserError(f"--ckpt {path}: holds weights only, and a training resumes from a .ckpt file")
     try:
         found = checkpoints.read(path)
@@ -201,4 +216,11 @@ def _find_resume(settings: Settings, folder: Path, header: dict[str, Any]) -> Pa
     changed = differences(old["recipe"]["config"], header["recipe"]["config"])
     if changed:
         raise UserError(f"--ckpt {path}: was trained with other settings ({', '.join(changed)} is new); repeat its own")
+    if path.name == WEIGHTS:
+        epochs, whole = old["epochs"], settings.trainer_args["max_epochs"]
+        if epochs < whole:
+            raise UserError(
+                f"--ckpt last: {path} has {epochs} of {whole} epochs, and there is no checkpoint to go on from"
+            )
+        print(f"note: {path} has all {whole} epochs: it is evaluated")
     return path

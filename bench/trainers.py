@@ -14,6 +14,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.accelerators import CUDAAccelerator
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
@@ -21,6 +22,8 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from bench import checkpoints
 from bench.epochs import EpochLine
 from bench.errors import Interrupted, UserError
+from bench.precision import full_precision as full_precision
+from bench.trainer_options import require_accelerator
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
@@ -72,6 +75,8 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty")
     # A run may be moved and resumed: what Lightning then forgets is which checkpoint was best, and none is chosen here.
     warnings.filterwarnings("ignore", message="The dirpath has changed from")
+    # Where it is not used, a CPU was asked for, or it is Apple's, which cannot be.
+    warnings.filterwarnings("ignore", message="GPU available but not used")
 
 
 def make_trainer(
@@ -80,7 +85,7 @@ def make_trainer(
     """A Trainer from ``--trainer.*`` and the suite's own choices; a progress bar only where somebody looks.
 
     Args:
-        arguments: ``--trainer.*``; ``None`` leaves Lightning's default.
+        arguments: ``--trainer.*``; ``None`` leaves the default, which is one process.
         loggers: may be empty.
         callbacks: in order.
         out: the run's folder.
@@ -88,10 +93,18 @@ def make_trainer(
     """
     quiet()
     options = {key: value for key, value in arguments.items() if value is not None}
-    options = {"enable_progress_bar": sys.stdout.isatty(), "enable_model_summary": False, **options, **fixed}
+    ours = {"accelerator": "auto", "devices": 1, "num_nodes": 1, "enable_model_summary": False}
+    options = {**ours, "enable_progress_bar": sys.stdout.isatty(), **options, **fixed}
+    options["accelerator"] = _device_type(options["accelerator"])
+    if options["accelerator"] == "cpu" and options.get("precision") == "16-mixed":
+        # Lightning would take bf16-mixed, and the record would not say so.
+        raise UserError("--trainer.precision 16-mixed: a CPU has no such arithmetic; give bf16-mixed or 32-true")
+    processes = options["devices"] * options["num_nodes"]
+    if processes > 1 and options.get("strategy", "auto") == "auto":
+        options["strategy"] = "ddp"  # in a notebook, Lightning would fork
     callbacks = [*callbacks, RichProgressBar() if options["enable_progress_bar"] else EpochLine()]
     try:
-        return pl.Trainer(
+        trainer = pl.Trainer(
             **options,
             logger=loggers or False,
             callbacks=callbacks,
@@ -105,6 +118,43 @@ def make_trainer(
     except (MisconfigurationException, ValueError, TypeError, KeyError, ImportError, RuntimeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"--trainer.*: {reason[:300]}") from error
+    if trainer.world_size != processes:
+        raise UserError(
+            f"--trainer.devices {options['devices']}: the launcher (srun, torchrun) has started {trainer.world_size} "
+            f"processes, and with --trainer.num_nodes {options['num_nodes']} the run would be one of {processes}"
+        )
+    return trainer
+
+
+def _device_type(accelerator: str) -> str:
+    """``cpu`` or ``cuda``; left to Lightning, ``auto`` and ``gpu`` would be Apple's MPS where there is one."""
+    require_accelerator("accelerator", accelerator)  # ``fit`` and ``evaluate`` call the option differently
+    there = CUDAAccelerator.is_available()
+    if accelerator in ("gpu", "cuda") and not there:
+        raise UserError(f"accelerator {accelerator}: PyTorch finds no CUDA device here; give cpu or auto")
+    return "cuda" if there and accelerator != "cpu" else "cpu"
+
+
+def require_batches(trainer: pl.Trainer, datamodule: Any, *splits: str) -> None:
+    """Finds out now what Lightning would find when it comes to the first batch of each split.
+
+    Args:
+        trainer: with its limits.
+        datamodule: loaded.
+        *splits: ``train``, ``test``.
+
+    Raises:
+        UserError: a limit is less than one batch, or the evaluated images do not divide over the processes.
+    """
+    datamodule.trainer = trainer  # which processes share the images
+    for split in splits:
+        limit = getattr(trainer, f"limit_{split}_batches")
+        batches = len(getattr(datamodule, f"{split}_dataloader")())
+        if isinstance(limit, float) and int(batches * limit) < 1:
+            raise UserError(
+                f"--trainer.limit_{split}_batches {limit}: is less than one of {batches} batches; give a larger part, "
+                "or how many batches"
+            )
 
 
 @contextmanager
@@ -130,17 +180,6 @@ def interruptible(doing: str, advice: str) -> Iterator[None]:
         raise UserError(f"{doing} ended: {reason}; {advice}") from error
 
 
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """No TF32: on recent GPUs convolutions would otherwise keep 10 bits, and spikes near the threshold would flip."""
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
-
-
 def say_if_emulated(precision: str, device: torch.device) -> None:
     """Says that this processor has no instructions for the numbers that are asked for."""
     if precision.startswith("bf16") and device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2":
@@ -155,7 +194,9 @@ def train(trainer: pl.Trainer, model: pl.LightningModule, datamodule: Any, resum
 
     Raises:
         Interrupted: SIGINT or SIGTERM came; the last whole epoch is in the checkpoint.
+        UserError: nothing would be trained on or evaluated.
     """
+    require_batches(trainer, datamodule, "train", "test")
     with interruptible("training", "the last whole epoch is kept; go on with the same command and --ckpt last"):
         trainer.fit(model, datamodule=datamodule, ckpt_path=resume and str(resume), weights_only=True)
     if not trainer.state.finished:

@@ -2,79 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Generator, Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
 from bench.errors import UserError
-from datamodules.splits import BatchDataset, Draw, Split, Transform
+from datamodules.sampler import BatchSampler as BatchSampler
+from datamodules.splits import BatchDataset, Split, Transform
 
 # The held-out part of the training set must be the same for every seed, or results of two seeds would differ by
 # their split as well; any constant serves.
 SPLIT_SEED = 20220303
+# Loader processes beside a GPU. Chosen here: the papers' augmentation has about 12 times the rate at which two cores
+# train ResNet-20 (docs/performance.md), which is less than what a GPU takes.
+WORKERS = 4
 # About 20 batches of the 1,024 images of SNNC, which averages its thresholds over them.
 CALIBRATION_BATCH = 50
 
 
-class BatchSampler(Sampler[Draw]):
-    """Batches of rows that depend on (seed, epoch) alone, sharded evenly over the ranks.
-
-    Args:
-        size: number of images.
-        batch_size: images per batch and rank.
-        seed: of the run; ``None`` for no shuffling and no augmentation.
-        rank: of this process.
-        world_size: number of processes; a training epoch drops the remainder, an evaluation refuses it.
-        incomplete: with a seed, keep an incomplete last batch, where there is one process.
-    """
-
-    def __init__(
-        self,
-        size: int,
-        batch_size: int,
-        seed: int | None,
-        rank: int = 0,
-        world_size: int = 1,
-        incomplete: bool = False,
-    ) -> None:
-        self.size, self.batch_size, self.seed = size, batch_size, seed
-        self.rank, self.world_size, self.epoch = rank, world_size, 0
-        if seed is None and size % world_size:
-            raise UserError(
-                f"{size} evaluation images do not divide over {world_size} processes: padding would count some "
-                f"twice; use a number of devices that divides {size}"
-            )
-        # Incomplete batches are dropped in training: batch statistics of a handful of images disturb BN.
-        whole = min(batch_size * world_size, size)
-        drops = seed is not None and not (incomplete and world_size == 1)
-        self.batches = size // whole if drops else -(-size // (batch_size * world_size))
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before each epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.batches
-
-    def __iter__(self) -> Iterator[Draw]:
-        order = torch.arange(self.size)
-        if self.seed is not None:
-            order = torch.randperm(self.size, generator=Generator().manual_seed(_mix(self.seed, self.epoch)))
-        step = self.batch_size * self.world_size
-        for index in range(self.batches):
-            rows = order[index * step : (index + 1) * step][self.rank :: self.world_size]
-            seed = -1 if self.seed is None else _mix(self.seed, self.epoch, index, self.rank)
-            yield seed, rows.tolist()
-
-
-def _mix(*numbers: int) -> int:
-    """One well-spread 63-bit seed from several small numbers, the same on every platform."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class ImageDataModule(pl.LightningDataModule):
@@ -83,7 +35,8 @@ class ImageDataModule(pl.LightningDataModule):
     Args:
         batch_size: training images per step and process.
         eval_batch_size: images per evaluation step and process.
-        num_workers: loader processes; 0 prepares batches in the training process.
+        num_workers: loader processes; 0 prepares batches in the training process. Default 0 on a CPU and beside a GPU
+            one for each core of this process, at most 4.
         subset: use only the first N images of a fixed permutation of the training and of the test set. A run with
             a subset is marked ``limited`` and never ranked.
         val_split: training images held out (fixed, the same for each seed) for validation and for choosing.
@@ -102,7 +55,7 @@ class ImageDataModule(pl.LightningDataModule):
         self,
         batch_size: int = 128,
         eval_batch_size: int = 100,
-        num_workers: int = 0,
+        num_workers: int | None = None,
         subset: int | None = None,
         val_split: int = 0,
         val_augment: bool = False,
@@ -110,18 +63,31 @@ class ImageDataModule(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         for option, value, least in (("batch_size", batch_size, 1), ("eval_batch_size", eval_batch_size, 1),
-                                     ("num_workers", num_workers, 0), ("val_split", val_split, 0)):  # fmt: skip
+                                     ("num_workers", num_workers or 0, 0), ("val_split", val_split, 0)):  # fmt: skip
             if value < least:
                 raise UserError(f"--data.{option} {value}: must be at least {least}")
         if subset is not None and subset < 1:
             raise UserError(f"--subset {subset}: must be at least 1")
         if eval_split == "val" and not val_split:
             raise UserError("--data.eval_split val: there is no validation split; give --data.val_split N as well")
-        self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
+        self.batch_size, self.eval_batch_size, self._workers = batch_size, eval_batch_size, num_workers
         self.subset, self.val_split, self.eval_split = subset, val_split, eval_split
         self.val_augment = val_augment
         self.seed = 0
         self._splits: dict[str, Split] | None = None
+
+    @property
+    def num_workers(self) -> int:
+        """Loader processes, of those asked for or by default; batches are the same with any number."""
+        if self._workers is None:
+            # A GPU would wait for a process that augments and launches kernels in turn; a CPU has no core to spare.
+            return min(WORKERS, cores()) if self.on_gpu else 0
+        return self._workers
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a Trainer is there whose process computes on a GPU."""
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
 
     def load(self) -> tuple[Split, Split]:
         """Reads the training and the test images.
@@ -148,6 +114,13 @@ class ImageDataModule(pl.LightningDataModule):
         if self.subset is not None:
             splits = {name: self._limit(name, part) for name, part in splits.items()}
         self._splits = splits
+
+    def check_training_files(self) -> None:
+        """Looks at the files that a training reads, where images are files, before hours are spent.
+
+        Raises:
+            UserError: some cannot be read.
+        """
 
     def _limit(self, name: str, part: Split) -> Split:
         assert self.subset is not None
@@ -179,7 +152,14 @@ class ImageDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         """Shuffled, augmented batches."""
-        return self._loader(self.split("train"), self.batch_size, self.seed)
+        loader = self._loader(self.split("train"), self.batch_size, self.seed)
+        if self.trainer is not None:
+            # Lightning begins to iterate before it tells the sampler the epoch, and worker processes fetch at once.
+            # Of a training that is resumed, current_epoch still lags behind here.
+            assert isinstance(loader.sampler, BatchSampler)
+            progress: Any = self.trainer.fit_loop.epoch_progress.current
+            loader.sampler.set_epoch(progress.processed)
+        return loader
 
     def val_dataloader(self) -> list[DataLoader[tuple[Tensor, Tensor]]]:
         """The held-out training images, plain unless ``val_augment``; no loader where nothing is held out."""
@@ -221,4 +201,5 @@ class ImageDataModule(pl.LightningDataModule):
             sampler=BatchSampler(len(part), batch_size, seed, rank, world, incomplete),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            pin_memory=self.on_gpu,
         )

@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import functional as tvf
 
 from bench.errors import UserError
 from datamodules.augment import Pipeline
-from datamodules.base import ImageDataModule
+from datamodules.base import ImageDataModule, cores
 from datamodules.imagefiles import Check, ImageFiles
 from datamodules.imagenet_layout import read_split, standard_wnids
 
@@ -78,10 +78,11 @@ class ImageNetDataModule(ImageDataModule):
         root: folder of the data set; default ``$BENCH_DATA_DIR/imagenet``, else ``data/imagenet``.
         color_jitter: as the QCFS authors augment, beside crops and mirroring.
         eval_resize: shorter side of an evaluation image before its centre is taken, in pixels; default 256 as in the
-            papers, and with ``--ckpt timm`` as the weights were published.
+            papers, and with ``--ckpt timm`` as timm has it for the weights at the training size (``crop_pct`` of its
+            ``default_cfg``, not ``test_crop_pct``).
         eval_interpolation: how an evaluation image is resized; default bilinear, and with ``--ckpt timm`` likewise.
-        check: what is looked at before training: ``quick`` the ends of each file, ``full`` every file decoded, or
-            ``none``.
+        check: what is looked at of the evaluated images, and before a training of its images: ``quick`` the ends of
+            each file, ``full`` every file decoded, or ``none``. A calibration decodes what it reads.
         partial: take a set of fewer classes or images than the whole; such a run is ``limited`` and never ranked.
         num_workers: loader processes; default one for each core of this process, at most 16.
         **kwargs: as for :class:`ImageDataModule`.
@@ -107,26 +108,43 @@ class ImageNetDataModule(ImageDataModule):
         num_workers: int | None = None,
         **kwargs: Any,
     ) -> None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        super().__init__(num_workers=min(16, cores) if num_workers is None else num_workers, **kwargs)
+        super().__init__(num_workers=min(16, cores()) if num_workers is None else num_workers, **kwargs)
         self.root = Path(root or Path(os.environ.get("BENCH_DATA_DIR") or "data") / "imagenet")
         self.color_jitter, self.check, self.partial = color_jitter, check, partial
         if eval_resize is not None and eval_resize < Crops.size:
             raise UserError(f"--data.eval_resize {eval_resize}: must be at least {Crops.size}, what is cut from it")
         self.eval_resize, self.eval_interpolation = eval_resize or 256, eval_interpolation or "bilinear"
+        self._checked: set[str] = set()
+        self._replaced = 0
 
     def load(self) -> tuple[ImageFiles, ImageFiles]:
-        """Lists both splits, counts classes and images, and looks at the files."""
+        """Lists both splits, and counts classes and images."""
         wnids = standard_wnids()
         train, test = (read_split(self.root, name, wnids) for name in ("train", "val"))
         self._count("train", train, self.num_train)
         self._count("val", test, self.num_test)
-        if getattr(rank_zero_only, "rank", 0) == 0:  # once, and not by each of several processes on the same files
-            modes: Counter[str] = train.check(self.check) + test.check(self.check)
-            if self.check == "full":
-                kinds = ", ".join(f"{count:,} {mode}" for mode, count in modes.most_common())
-                print(f"imagenet: {modes.total():,} images decoded ({kinds}); all are shown as RGB", flush=True)
         return train, test
+
+    def setup(self, stage: str | None = None) -> None:
+        """Looks at the evaluated images as well, which every command reads."""
+        super().setup(stage)
+        self._look_at(self.eval_split)
+
+    def check_training_files(self) -> None:
+        """Looks at those of the training and of the validation split."""
+        for name in ("train", "val"):
+            self._look_at(name)
+
+    def _look_at(self, name: str) -> None:
+        if name in self._checked:
+            return
+        self._checked.add(name)
+        if getattr(rank_zero_only, "rank", 0) != 0:  # once, and not by each of several processes on the same files
+            return
+        modes: Counter[str] = self.split(name).check(self.check)
+        if modes and self.check == "full":
+            kinds = ", ".join(f"{count:,} {mode}" for mode, count in modes.most_common())
+            print(f"imagenet: {modes.total():,} {name} images decoded ({kinds}); all are shown as RGB", flush=True)
 
     def _count(self, name: str, files: ImageFiles, expected: int) -> None:
         classes = len(np.unique(files.labels.numpy()))
@@ -147,4 +165,16 @@ class ImageNetDataModule(ImageDataModule):
     @property
     def limited_training(self) -> bool:
         """True where the set is not whole, or damaged images were replaced."""
-        return super().limited_training or self.partial or bool(self.split("train").replacements)
+        here = int(self.split("train").replacements)
+        return super().limited_training or self.partial or max(self._replaced, here) > 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing; but Lightning asks all processes at each checkpoint, and what each has replaced is added up.
+
+        The last checkpoint is written after the last epoch, so the record knows of all as well.
+        """
+        if self.trainer is not None:
+            strategy = self.trainer.strategy
+            here = self.split("train").replacements.clone().to(strategy.root_device)
+            self._replaced = int(strategy.reduce(here, reduce_op="sum"))
+        return {}

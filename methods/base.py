@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from bench.errors import UserError
 from bench.snn.activations import Activation
 from bench.snn.neurons import SpikingNeuron
+from bench.snn.pooling import LateralInhibitionPool
 from bench.snn.simulate import SpikingNetwork
 from bench.snn.surgery import fold_batch_norm, replace
 
@@ -31,10 +32,13 @@ class ConversionModule(pl.LightningModule):
         calibration_images: training images, without augmentation, that conversion looks at; 0 for none.
         T: steps that the conversion under way is for.
         extras: names of further classifiers whose accuracy the record holds beside the ANN's.
+        pools_by_inhibition: the neurons' spikes never take back, and max-pooling becomes
+            :class:`bench.snn.pooling.LateralInhibitionPool`; else it is refused.
     """
 
     calibration_images = 0
     T = 1
+    pools_by_inhibition = False
     extras: tuple[str, ...] = ()
 
     def __init__(self, net: nn.Module) -> None:
@@ -49,16 +53,16 @@ class ConversionModule(pl.LightningModule):
         """Changes, in place, a copy of the network (BN folded) before its activations are replaced."""
 
     def check_pooling(self, net: nn.Module) -> None:
-        """Refuses max-pooling, the maximum of spike trains not being the train of the maximum.
+        """Refuses max-pooling where nothing stands for it: the maximum of spike trains is not the train of the maximum.
 
         Raises:
             UserError: names the module.
         """
         for name, module in net.named_modules():
-            if isinstance(module, nn.MaxPool2d):
+            if isinstance(module, nn.MaxPool2d) and not self.pools_by_inhibition:
                 raise UserError(
                     f"{name} is max-pooling, which {type(self).__name__} cannot convert; train with "
-                    "--model.max_pool average, or convert by burst"
+                    "--model.max_pool average, or convert a relu net by burst"
                 )
 
     def spiking(self, net: nn.Module) -> SpikingNetwork:
@@ -85,6 +89,8 @@ class ConversionModule(pl.LightningModule):
         fold_batch_norm(net, calibration[0][0].shape[1:] if calibration else None)
         self.calibrate(net, calibration, T)
         replace(net, Activation, lambda _, activation: self.neuron(activation))  # type: ignore[arg-type]
+        # Not before the calibration has seen the net with them.
+        replace(net, nn.MaxPool2d, lambda _, pool: LateralInhibitionPool(pool))  # type: ignore[arg-type]
         return self.spiking(net)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -10,11 +10,13 @@ in one step:
 
 Max-pooling over spike trains passes whichever input fires, and so more than the maximum of the rates. In LIPooling the
 inputs of a window inhibit each other, and the output sums to the largest sum of its inputs
-(``bench.snn.neurons.LateralInhibitionPool``); a source net may therefore keep its max-pooling
+(``bench.snn.pooling.LateralInhibitionPool``); a source net may therefore keep its max-pooling
 (``relu`` with ``--model.max_pool keep``).
 
 From the paper: gamma = 5, theta at the 99.9th percentile of the layer's activations, soft reset.
-Chosen here: v_0 = 0 (``v_init``), which the text does not state, and the number of calibration images.
+From the authors' code: v_0 = 0 (``v_init``), which the text does not state.
+Chosen here: the number of calibration images. The released scripts have gamma = 2 and read theta from one augmented
+training batch of 200, in which they divide activations above 1 by gamma before they take the percentile.
 The alphabet is multi-level: T steps of gamma levels are not T binary steps.
 """
 
@@ -25,9 +27,7 @@ from torch import Tensor, nn
 
 from bench.errors import UserError
 from bench.snn.activations import Activation, QuantisedReLU, ReLUActivation
-from bench.snn.neurons import LateralInhibitionPool, SpikingNeuron, stack_steps
-from bench.snn.simulate import SpikingNetwork
-from bench.snn.surgery import replace
+from bench.snn.neurons import SpikingNeuron, stack_steps
 from methods.thresholds import ThresholdRule
 
 
@@ -78,6 +78,8 @@ class Burst(ThresholdRule):
         v_init: initial membrane potential as a fraction of theta.
     """
 
+    pools_by_inhibition = True
+
     def __init__(
         self,
         net: nn.Module,
@@ -96,11 +98,3 @@ class Burst(ThresholdRule):
         assert isinstance(activation, ReLUActivation)
         assert activation.threshold is not None
         return BurstIFNode(activation.threshold, self.gamma, self.v_init)
-
-    def check_pooling(self, net: nn.Module) -> None:
-        """Takes max-pooling as it is."""
-
-    def spiking(self, net: nn.Module) -> SpikingNetwork:
-        """Max-pooling becomes LIPooling, once the calibration has seen the net with it."""
-        replace(net, nn.MaxPool2d, lambda _, pool: LateralInhibitionPool(pool))  # type: ignore[arg-type]
-        return SpikingNetwork(net)

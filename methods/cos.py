@@ -17,11 +17,11 @@ where m_up or m_dn is of an empty set. A neuron that fired in all rho steps with
 fires for ever, which suits a saturated activation (``saturated="release"``). The paper describes further rounds for
 larger offsets; the released code runs one.
 T as printed excludes rho. The calibration goes layer by layer, so a layer must wait rho steps for its predecessor.
+A T below rho is read from a run of rho steps, of which it is the start.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -32,7 +32,7 @@ from bench.snn.activations import Activation, QCFSActivation
 from bench.snn.calibration import require_activation
 from bench.snn.neurons import IFNode, SpikingNeuron
 from bench.snn.simulate import SpikingNetwork
-from methods.base import Batch, ConversionModule
+from methods.base import ConversionModule
 
 Saturated = Literal["release", "keep"]
 EMPTY = 1000.0
@@ -58,6 +58,10 @@ class COSNode(IFNode):
         """Calibrates on the first ``rho`` steps, then runs them and all others."""
         if self.v is not None:
             return super().run(x_TBX)
+        if len(x_TBX) < self.lookahead:
+            raise UserError(
+                f"COS calibrates on {self.lookahead} steps and got {len(x_TBX)}; run it through bench.snn.simulate"
+            )
         start = torch.full_like(x_TBX[0], 0.5)
         current_TBX = x_TBX[: self.lookahead] / self.threshold
         residual = count = torch.zeros(())
@@ -121,17 +125,6 @@ class COS(ConversionModule):
         assert isinstance(activation, QCFSActivation)
         return COSNode(activation.threshold, self.rho, self.rounds, self.saturated, self.epsilon)
 
-    def calibrate(self, net: nn.Module, calibration: Sequence[Batch], T: int) -> None:
-        """Needs no images, but as many steps as it calibrates on.
-
-        Raises:
-            UserError: the longest run is shorter than rho.
-        """
-        if self.rho > T:
-            raise UserError(
-                f"--model.rho {self.rho}: COS calibrates on rho steps; give a --T of at least as many as well"
-            )
-
     def spiking(self, net: nn.Module) -> SpikingNetwork:
-        """Even T = 1 needs rho steps of input; no step is left out of the read-out."""
+        """Even T = 1 has rho steps of input; no step is left out of the read-out."""
         return SpikingNetwork(net, warmup=self.rho * self.rounds, uncounted=0)

@@ -29,6 +29,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import UserError
+from bench.precision import full_precision
+from bench.processes import share
 from bench.snn.activations import QCFSActivation, Region, clip_floor_shift
 from bench.snn.layerwise import layer_gaps
 from methods.base import Batch
@@ -102,7 +104,7 @@ class NQ(QCFS):
         return logits  # type: ignore[no-any-return]
 
     def on_fit_start(self) -> None:
-        """Refuses a run without held-out images.
+        """Refuses a run without held-out images, and says where they are not the paper's.
 
         Raises:
             UserError: nothing is held out.
@@ -110,19 +112,26 @@ class NQ(QCFS):
         datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if not len(datamodule.split("val")):
             raise UserError("nq measures its noise on held-out training images; give --data.val_split N (a tenth)")
+        if not datamodule.val_augment and self.trainer.is_global_zero:
+            print(
+                "note: nq measures its noise on plain held-out images here, and the paper on augmented ones: "
+                "--data.val_augment true"
+            )
 
     def on_validation_epoch_start(self) -> None:
         """Converts the present net."""
         self._variances = {}
         with torch.inference_mode(False), torch.no_grad():
+            # Each process has seen other batches, and all of them measure the error of one net.
+            share(self.net.buffers())
             # In a list, or Lightning would take it for a part of the model.
             self._snn = [self.convert(self.T_val, [])]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds the variance of each layer's gap on one batch."""
         super().validation_step(batch, batch_idx)
-        # Half precision would move spikes about, and sigma is to be the error of the SNN that is evaluated.
-        with torch.autocast(batch[0].device.type, enabled=False):
+        # Half precision and TF32 would move spikes about, and sigma is to be the error of the SNN that is evaluated.
+        with torch.autocast(batch[0].device.type, enabled=False), full_precision():
             gaps = layer_gaps(self.net, self._snn[0], batch[0].float(), self.T_val)
         for name, gap in gaps.items():
             self._variances.setdefault(name, []).append(gap.var())

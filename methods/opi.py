@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from bench.errors import UserError
 from bench.snn.activations import Activation, ClippedReLU, ReLUActivation
-from bench.snn.calibration import Batch, Granularity, observe, require_activation, require_images
+from bench.snn.calibration import Batch, Granularity, observe, require_activation
 from bench.snn.graph import input_shapes
 from bench.snn.neurons import IFNode, SpikingNeuron
 from methods.base import ConversionModule
@@ -49,11 +49,12 @@ class OPI(ThresholdRule):
     Args:
         net: trained network with ReLU (``source="relu"``) or clipped ReLU (``source="clip"``) activations.
         source: what V_th is: a percentile of the activations of a ReLU net, or the trained ceiling of a clipped one.
-        calibration_images: training images, without augmentation, over which the percentile is taken.
+        calibration_images: training images, without augmentation, over which the percentile is taken; this and the
+            next two are for a ReLU net alone.
         percentile: of all activations of a layer; 100 is their maximum.
         granularity: one threshold for each layer, channel or neuron.
         v_init: initial membrane potential as a fraction of V_th, or how it is drawn.
-        draw_seed: of the draws.
+        draw_seed: of the draws; only where ``v_init`` is one.
     """
 
     def __init__(
@@ -68,10 +69,23 @@ class OPI(ThresholdRule):
     ) -> None:
         if v_init not in ("uniform", "gaussian") and (isinstance(v_init, str) or not 0 <= v_init < 1):
             raise UserError(f"--model.v_init {v_init}: must be at least 0 and below 1, or uniform or gaussian")
+        if draw_seed != 0 and not isinstance(v_init, str):
+            raise UserError(
+                f"--model.draw_seed {draw_seed}: --model.v_init {v_init} is not drawn; leave the seed out, or give "
+                "--model.v_init uniform or gaussian"
+            )
         if source == "relu":
             super().__init__(net, calibration_images, percentile, granularity)
         else:
-            require_images(calibration_images)
+            for option, value, default in (
+                ("calibration_images", calibration_images, 1000),
+                ("percentile", percentile, 100.0),
+                ("granularity", granularity, "layer"),
+            ):
+                if value != default:
+                    raise UserError(
+                        f"--model.{option} {value}: --model.source clip takes V_th as it was trained; leave it out"
+                    )
             require_activation(net, ClippedReLU, "OPI with --model.source clip", "clipped")
             ConversionModule.__init__(self, net)
             self.calibration_images = 0  # the thresholds are trained

@@ -1,7 +1,8 @@
 """ReLU networks: the common source of the methods that convert a trained net.
 
-Trained as any ReLU net is, with average pooling in the place of max-pooling unless told otherwise. Converted by itself
-it has each threshold at the largest activation of its layer and starts empty, which is the rule of ``max_norm``
+Trained as any ReLU net is, with average pooling in the place of max-pooling unless told otherwise
+(``--model.max_pool keep``, for ``burst``, whose LIPooling then pools the plain spikes as well). Converted by itself it
+has each threshold at the largest activation of its layer and starts empty, which is the rule of ``max_norm``
 (Diehl, Neil, Binas, Cook, Liu, Pfeiffer: Fast-classifying, high-accuracy spiking deep networks through weight and
 threshold balancing, IJCNN 2015, https://doi.org/10.1109/IJCNN.2015.7280696); the other rules read the same checkpoint.
 """
@@ -27,6 +28,8 @@ class ReLU(TrainingModule):
         calibration_images: training images, without augmentation, from which thresholds are read.
         **kwargs: pooling and optimiser settings of :class:`methods.training.TrainingModule`.
     """
+
+    pools_by_inhibition = True
 
     def __init__(self, net: nn.Module, calibration_images: int = 1000, **kwargs: Any) -> None:
         require_images(calibration_images)

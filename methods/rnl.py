@@ -22,8 +22,9 @@ takes the student for its own teacher, and the cosine vanishes.)
 
 From the paper or its authors' code: the above; SGD 0.1, momentum 0.9, weight decay 1e-4, batch 50, 200 epochs, learning
 rate x 0.1 after 100 and 150; stage 2 with SGD 1e-3 (0.01 in their fast training), momentum 0.9; beta = 0.1.
-Chosen here: the length of stage 2 (``stage2_epochs``, the last ones of the run), BN in evaluation mode there, and the
-first batch as the start of M.
+Chosen here: the length of stage 2 (``stage2_epochs``, the last ones of the run) and BN in evaluation mode there; the
+first batch as the start of M (in the released code 1.0); and for q a constant learning rate and no weight decay (there
+x 0.1 after 100 and 150 epochs, and 1e-4).
 """
 
 from __future__ import annotations

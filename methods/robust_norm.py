@@ -11,8 +11,10 @@ p-th percentile,
 a fraction 1 - p/100 of the activations saturates and all the rest converge sooner.
 
 From the paper: p = 99.9, soft reset, v_0 = 0, BN folded, the image as a constant current.
-Chosen here: the percentile over ``calibration_images`` of the training images, zeros included, as numpy interpolates
-it; and, as an option, one threshold for each channel (the paper has one for each layer).
+Chosen here: the percentile over ``calibration_images`` of the training images, as numpy interpolates it; and, as an
+option, one threshold for each channel (the paper has one for each layer). Zeros are included; the authors' SNN toolbox
+takes the percentile of the activations that are not zero, which on a ReLU ResNet-20 is 1.02 to 1.36 times as high,
+depending on the layer.
 """
 
 from __future__ import annotations

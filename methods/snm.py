@@ -13,8 +13,11 @@ A neuron that has sent too many spikes cannot take them back; this one can. With
 so m never falls below 0, as a rate of a ReLU must not. Thresholds are normalised for each neuron (the paper's
 neuron-wise normalisation): theta is the neuron's own largest activation over the calibration images.
 
-From the paper: the rule, its memory, and neuron-wise normalisation.
-Chosen here: the number of calibration images, and v_0 = 0 (``v_init``), which the text does not state.
+From the paper: the rule, its memory, and neuron-wise normalisation. From the authors' code: v_0 = 0 (``v_init``),
+which the text does not state.
+Chosen here: the number of calibration images, plain ones; the released code takes the maxima over the whole augmented
+training set. A neuron that none of them activated has the smallest threshold there is, and in the test may send spikes
+of either sign that weigh nothing (:func:`bench.snn.calibration.activation_percentiles`).
 The alphabet is ternary: each spike carries a sign, and its row is not that of a binary network.
 """
 

@@ -5,21 +5,29 @@ Li, Deng, Dong, Gong, Gu: A Free Lunch From ANN: Towards Efficient, Accurate Spi
 
 The light pipeline (``methods/snnc_lp.py``), and for each layer, first to last,
 
-1. before its neuron is there, a refit of the weights that feed it, against the activations of the ANN:
+1. before its neuron is there, a refit of the weights and biases that feed it, against the activations of the ANN:
 
-    min over W of  || clip-floor( W xbar ; T, theta ) - a ||^2,
+    min over W and b of  || clip-floor( W xbar + b + theta / (2T) ; T, theta ) - a ||^2,
 
-   xbar being the mean spike input over T steps that really arrives, the floor rounding to nearest (as the shift
-   theta / (2T) makes it) with a straight-through gradient;
+   xbar being the mean spike input over T steps that really arrives, with a straight-through gradient;
 2. after the bias correction, for each neuron, an initial potential that makes up for the rest:
 
     v_0 = T ( mean of the ANN's output  -  mean of the SNN's ),
 
    on top of ``v_init``, which is 0 in the paper.
 
-From the paper or its authors' code: Adam with a cosine, learning rate 1e-5 to 4e-5, about 5,000 iterations, 1,024
-images. Chosen here: 1e-5, batches of 32, weights refitted jointly where several layers feed one neuron (a shortcut's
-and its block's last convolution).
+From the paper or its authors' code (https://github.com/yhhhli/SNN_Calibration): Adam with a cosine, learning rate 1e-5
+to 4e-5, about 5,000 iterations, batches of 32 of 1,024 images.
+Chosen here, where that code does otherwise:
+
+- The refit's floor has the shift theta / (2T), as the neuron has, and so rounds to nearest; theirs is a plain
+  clip-floor, half a step lower.
+- Biases are fitted as well, and all layers that feed a neuron jointly (a shortcut's and its block's last convolution);
+  theirs fits weights alone, one layer at a time, what a shortcut brings being given.
+- The bias correction of the light pipeline follows; their advanced pipeline has none.
+- A layer gets all its corrections before the next is looked at; theirs refits all weights first, then sets all
+  potentials, on augmented images.
+- Weights are refitted on CIFAR too, where their script calibrates potentials alone (``iterations`` 0 comes nearest).
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from bench.errors import UserError
 from bench.snn.activations import Activation, QCFSActivation
 from bench.snn.calibration import require_activation
-from bench.snn.neurons import IFNode, SpikingNeuron
+from bench.snn.neurons import IFNode, SpikingNeuron, stack_steps
 from bench.snn.simulate import SpikingNetwork
 from methods.base import ConversionModule
 
@@ -49,18 +49,19 @@ class SRPNode(IFNode):
 
     def run(self, x_TBX: Tensor) -> Tensor:
         """See :class:`bench.snn.neurons.SpikingNeuron`; a pass may end before, at or after ``tau``."""
-        first = max(0, min(len(x_TBX), self.tau - self.elapsed))
-        parts = []
-        if first:
-            parts.append(super().run(x_TBX[:first]))
-        self.elapsed = min(self.elapsed + len(x_TBX), self.tau)
-        if first < len(x_TBX):
-            if self.mask is None:
-                assert self.v is not None
-                self.mask = self.v > self.epsilon * self.threshold
-                self.v = self.initial(self.v)
-            parts.append(super().run(x_TBX[first:]) * self.mask)
-        return torch.cat(parts)
+        v = self.initial(x_TBX[0]) if self.v is None else self.v
+        sent = []
+        for current in x_TBX:
+            if self.mask is None and self.elapsed == self.tau:
+                self.mask = v > self.epsilon * self.threshold
+                v = self.initial(v)
+            out, v = self.step(v, current)
+            # Masked step by step: an operation on all of them would be fused with each step's whole past.
+            sent.append(out if self.mask is None else torch.where(self.mask, out, 0.0))
+            # Not counted further, which would be compiled anew for each pass.
+            self.elapsed = min(self.elapsed + 1, self.tau)
+        self.v = v
+        return stack_steps(sent, x_TBX)
 
 
 class SRP(ConversionModule):

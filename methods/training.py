@@ -30,8 +30,8 @@ class TrainingModule(ConversionModule):
         momentum: of SGD.
         weight_decay: on all parameters, thresholds and BN included.
         label_smoothing: of the cross-entropy.
-        max_pool: ``average`` puts average pooling in the place of max-pooling, as nearly all methods need; ``keep``
-            leaves it.
+        max_pool: ``average`` puts average pooling in the place of max-pooling, as all methods but ``relu`` need;
+            ``keep`` leaves it.
 
     Attributes:
         start_images: plain training images that :meth:`prepare` sees; a fixed number, so that no batch size decides.
@@ -65,6 +65,7 @@ class TrainingModule(ConversionModule):
         drop_uncalled_rectifiers(net)
         if max_pool == "average":
             replace_max_pool(net)
+        self.check_pooling(net)
         self.examine(net)
         replace(net, nn.ReLU, lambda name, _: self.activation(name))
         super().__init__(net)

@@ -70,8 +70,8 @@ def run(wanted: Wanted) -> int:
         0.
 
     Raises:
-        UserError: a package is missing, bad input, a network that the format cannot express, or one that answers
-            differently when it is read back; nothing is written then.
+        UserError: a package is missing, bad input, a network that the format cannot express, or one whose answers or
+            scores, when it is read back, are further apart than is tolerated; nothing is written then.
     """
     for package in NEEDS[wanted.format]:
         if importlib.util.find_spec(package) is None:

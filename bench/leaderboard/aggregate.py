@@ -95,6 +95,8 @@ class Row:
         found = []
         if not self.conversion.causal:
             found.append("reads ahead")
+        if self.conversion.per_T:
+            found.append("converted for each T")
         if len(self.seeds) < ENOUGH_SEEDS:
             found.append(f"n < {ENOUGH_SEEDS}")
         if self.protocol.checkpoint_selection != "last":

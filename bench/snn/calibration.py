@@ -36,7 +36,7 @@ def observe(
     """Runs images through a network in evaluation mode and shows input and output of each module of a kind.
 
     Args:
-        net: network; it is left in the mode it was in.
+        net: network; each of its modules is left in the mode it was in.
         batches: images ``[B, C, H, W]`` and labels.
         see: called with layer name, input and output, for every batch.
         kind: module type that is watched.
@@ -47,7 +47,7 @@ def observe(
     Raises:
         UserError: there are none.
     """
-    training = net.training
+    modes = {module: module.training for module in net.modules()}
     net.eval()
     hooks = [
         module.register_forward_hook(lambda _, inputs, output, name=name: see(name, inputs[0], output))
@@ -60,7 +60,8 @@ def observe(
             net(batch)
             images += len(batch)
     finally:
-        net.train(training)
+        for module, training in modes.items():
+            module.training = training
         for hook in hooks:
             hook.remove()
     if not images:
@@ -83,7 +84,8 @@ def activation_percentiles(
 
     Returns:
         Thresholds by layer name. What is never active gets the smallest positive number, since a threshold must be
-        positive and nothing seen so far would reach one.
+        positive. If another image then activates it, it sends that number at every step: nothing to any sum, but a
+        spike where spikes and their operations are counted.
     """
     total = sum(len(images) for images, _ in batches)
     kept: dict[str, Tensor] = {}

@@ -194,46 +194,20 @@ class IFNode(SpikingNeuron):
         v = self.initial(x_TBX[0]) if self.v is None else self.v
         sent = []
         for current in x_TBX:
-            v = v + current
-            if self.bias is not None:
-                v = v + self.bias
-            sent.append(torch.where(v >= self.threshold, self.threshold, 0.0))
-            v = v - sent[-1]
+            out, v = self.step(v, current)
+            sent.append(out)
         self.v = v
         return stack_steps(sent, x_TBX)
+
+    def step(self, v: Tensor, current: Tensor) -> tuple[Tensor, Tensor]:
+        """One step from potential ``v``: what is sent, and the potential afterwards, all ``[B, ...]``."""
+        v = v + current
+        if self.bias is not None:
+            v = v + self.bias
+        out = torch.where(v >= self.threshold, self.threshold, 0.0)
+        return out, v - out
 
     def twin(self, T: int) -> nn.Module:
         """See :class:`SpikingNeuron`."""
         bias = 0.0 if self.bias is None else self.bias
         return QuantisedReLU(self.threshold, T, self.v_init, bias, unit=self.unit_spikes)
-
-
-class LateralInhibitionPool(Timed):
-    """Max-pooling of rates: after every step its output sums to the largest sum of its inputs.
-
-    ``S_t`` being the sum of the inputs up to step t, it sends ``maxpool(S_t) - maxpool(S_{t-1})``: the input that leads
-    passes, and the others are inhibited until they have caught up (LIPooling; Li and Zeng, IJCAI 2022,
-    https://arxiv.org/abs/2204.13271).
-
-    Args:
-        pool: the max-pooling that it replaces.
-    """
-
-    def __init__(self, pool: nn.MaxPool2d) -> None:
-        super().__init__()
-        self.pool = pool
-        self.sums: Tensor | None = None
-
-    def reset(self) -> None:
-        """Forgets what it has seen."""
-        self.sums = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, C, H, W]`` or ``[T*B, C, H, W]`` in, ``[T*B, C, H', W']`` out."""
-        x_TBX = self.clock.unfold(x)
-        sums_TBX = x_TBX.cumsum(0) + (0 if self.sums is None else self.sums)
-        highest = self.clock.unfold(self.pool(sums_TBX.flatten(0, 1)))
-        start = torch.zeros_like(highest[:1]) if self.sums is None else self.pool(self.sums)[None]
-        self.sums = sums_TBX[-1]
-        out: Tensor = torch.diff(highest, dim=0, prepend=start)
-        return out.flatten(0, 1)

@@ -48,7 +48,7 @@ def reduced(snn: SpikingNetwork, x: Tensor) -> SpikingNetwork:
     scalar = all(neuron.threshold.numel() == 1 for neuron in snn.neurons.values())
     snn.reset()
     net = fold_thresholds(snn.net) if scalar else copy.deepcopy(snn.net)
-    fast = SpikingNetwork(net, snn.warmup, snn.uncounted, snn.only_T)
+    fast = SpikingNetwork(net, snn.warmup, snn.uncounted, snn.only_T, snn.quantised)
     fast.wire(x)
     for name, layer in [(name, m) for name, m in net.named_modules() if isinstance(m, Linear)]:
         if name not in fast.analogue:

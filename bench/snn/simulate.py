@@ -14,14 +14,10 @@ from torch import Tensor, nn
 from bench.errors import UserError
 from bench.snn.cost import AnalogueCounter, Counts, wiring
 from bench.snn.graph import mixes_constant_input
-from bench.snn.neurons import Clock, LateralInhibitionPool, SpikingNeuron, Timed
+from bench.snn.neurons import Clock, SpikingNeuron, Timed
+from bench.snn.passes import image_steps_of_a_pass, images_of_a_pass, steps_of_a_pass
+from bench.snn.pooling import LateralInhibitionPool
 from bench.snn.surgery import replace
-
-# Bytes of the largest layer's output in one pass: enough to keep the convolutions busy, few enough for a CPU's cache
-# and far below the memory of an ordinary evaluation batch.
-WORKING_SET = {"cpu": 4 << 20, "cuda": 512 << 20}
-# Steps in one pass, about: a neuron's loop over them is one kernel of a compiled network, which gains little by more.
-STEPS = 8
 
 
 class SpikingNetwork(nn.Module):
@@ -51,7 +47,7 @@ class SpikingNetwork(nn.Module):
         quantised: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self._quantised = [quantised]  # no part of this network, nor of its state
+        self._quantised = (quantised,)  # no part of this network, nor of its state
         self.net, self.warmup, self.only_T = net.eval(), warmup, only_T
         self.uncounted = warmup if uncounted is None else uncounted
         self.clock = Clock()
@@ -136,7 +132,7 @@ class SpikingNetwork(nn.Module):
         """How many images times steps of such images make a pass that suits the device."""
         self.wire(x)
         largest = max(neuron.size for neuron in self.neurons.values()) * x.element_size()
-        return max(1, WORKING_SET.get(x.device.type, WORKING_SET["cuda"]) // largest)
+        return image_steps_of_a_pass(largest, x.device)
 
     def pass_counts(self) -> Counts:
         """What the last pass cost."""
@@ -151,13 +147,17 @@ class SpikingNetwork(nn.Module):
 
     def twin(self, T: int) -> nn.Module:
         """The quantised network this one would equal after ``T`` steps if all spikes came evenly."""
-        [given] = self._quantised
-        if given is not None:
-            return copy.deepcopy(given).eval().to(next(self.parameters()).device)
+        if self.quantised is not None:
+            return copy.deepcopy(self.quantised).eval().to(next(self.parameters()).device)
         net = copy.deepcopy(self.net)
         replace(net, SpikingNeuron, lambda _, neuron: neuron.twin(T))  # type: ignore[operator]
         replace(net, LateralInhibitionPool, lambda _, pool: pool.pool)  # type: ignore[arg-type, return-value]
         return net.eval()
+
+    @property
+    def quantised(self) -> nn.Module | None:
+        """See the constructor."""
+        return self._quantised[0]
 
     @property
     def num_neurons(self) -> int:
@@ -197,20 +197,6 @@ class SpikingNetwork(nn.Module):
         )
 
 
-def _steps_of_a_pass(steps: int) -> int:
-    """Steps of one pass, so that equal passes overshoot ``steps`` by as few as possible."""
-    if steps <= STEPS:
-        return steps
-    candidates = range(STEPS - 3, STEPS + 3)
-    return min(candidates, key=lambda n: (-steps % n, abs(n - STEPS)))
-
-
-def _images_of_a_pass(batch: int, most: int) -> int:
-    """Images of one pass: a divisor of the batch, where one is near ``most``, so that all passes are alike."""
-    near = [n for n in range((2 * most + 2) // 3, 3 * most // 2 + 1) if batch % n == 0]
-    return min(near, key=lambda n: abs(n - most)) if near else min(most, batch)
-
-
 @torch.no_grad()
 def simulate(snn: SpikingNetwork, x: Tensor, T: int, image_steps: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
     """Runs images through a converted net, a few images and a few steps at a time.
@@ -232,8 +218,8 @@ def simulate(snn: SpikingNetwork, x: Tensor, T: int, image_steps: int | None = N
     snn.wire(x)
     limit = image_steps or snn.image_steps(x)
     steps = snn.steps_for(T)
-    per_pass = max(min(_steps_of_a_pass(steps), limit), snn.lookahead)
-    part = _images_of_a_pass(len(x), max(1, limit // per_pass))
+    per_pass = max(min(steps_of_a_pass(steps), limit), snn.lookahead)
+    part = images_of_a_pass(len(x), max(1, limit // per_pass))
     with snn.counting():
         for images in torch.split(x, part):
             # Another number of images would be compiled anew, for a single pass.

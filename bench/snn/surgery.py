@@ -212,7 +212,10 @@ def fold_currents(net: nn.Module) -> nn.Module:
             old = module.weight.new_zeros(channels) if module.bias is None else module.bias.data
             module.bias = nn.Parameter(old + current.flatten(), requires_grad=False)
             return True
-        adds = node.target in (operator.add, operator.iadd, torch.add)
+        operands = [value for value in (*node.args, *node.kwargs.values()) if isinstance(value, fx.Node)]
+        # A multiple of a layer's output would take that multiple of the current.
+        once = len(set(operands)) == len(operands) and node.kwargs.get("alpha", 1) == 1
+        adds = once and node.target in (operator.add, operator.iadd, torch.add)
         passes = adds or isinstance(module, (nn.Identity, nn.Dropout))
         return passes and any(take(source, current) for source in node.all_input_nodes)
 

@@ -11,7 +11,8 @@ from torch import fx, nn
 
 from bench.errors import UserError
 from bench.snn.activations import Activation
-from bench.snn.neurons import LateralInhibitionPool, SpikingNeuron, Timed
+from bench.snn.neurons import SpikingNeuron, Timed
+from bench.snn.pooling import LateralInhibitionPool
 
 
 def input_size(net: nn.Module) -> tuple[int, ...]:

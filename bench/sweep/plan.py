@@ -48,15 +48,24 @@ class Job:
         s = self.settings
         return f"{s.method} {s.arch} {s.data} {self.folder.name.rpartition('-')[0]}"
 
+    @property
+    def trains(self) -> bool:
+        """Whether it trains its net itself."""
+        return METHODS[self.settings.method].source is None
+
     def state(self) -> State:
-        """Whether its record is there, of the present source net and for all its T, or a checkpoint to go on from."""
-        begun: State = "begun" if (self.folder / "checkpoints/last.ckpt").exists() else "new"
+        """Whether its record is there, of the present source net and for all its T, or a checkpoint to go on from.
+
+        Weights do as well: they are written when the training is over, and its checkpoints may have been removed.
+        """
+        kept = any((self.folder / name).exists() for name in ("checkpoints/last.ckpt", "model.safetensors"))
+        begun: State = "begun" if self.trains and kept else "new"
         try:
             record = records.read_record(self.folder / "record.json")
         except UserError:
             return begun
         if self.weights and not (self.folder / "model.safetensors").exists():
-            return begun
+            return begun  # others need its weights
         if self.source is not None:
             try:
                 source = records.read_record(self.source / "record.json")
@@ -64,15 +73,18 @@ class Job:
                 return "begun"  # its net will be another
             if record.conversion.source_sha256 != source.checkpoint.sha256:
                 return "begun"
-        whole = set(self.settings.steps) <= {point.T for point in record.snn}
-        return "recorded" if whole else "begun"
+        if set(self.settings.steps) <= {point.T for point in record.snn}:
+            return "recorded"
+        return begun if self.trains else "begun"  # a conversion takes its source net once more
 
     def command(self) -> list[str]:
         """The arguments as they are due now: to begin, or to go on after an interruption."""
-        if self.state() != "begun":
-            return self.arguments
-        trains = METHODS[self.settings.method].source is None
-        return [*self.arguments, *(("--ckpt", "last") if trains else ("--overwrite",))]
+        state = self.state()
+        if self.trains and state == "begun":
+            return [*self.arguments, "--ckpt", "last"]
+        # A record that is not what is asked for now, and nothing to complete it from.
+        stale = state != "recorded" and (self.folder / "record.json").exists()
+        return [*self.arguments, "--overwrite"] if stale else self.arguments
 
 
 def _words(options: Mapping[str, Any]) -> list[str]:

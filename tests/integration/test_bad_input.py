@@ -32,6 +32,25 @@ def refused(result, *words: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("option", "advice"),
+    [
+        ("devices auto", "CUDA_VISIBLE_DEVICES"), ("accelerator mps", "choose from auto, cpu"),
+        ("strategy ddp_spawn", "choose from auto, single_device, ddp,"), ("accumulate_grad_batches -1", "at least 1"),
+        ("gradient_clip_val -1", "above 0"), ("limit_test_batches 0", "a fraction up to 1.0"),
+        ("limit_train_batches 0.001", "less than one"), ("limit_test_batches 0.001", "less than one"),
+    ],
+)  # fmt: skip
+def test_what_the_trainer_cannot_do_is_refused_before_the_training(bench, option, advice):
+    name, value = option.split()
+    refused(bench(*FIT, f"--trainer.{name}", value), f"--trainer.{name} {value}", advice)
+    assert not list(Path().rglob("*.ckpt"))
+
+
+def test_an_evaluation_on_apple_s_gpu_is_refused(bench, trained):
+    refused(bench("evaluate", "--ckpt", str(trained), "--logger", "none", "--accelerator", "mps"), "accelerator mps")
+
+
+@pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("fti",), ["fti", "fit"]),

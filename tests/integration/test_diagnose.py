@@ -84,6 +84,8 @@ def test_wandb_gets_table_and_pictures(bench, run):
         (("--ckpt", "run/model.safetensors", "--images", "0"), "--images 0"),
         (("--ckpt", "run/model.safetensors", "--out", "/dev/null/why"), "cannot be written"),
         (("--ckpt", "run/model.safetensors", "--image", "1"), "did you mean --images"),
+        (("--ckpt", "run/model.safetensors", "--data.check", "slow"), "--data.check: invalid choice: 'slow'"),
+        (("--ckpt", "run/model.safetensors", "--data.check", "none"), "argument 'check'"),  # digits are no files
     ],
 )
 def test_bad_input_is_one_line(bench, run, arguments, words):

@@ -128,6 +128,8 @@ CKPT = ("--ckpt", "run/model.safetensors", "--images", "5")
         ((*CKPT, "--format", "safetensors", "--out", "run"), ["run", "--out"]),
         ((*CKPT, "--format", "safetensors", "--record", "absent.json"), ["absent.json"]),
         ((*CKPT, "--format", "nir", "--out", "/dev/null/x"), ["cannot be written"]),
+        ((*CKPT, "--format", "nir", "--data.check", "slow"), ["--data.check", "slow"]),
+        ((*CKPT, "--format", "nir", "--data.check", "none"), ["argument 'check'"]),  # digits are no files
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(bench, run, arguments, words):

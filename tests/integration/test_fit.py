@@ -11,12 +11,12 @@ import pytest
 import torch
 from conftest import ROOT, TINY, sha256
 
+from bench.checkpoints import read, to_safetensors
 from bench.config import differences
 from bench.errors import UserError
-from bench.provenance import code_state, environment
-from bench.records import read_record
+from bench.provenance import environment, trained_on
+from bench.records import Code, read_record
 from bench.results import is_cut
-from bench.run import trained_on
 
 
 def without_times(path: Path) -> str:
@@ -97,13 +97,21 @@ def test_a_record_names_the_cpu_s_instructions():
 
 
 def test_a_training_that_other_code_goes_on_with_is_said_to_be_no_longer_ranked(bench, monkeypatch):
-    assert "never be ranked" not in bench("fit", *TINY, "--out", "run").out
-    other = code_state().model_copy(update={"commit": "f" * 40})
-    monkeypatch.setattr("bench.run.code_state", lambda: other)
-    result = bench("fit", *TINY, "--out", "run", "--ckpt", "last")
-    assert result.status == 0
-    assert f"which {code_state().commit[:10]} began and ffffffffff goes on with" in result.out
-    assert read_record(Path("run/record.json")).training.code.dirty
+    """Where there is nothing left to train it does not matter which code is there now."""
+
+    def resumed_by(commit: str, *options: str) -> tuple[str, Code]:
+        monkeypatch.setattr("bench.run.code_state", lambda: Code(commit=commit * 40, dirty=False))
+        result = bench("fit", *TINY, "--T", "1", "--out", "run", *options)
+        assert result.status == 0, result.err
+        return result.out, read_record(Path("run/record.json")).training.code
+
+    _, began = resumed_by("e")
+    out, whole = resumed_by("f", "--ckpt", "last")
+    assert whole == began and not whole.dirty and "never be ranked" not in out
+    Path("run/checkpoints/previous.ckpt").replace("run/checkpoints/last.ckpt")
+    out, mixed = resumed_by("f", "--ckpt", "last")
+    assert "which eeeeeeeeee began and ffffffffff goes on with" in out and "never be ranked" in out
+    assert mixed.dirty and mixed.commit == began.commit
 
 
 @pytest.mark.parametrize(
@@ -187,6 +195,21 @@ def test_a_finished_run_without_its_checkpoints_is_not_lost(bench, left):
     result = bench("fit", *TINY, "--out", "run")
     assert (result.status, Path("run", left).read_text()) == (2, "weeks of work")
     assert "--overwrite" in result.err and "--ckpt last" not in result.err
+
+
+def test_a_finished_run_without_its_checkpoints_is_evaluated_at_further_T(bench, trained):
+    shutil.copytree(trained, "run")
+    shutil.rmtree("run/checkpoints")
+    before = read_record(Path("run/record.json"))
+    result = bench("fit", *TINY, "--T", "1,2,4,8", "--out", "run", "--ckpt", "last")
+    assert result.status == 0 and "has all 2 epochs" in result.out, result.err
+    after = read_record(Path("run/record.json"))
+    assert (after.checkpoint, after.training, after.snn[:3]) == (before.checkpoint, before.training, before.snn)
+    assert [point.T for point in after.snn] == [1, 2, 4, 8] and not Path("run/checkpoints").exists()
+    weights = read(Path("run/model.safetensors"))
+    Path("run/model.safetensors").write_bytes(to_safetensors(weights.state, {**weights.header, "epochs": 1}))
+    result = bench("fit", *TINY, "--out", "run", "--ckpt", "last")
+    assert result.status == 2 and "has 1 of 2 epochs" in result.err
 
 
 def test_a_net_evaluated_into_another_training_s_folder_is_refused(bench, trained):

@@ -33,9 +33,13 @@ def test_both_layouts_give_a_record(bench, layout):
     record = read_record(Path("run/record.json"))
     assert (record.data.name, record.data.num_classes, record.limited) == ("imagenet", 1000, True)
     assert (record.protocol.num_train_samples, record.protocol.num_eval_samples) == (12, 6)
-    again = bench("evaluate", "--ckpt", "run/model.safetensors", "--T", "1,2", "--logger", "none", "--data.root", "set",
-                  "--data.num_workers", "0", "--out", "again")  # fmt: skip
-    assert again.status == 0, again.err
+    # An evaluation reads no training images, nor looks at any.
+    next(Path("set/train").rglob("*.JPEG")).write_bytes(b"")
+    again = ("evaluate", "--ckpt", "run/model.safetensors", "--T", "1,2", "--logger", "none", "--data.root", "set",
+             "--data.num_workers", "0")  # fmt: skip
+    result = bench(*again, "--data.check", "full", "--out", "again")
+    assert result.status == 0, result.err
+    assert "6 test images decoded" in result.out and "train images" not in result.out
     assert read_record(Path("again/record.json")).snn == record.snn
 
 
@@ -78,6 +82,13 @@ def test_weights_of_timm_are_a_source_net(bench, published):
                   "--data.num_workers", "0", "--out", "again")  # fmt: skip
     assert again.status == 0, again.err
     assert read_record(Path("again/record.json")).ann == record.ann
+
+
+def test_no_image_validates_weights_of_timm_that_may_have_seen_it(bench, published):
+    make.val_folders(make.train_folders(Path("set")))
+    command = ("fit", "--method", "max_norm", "--arch", "timm/regnetx_002", "--ckpt", "timm", *SMALL)
+    result = bench(*command, "--data.val_split", "4", "--data.eval_split", "val", "--out", "run")
+    assert result.status == 2 and "held out 0" in result.err and len(result.err.strip().splitlines()) == 1, result.err
 
 
 @pytest.mark.parametrize(

@@ -100,11 +100,14 @@ def test_nq_measures_its_noise_and_reports_it(bench):
     [
         ("cos", "relu", (), "method relu, and cos needs method qcfs"),
         ("max_norm", "qcfs", (), "method qcfs, and max_norm needs method relu"),
-        ("cos", "qcfs", ("--model.rho", "5"), "--model.rho 5"),
         ("max_norm", "relu", ("--model.calibration_images", "0"), "--model.calibration_images 0"),
         ("robust_norm", "relu", ("--model.percentile", "0"), "--model.percentile 0"),
         ("opi", "relu", ("--model.v_init", "1.5"), "--model.v_init 1.5"),
         ("opi", "relu", ("--model.v_init", "normal"), "v_init"),
+        ("opi", "relu", ("--model.draw_seed", "3"), "--model.draw_seed 3"),
+        ("opi", "tcl", ("--model.source", "clip", "--model.percentile", "99.9"), "--model.percentile 99.9"),
+        ("opi", "tcl", ("--model.source", "clip", "--model.granularity", "channel"), "--model.granularity channel"),
+        ("opi", "tcl", ("--model.source", "clip", "--model.calibration_images", "9"), "--model.calibration_images 9"),
         ("burst", "relu", ("--model.gamma", "0"), "--model.gamma 0"),
         ("snm", "relu", ("--model.v_init", "-1"), "--model.v_init -1"),
         ("snnc_lp", "relu", ("--model.granularity", "neuron"), "--model.granularity neuron"),
@@ -125,6 +128,20 @@ def test_more_calibration_images_than_there_are_is_refused_before_training(bench
     assert result.status == 2
     assert "--model.calibration_images 2000" in result.err
     assert not Path("run/checkpoints").exists()
+
+
+def test_max_pooling_is_kept_by_relu_for_burst_and_refused_before_training_by_the_others(bench):
+    keep = ("--arch", "timm/test_resnet", "--max_epochs", "1", "--model.max_pool", "keep")
+    result = fit(bench, "qcfs", *keep)
+    assert result.status == 2
+    assert "max-pooling" in result.err and len(result.err.strip().splitlines()) == 1
+    assert not Path("run/checkpoints").exists()
+    assert fit(bench, "relu", *keep).status == 0
+    source = read_record(Path("run/record.json"))
+    ledger_is_right(source, "relu")
+    result = fit(bench, "burst", *keep[:2], "--ckpt", "run/model.safetensors", out="burst")
+    assert result.status == 0, result.err
+    assert read_record(Path("burst/record.json")).ann == source.ann
 
 
 def test_a_conversion_does_not_overwrite_the_training_it_converts(bench, sources):

@@ -34,9 +34,10 @@ def test_converts_a_checkpoint_without_training_it(bench, source, method, option
     assert record.snn != origin.snn
     assert record.training == origin.training.model_copy(update={"seconds": None})
     assert f"model.{option}={warmup}" in record.recipe.overrides
-    again = bench("evaluate", "--ckpt", "run/model.safetensors", "--T", "1,2,4", "--out", "again", "--logger", "none")
+    # Fewer steps than COS calibrates on: what a longer run has seen so far.
+    again = bench("evaluate", "--ckpt", "run/model.safetensors", "--T", "1,2", "--out", "again", "--logger", "none")
     assert again.status == 0, again.err
-    assert read_record(Path("again/record.json")).snn == record.snn
+    assert read_record(Path("again/record.json")).snn == record.snn[:2]
 
 
 def test_what_the_source_net_was_trained_on_is_not_forgotten(bench, source):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 import time
@@ -53,6 +54,14 @@ def test_full_help_names_the_parts(bench):
     result = bench("fit", "--method", "qcfs", "--data", "digits", "--help")
     assert result.status == 0
     assert "--model.L" in result.out and "--data.batch_size" in result.out and "--trainer.precision" in result.out
+
+
+def test_windows_is_told_what_the_suite_needs(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module("bench", run_name="__main__")
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and "runs on Linux and macOS" in err and err.count("\n") == 1
 
 
 def test_a_closed_pipe_is_no_error():

@@ -13,17 +13,19 @@ from bench.records import read_record
 
 
 @pytest.mark.parametrize(
-    ("number", "status", "epochs"),
+    ("number", "status", "epochs", "workers"),
     [
-        (signal.SIGINT, 130, 2),
-        pytest.param(signal.SIGTERM, 143, 2, marks=pytest.mark.slow),
-        pytest.param(signal.SIGTERM, 143, 0, marks=pytest.mark.slow),
-        pytest.param(signal.SIGKILL, -9, 1, marks=pytest.mark.slow),
+        (signal.SIGINT, 130, 2, 1),
+        pytest.param(signal.SIGINT, 130, 2, 0, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 143, 2, 0, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 143, 0, 1, marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, -9, 1, 1, marks=pytest.mark.slow),
     ],
 )
-def test_a_stopped_run_goes_on_to_the_same_weights(uninterrupted, number, status, epochs):
+def test_a_stopped_run_goes_on_to_the_same_weights(uninterrupted, number, status, epochs, workers):
     out = Path("run")
-    process = start("fit", *LONG, "--logger", "csv", "--out", str(out))
+    command = ("fit", *LONG, "--logger", "csv", "--out", str(out), "--data.num_workers", str(workers))
+    process = start(*command)
     deadline = time.monotonic() + 120
     # The checkpoint of an epoch is written before its line in the log.
     seen = (lambda: (out / "checkpoints/last.ckpt").exists()) if epochs == 0 else (lambda: _epochs(out) >= epochs)
@@ -37,7 +39,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(uninterrupted, number, status
         assert "--ckpt last" in err.strip().splitlines()[-1]
     assert not (out / "record.json").exists()
 
-    process = start("fit", *LONG, "--logger", "csv", "--out", str(out), "--ckpt", "last")
+    process = start(*command, "--ckpt", "last")
     _, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
     assert sha256(out / "model.safetensors") == sha256(uninterrupted / "model.safetensors")

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from bench.snn import compilation
 from bench.snn.neurons import IFNode
-from bench.snn.simulate import SpikingNetwork, _images_of_a_pass, _steps_of_a_pass, simulate
+from bench.snn.passes import images_of_a_pass, steps_of_a_pass
+from bench.snn.simulate import SpikingNetwork, simulate
 from methods.burst import BurstIFNode
 from methods.cos import COSNode
 from methods.snm import SignedIFNode
@@ -74,7 +75,7 @@ def test_a_run_may_be_cut_in_time(kind: str) -> None:
 
 @pytest.mark.parametrize("steps", range(1, 140))
 def test_passes_hardly_overshoot(steps: int) -> None:
-    n = _steps_of_a_pass(steps)
+    n = steps_of_a_pass(steps)
     assert 1 <= n <= 10
     assert 0 <= -steps % n <= 4 and -steps % n <= steps / 8
     assert n == steps or n >= 5
@@ -84,7 +85,7 @@ def test_passes_hardly_overshoot(steps: int) -> None:
     ("batch", "most", "expected"), [(100, 8, 10), (100, 16, 20), (97, 8, 8), (3, 8, 3), (64, 8, 8)]
 )
 def test_passes_are_alike(batch: int, most: int, expected: int) -> None:
-    assert _images_of_a_pass(batch, most) == expected
+    assert images_of_a_pass(batch, most) == expected
 
 
 def test_small_runs_are_not_compiled_and_without_a_compiler_none(monkeypatch, capsys) -> None:

@@ -100,3 +100,27 @@ def test_one_batch_is_not_all_of_them(text: str, value: float) -> None:
     settings = parse_fit(["--method", "qcfs", "--data", "digits", "--trainer.limit_train_batches", text])
     found = settings.trainer_args["limit_train_batches"]
     assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize("text", ["8", "'8'"])
+def test_processes_are_hashed_as_their_number(tmp_path: Path, text: str) -> None:
+    """Runs of 1 and of 8 processes are not seeds of one row, however the number is written."""
+    file = tmp_path / "own.yaml"
+    file.write_text(f"trainer: {{devices: {text}}}")
+    settings = parse_fit([*BASE, "--config", str(file)])
+    assert settings.science() == parse_fit([*BASE, "--trainer.devices", "8"]).science()
+    assert settings.science()["trainer"]["devices"] == 8
+    assert settings.overrides == ["trainer.devices=8"]
+
+
+def test_nothing_given_is_one_process(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("trainer: {devices: null, num_nodes: 1, strategy: null, accelerator: null}")
+    settings = parse_fit([*BASE, "--config", str(tmp_path / "own.yaml")])
+    assert settings.science() == parse_fit(BASE).science()
+    assert [settings.trainer_args[key] for key in ("devices", "strategy", "accelerator")] == [1, "auto", "auto"]
+
+
+@pytest.mark.parametrize(("old", "new"), [("32", "32-true"), ("bf16", "bf16-mixed"), ("16-mixed", "16-mixed")])
+def test_a_precision_has_one_name(old: str, new: str) -> None:
+    settings = parse_fit([*BASE, "--trainer.precision", old])
+    assert settings.overrides == [f"trainer.precision={new}"]

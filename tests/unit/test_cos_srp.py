@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -42,16 +42,18 @@ def theta() -> Tensor:
     return torch.tensor(THETA, dtype=torch.float64)
 
 
-def cos_by_hand(inputs: list[float], rho: int, saturated: str) -> list[float]:
+def cos_by_hand(inputs: list[float], rho: int, saturated: str, rounds: int = 1) -> list[float]:
     x = [value / THETA for value in inputs]
-    spikes, potentials, residual = fire(x[:rho], 0.5)
-    fired = [u for u, s in zip(potentials, spikes, strict=True) if s]
-    silent = [u for u, s in zip(potentials, spikes, strict=True) if not s]
+    first, _, residual = fire(x[:rho], 0.5)
     start = 0.5
-    if residual < 0 and sum(spikes) >= 1:
-        start -= max(1, min(fired, default=1000.0) - 1 + 1e-3)
-    elif residual >= 1 and not (saturated == "keep" and not silent):
-        start += max(1, 1 + 1e-3 - max(silent, default=-1000.0))
+    for offset in range(rounds):
+        spikes, potentials, _ = fire(x[:rho], start)
+        fired = [u for u, s in zip(potentials, spikes, strict=True) if s]
+        silent = [u for u, s in zip(potentials, spikes, strict=True) if not s]
+        if residual < -offset and sum(first) > offset:
+            start -= max(1, min(fired, default=1000.0) - 1 + 1e-3)
+        elif residual >= offset + 1 and not (saturated == "keep" and not silent):
+            start += max(1, 1 + 1e-3 - max(silent, default=-1000.0))
     return [THETA * s for s in fire(x, start)[0]]
 
 
@@ -92,6 +94,39 @@ def test_a_second_round_corrects_a_second_spike() -> None:
     assert sum(run(IFNode(theta()), inputs)) / THETA == 1
     assert count[0] == 2
     assert count[1] == 3
+
+
+# Two spikes too many and -2.5 left; two too few and 3.75 left; fired at every step, with 8.5 left.
+SURPLUS, DEFICIT, SATURATED = [4.0, 2.0, -4.0, -4.0], [-6.0, 0.5, 6.0, 8.0], [6.0, 6.0, 6.0, 6.0]
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(-64, 80).map(lambda k: k / 8), min_size=4, max_size=9), st.integers(1, 4),
+       st.integers(1, 4), st.sampled_from(["release", "keep"]))  # fmt: skip
+@example(SURPLUS, 4, 3, "release")
+@example(DEFICIT, 4, 3, "release")
+@example(DEFICIT, 4, 4, "keep")
+@example(SATURATED, 4, 3, "release")
+@example(SATURATED, 4, 3, "keep")
+def test_each_round_moves_one_spike(inputs: list[float], rho: int, rounds: int, saturated: str) -> None:
+    """The spikes of a scalar version, and as many as the first residual says: one fewer or one more in each round."""
+    found = run(COSNode(theta(), rho, rounds, saturated, 1e-3), inputs)  # type: ignore[arg-type]
+    assert found == pytest.approx(cos_by_hand(inputs, rho, saturated, rounds))
+    spikes, _, residual = fire([value / THETA for value in inputs[:rho]], 0.5)
+    number = int(sum(spikes))
+    surplus = sum(residual < 1 - k and number >= k for k in range(1, rounds + 1))
+    deficit = sum(residual >= k for k in range(1, rounds + 1))
+    assert sum(found[:rho]) / THETA == min(number - surplus + deficit, rho)
+
+
+def test_rounds_stop_where_no_spike_is_left_to_move() -> None:
+    def counts(inputs: list[float], saturated: str) -> list[float]:
+        neurons = [COSNode(theta(), 4, rounds, saturated, 1e-3) for rounds in (1, 2, 3, 4)]  # type: ignore[arg-type]
+        return [sum(run(neuron, [*inputs, *[0.0] * 20])) / THETA for neuron in neurons]
+
+    assert counts(SURPLUS, "release") == [1, 0, 0, 0]
+    assert counts(SATURATED, "release") == [24] * 4, "it fires for ever"
+    assert counts(SATURATED, "keep") == [4 + 8] * 4, "it sends what it has, and no more"
 
 
 class Chain(nn.Module):
@@ -137,14 +172,17 @@ def test_the_replay_and_the_next_layer_see_calibrated_spikes(chain: Chain) -> No
 
 @pytest.mark.parametrize("T", [1, 2, 3])
 def test_cos_at_small_T_is_the_start_of_a_longer_run(chain: Chain, T: int) -> None:
-    """Even T = 1 is calibrated on rho steps."""
+    """Even T = 1 is calibrated on rho steps, also where no longer run was asked for."""
     x = torch.randn(5, 3, dtype=torch.float64)
     snn = COS(chain, rho=4).convert(8, [])
-    short = torch.cat([part for part, _ in simulate(snn, x, T)], 1)
+    short = torch.cat([part for part, _ in simulate(COS(chain, rho=4).convert(T, []), x, T)], 1)
     long = torch.cat([part for part, _ in simulate(snn, x, 8)], 1)
     assert len(short) == T
     assert torch.equal(short, long[:T])
     assert snn.warmup == 4
+    snn.reset()
+    with pytest.raises(UserError, match=rf"calibrates on 4 steps and got {T}"):
+        snn(x, T)
 
 
 def srp_by_hand(inputs: list[float], tau: int) -> list[float]:

@@ -19,6 +19,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torchvision
+from pytorch_lightning.callbacks import ModelCheckpoint
 from scipy.stats import chisquare
 from sklearn.datasets import load_digits
 from torch import Generator, Tensor
@@ -29,9 +30,10 @@ from bench.leaderboard.load import TEST_IMAGES
 from bench.recipes import find_recipe
 from datamodules import DATA
 from datamodules.augment import Pipeline, cutout, random_crop, random_flip
-from datamodules.base import BatchSampler, ImageDataModule
+from datamodules.base import ImageDataModule
 from datamodules.cifar import CIFAR10DataModule, CIFAR100DataModule, CIFARDataModule
 from datamodules.digits import DigitsDataModule
+from datamodules.sampler import BatchSampler
 from datamodules.splits import Images
 from methods import METHODS
 
@@ -194,10 +196,16 @@ def test_augmentation_is_drawn_anew_for_every_batch_and_epoch() -> None:
 
 
 @FEW_CORES
-@pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated", "ignore:.*does not have many workers")
+@pytest.mark.filterwarnings(
+    "ignore:.*LeafSpec.*is deprecated",
+    "ignore:.*does not have many workers",
+    "ignore:You passed in a `val_dataloader`",
+    "ignore:The dirpath has changed",
+)
 @pytest.mark.parametrize("workers", [0, 1])
-def test_lightning_tells_the_sampler_which_epoch_it_is(workers: int) -> None:
-    """The Trainer sees the same batches as a loop of our own."""
+@pytest.mark.parametrize("stops", [(3,), (1, 3), (2, 3)], ids=["whole", "resumed", "resumed late"])
+def test_lightning_tells_the_sampler_which_epoch_it_is(workers: int, stops: tuple[int, ...], tmp_path: Path) -> None:
+    """The Trainer sees the same batches as a loop of our own, also where it goes on from a checkpoint."""
     seen: list[list[int]] = []
 
     class Watch(pl.LightningModule):
@@ -212,17 +220,20 @@ def test_lightning_tells_the_sampler_which_epoch_it_is(workers: int) -> None:
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return torch.optim.SGD(self.parameters(), lr=0.1)
 
-    data = Toy(batch_size=16, num_workers=workers)
-    trainer = pl.Trainer(
-        max_epochs=3,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
-    trainer.fit(Watch(), train_dataloaders=data.train_dataloader())
+    for begun, stop in enumerate(stops):
+        keeper = ModelCheckpoint(tmp_path / str(begun), filename="last", save_on_train_epoch_end=True)
+        trainer = pl.Trainer(
+            max_epochs=stop,
+            accelerator="cpu",
+            logger=False,
+            callbacks=[keeper],
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            limit_val_batches=0,
+        )
+        last = str(tmp_path / str(begun - 1) / "last.ckpt") if begun else None
+        trainer.fit(Watch(), datamodule=Toy(batch_size=16, num_workers=workers), ckpt_path=last, weights_only=True)
     plain = Toy(batch_size=16)
     assert seen == [numbers(images) for number in range(3) for images, _ in epoch(plain, number)]
 
@@ -253,11 +264,39 @@ def test_ranks_augment_differently() -> None:
     assert len(set(seeds)) == len(seeds) == 8
 
 
+def a_trainer(rank: int = 0, world: int = 1, device: str = "cpu") -> Any:
+    """As much of a Trainer as the loaders ask."""
+    progress = SimpleNamespace(current=SimpleNamespace(processed=0))
+    return SimpleNamespace(
+        global_rank=rank,
+        world_size=world,
+        strategy=SimpleNamespace(root_device=torch.device(device)),
+        fit_loop=SimpleNamespace(epoch_progress=progress),
+    )
+
+
+@FEW_CORES
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true but no accelerator")
+@pytest.mark.parametrize(
+    ("device", "asked", "workers"),
+    [(None, None, 0), ("cpu", None, 0), ("cuda", None, 3), ("cuda", 0, 0), ("cpu", 2, 2)],
+)
+def test_only_beside_a_gpu_batches_are_prepared_by_processes_and_pinned(
+    monkeypatch: pytest.MonkeyPatch, device: str | None, asked: int | None, workers: int
+) -> None:
+    monkeypatch.setattr("datamodules.base.cores", lambda: 3)
+    data = Toy(num_workers=asked)
+    data.trainer = None if device is None else a_trainer(device=device)
+    for loader in (data.train_dataloader(), data.test_dataloader()):
+        assert (loader.num_workers, loader.pin_memory) == (workers, device == "cuda")
+    assert data.num_workers == workers, "what the record says"
+
+
 def test_the_loaders_ask_the_trainer_for_their_rank() -> None:
     both = []
     for rank in range(2):
         data = Toy(batch_size=4, eval_batch_size=3)
-        data.trainer = SimpleNamespace(global_rank=rank, world_size=2)  # type: ignore[assignment]
+        data.trainer = a_trainer(rank, 2)
         assert len(data.train_dataloader()) == 5
         both.append([n for images, _ in data.test_dataloader() for n in numbers(images)])
     assert sorted(both[0] + both[1]) == list(range(100, 112))

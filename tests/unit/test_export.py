@@ -220,6 +220,25 @@ def test_a_current_that_no_bias_can_take_is_refused_by_name() -> None:
     assert "preactivation" in NETS
 
 
+@pytest.mark.parametrize(
+    "sum_of", [lambda x, c: torch.add(x, c, alpha=2), lambda x, c: c + c, lambda x, c: torch.add(input=c, other=c)]
+)
+def test_a_current_is_not_folded_where_a_multiple_of_it_would_arrive(
+    sum_of: Callable[[Tensor, Tensor], Tensor],
+) -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.out = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 2, 1)
+            self.act = IFNode(torch.tensor(1.0), bias=torch.tensor(0.1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(self.act(sum_of(x, self.conv(x))))
+
+    with pytest.raises(UserError, match="act: its constant current"):
+        fold_currents(Twice())
+
+
 def test_the_card_has_the_records_numbers_where_the_hub_reads_them() -> None:
     hub = pytest.importorskip("huggingface_hub")
     from bench.export.card import model_card

@@ -6,6 +6,7 @@ import os
 import resource
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import imagenet_folders as make
 import numpy as np
@@ -179,14 +180,26 @@ def damage(root: Path) -> tuple[Path, Path]:
 
 
 @pytest.mark.parametrize("check", ["quick", "full"])
-def test_empty_and_truncated_files_are_named_before_training(tmp_path, check):
+def test_empty_and_truncated_files_are_named_before_they_are_read(tmp_path, check):
     root = make.val_folders(make.train_folders(tmp_path))
     empty, cut = damage(root)
-    with pytest.raises(UserError, match=rf"1 of 12 images cannot be used: {empty}: .*\(0 bytes"):
-        module(root, check=check).setup()
-    empty.write_bytes(make.jpeg(5))
     with pytest.raises(UserError, match=rf"1 of 6 images cannot be used: {cut}: .*truncated"):
         module(root, check=check).setup()
+    cut.write_bytes(make.jpeg(5))
+    data = module(root, check=check)
+    data.setup()  # an evaluation reads no training images
+    with pytest.raises(UserError, match=rf"1 of 12 images cannot be used: {empty}: .*\(0 bytes"):
+        data.check_training_files()
+
+
+def test_held_out_images_are_looked_at_before_a_training_and_where_they_are_evaluated(tmp_path):
+    root = make.val_folders(make.train_folders(tmp_path))
+    data = module(root, val_split=4)
+    data.split("val").path(0).write_bytes(b"")
+    with pytest.raises(UserError, match="1 of 4 images cannot be used"):
+        data.check_training_files()
+    with pytest.raises(UserError, match="1 of 4 images cannot be used"):
+        module(root, val_split=4, eval_split="val").setup()
 
 
 def test_many_bad_files_are_counted_and_three_are_named(tmp_path):
@@ -194,7 +207,7 @@ def test_many_bad_files_are_counted_and_three_are_named(tmp_path):
     for image in (root / "train").rglob("*.JPEG"):
         image.write_bytes(b"no image")
     with pytest.raises(UserError, match=r"12 of 12 images .*; and 9 more; "):
-        module(root).setup()
+        module(root).check_training_files()
 
 
 def test_grey_cmyk_and_misnamed_images_are_shown_as_rgb_and_counted(tmp_path, capsys):
@@ -204,10 +217,12 @@ def test_grey_cmyk_and_misnamed_images_are_shown_as_rgb_and_counted(tmp_path, ca
     (folder / "n01440764_1.JPEG").write_bytes(make.jpeg(2, "CMYK"))
     Image.new("RGBA", (9, 9)).save(folder / "n01440764_2.JPEG", "PNG")
     data = module(root, check="full")
-    data.setup()
-    assert "18 images decoded (15 RGB, 1 L, 1 CMYK, 1 RGBA)" in capsys.readouterr().out.replace(
-        "1 CMYK, 1 L", "1 L, 1 CMYK"
-    )
+    data.check_training_files()
+    data.check_training_files()
+    assert capsys.readouterr().out.replace("1 CMYK, 1 L", "1 L, 1 CMYK").splitlines() == [
+        "imagenet: 6 test images decoded (6 RGB); all are shown as RGB",
+        "imagenet: 12 train images decoded (9 RGB, 1 L, 1 CMYK, 1 RGBA); all are shown as RGB",
+    ]
     images, labels = data.split("train").fetch(torch.arange(3), training=False)
     assert [image.mode for image in images] == ["RGB"] * 3 and labels.tolist() == [0, 0, 0]
 
@@ -249,6 +264,20 @@ def test_what_loader_processes_replace_is_known_here(tmp_path):
     data.split("train").path(3).write_bytes(b"")
     next(iter(data.train_dataloader()))
     assert data.split("train").replacements == 1
+
+
+def test_what_another_process_replaces_is_known_here_at_the_next_checkpoint(tmp_path):
+    data = module(make.val_folders(make.train_folders(tmp_path)))
+    data.setup()
+    data.partial = False
+    replaced = torch.tensor(0)
+    strategy = SimpleNamespace(root_device=torch.device("cpu"), reduce=lambda here, reduce_op: here + replaced)
+    data.trainer = SimpleNamespace(strategy=strategy)
+    for number, limited in ((0, False), (3, True)):
+        replaced.fill_(number)
+        assert data.state_dict() == {}
+        assert data.limited_training is limited
+    assert data.split("train").replacements == 0
 
 
 def test_a_class_folder_that_cannot_be_read_is_one_line(tmp_path, monkeypatch):

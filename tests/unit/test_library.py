@@ -20,10 +20,13 @@ from torch import Tensor, nn
 import bench
 from bench import convert, simulate
 from bench.errors import UserError
+from bench.library import prepare
 from bench.snn.simulate import simulate as simulate_parts
+from datamodules.base import CALIBRATION_BATCH
 from methods import METHODS
 from methods.burst import BurstIFNode
 from methods.qcfs import QCFS
+from methods.snnc_lp import SNNCLight
 
 T = 16
 
@@ -236,11 +239,23 @@ def test_calibration_as_tensor_as_batches_and_as_batches_with_labels() -> None:
     assert first != whole
 
 
+def test_thresholds_do_not_depend_on_how_the_images_came() -> None:
+    """SNNC averages over batches, and finds what it finds on the command line."""
+    net, images = ready(SPELLINGS["F.relu"]()), normal(120, 3, 8, 8)
+    batches = [(part, torch.zeros(len(part))) for part in images.split(CALIBRATION_BATCH)]
+    expected = SNNCLight(prepare(net)).convert(4, batches)
+    for calibration in (images, images.split(7)):
+        snn = convert(net, "snnc_lp", calibration, T=4)
+        for name, neuron in snn.neurons.items():
+            assert torch.equal(neuron.threshold, expected.neurons[name].threshold), name
+
+
 ARGUMENTS: dict[str, tuple[dict[str, object], str]] = {
     "unknown method": ({"method": "robust-norm"}, r"^method robust-norm: unknown.*did you mean robust_norm"),
     "no calibration": ({"calibration": None}, r"^robust_norm looks at training images"),
     "empty calibration": ({"calibration": []}, "got none"),
     "calibration of whole numbers": ({"calibration": torch.zeros(2, 3, 8, 8, dtype=torch.uint8)}, "^calibration:"),
+    "calibration of two shapes": ({"calibration": [torch.zeros(2, 3, n, n).double() for n in (8, 6)]}, "^calibration:"),
     "calibration of words": ({"calibration": ["digits"]}, "^calibration:"),
     "unknown option": ({"percent": 99}, r"^robust_norm: .*percent"),
     "option out of range": ({"percentile": 0}, "percentile 0"),

@@ -17,6 +17,8 @@ from torch.utils.data import DataLoader
 
 from bench.errors import UserError
 from bench.snn.activations import QCFSActivation, clip_floor_shift
+from bench.snn.layerwise import layer_gaps
+from bench.snn.simulate import SpikingNetwork
 from bench.trainers import make_trainer
 from methods.nq import NQ, NoisyQCFSActivation
 
@@ -27,6 +29,7 @@ class Images(pl.LightningDataModule):
     def __init__(self, held_out: tuple[int, ...] = (5, 3, 4), side: int = 8) -> None:
         super().__init__()
         self.train = tiny.batches(tiny.normal(8, 3, side, side, seed=1).float(), (8,))
+        self.val_augment = True
         self.held_out = tiny.batches(tiny.normal(sum(held_out), 3, side, side, seed=2).float(), held_out)
 
     def split(self, name: str) -> list[int]:
@@ -240,6 +243,39 @@ def test_a_run_that_holds_nothing_out_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="val_split") as error:
         fit(made(tiny.TwoConvolutions()), Images(()), 1, tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_held_out_images_that_are_not_augmented_are_no_secret(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for augmented in (True, False):
+        data = Images()
+        data.val_augment = augmented
+        fit(made(tiny.TwoConvolutions()), data, 1, tmp_path / str(augmented))
+        lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+        assert len(lines) == (0 if augmented else 1), lines
+    assert "--data.val_augment true" in lines[0]
+
+
+def test_sigma_is_measured_in_the_arithmetic_of_the_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a training with TF32 and half precision."""
+    seen = []
+
+    def watched(net: nn.Module, snn: SpikingNetwork, images: Tensor, T: int) -> dict[str, Tensor]:
+        backends = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+        seen.append((*backends, torch.is_autocast_enabled("cpu"), images.dtype))
+        return layer_gaps(net, snn, images, T)
+
+    monkeypatch.setattr("methods.nq.layer_gaps", watched)
+    trainer = make_trainer({"max_epochs": 1, "accelerator": "cpu", "precision": "bf16-mixed"}, [], [], tmp_path)
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    try:
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+        trainer.fit(made(tiny.TwoConvolutions()), datamodule=Images())
+        assert torch.backends.cudnn.allow_tf32 and torch.backends.cuda.matmul.allow_tf32, "as the training goes on"
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+    assert set(seen) == {(False, False, False, torch.float32)}
 
 
 def test_bad_options_are_refused() -> None:

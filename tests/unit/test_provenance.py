@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,3 +50,57 @@ def test_code_is_that_of_the_commit_only_where_git_says_so(
 
     monkeypatch.setattr(provenance, "_git", git)
     assert provenance.code_state().dirty is dirty
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """One with a first commit, one that changes a document, and one that changes code."""
+    root = tmp_path_factory.mktemp("repository")
+    (root / "bench").mkdir()
+    found = {}
+
+    def git(*words: str) -> str:
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
+        return subprocess.run(
+            ["git", *identity, *words], cwd=root, check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    git("init", "--quiet")
+    for name, file in (("first", "bench/run.py"), ("document", "README.md"), ("code", "bench/run.py")):
+        (root / file).write_text(name)
+        git("add", ".")
+        git("commit", "--quiet", "-m", name)
+        found[name] = git("rev-parse", "HEAD")
+    return root, {**found, "elsewhere": "f" * 40}
+
+
+@pytest.mark.parametrize(
+    ("epochs", "began", "now", "changed", "expected"),
+    [
+        (1, "first", "first", False, False),
+        (1, "first", "document", False, False),
+        (1, "first", "code", False, True),
+        (1, "first", "document", True, True),
+        (1, "first", "elsewhere", False, True),
+        (1, "elsewhere", "first", False, True),
+        (2, "first", "code", True, False),
+        (2, "elsewhere", "code", False, False),
+    ],
+)
+def test_a_training_is_of_one_commit_as_long_as_no_other_code_trains(
+    repository: tuple[Path, dict[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    epochs: int,
+    began: str,
+    now: str,
+    changed: bool,
+    expected: bool,
+) -> None:
+    """Documents do not train, nor does anything after the last epoch; a commit that git does not know may."""
+    root, commits = repository
+    monkeypatch.setattr(provenance, "ROOT", root)
+    before: dict[str, Any] = {"epochs": epochs, "code": {"commit": commits[began], "dirty": False}}
+    found = provenance.trained_by(before, {"commit": commits[now], "dirty": changed}, 2)
+    assert found == {"commit": commits[began], "dirty": expected}
+    before["code"]["dirty"] = True
+    assert provenance.trained_by(before, {"commit": commits[began], "dirty": False}, 2)["dirty"]

@@ -5,13 +5,16 @@ from __future__ import annotations
 import copy
 
 import pytest
+import tiny
 import torch
-from reference import named_model
+from reference import named_model, randomise
 from torch import nn
 
 from bench.snn.neurons import IFNode
 from bench.snn.reduced import Bfloat16, changed_spikes, reduced
 from bench.snn.simulate import SpikingNetwork, simulate
+from methods.relu import ReLU
+from methods.snnc_lp import SNNCLight
 
 
 @pytest.fixture(scope="module")
@@ -22,14 +25,24 @@ def net() -> tuple[SpikingNetwork, torch.Tensor]:
 
 def test_few_spikes_change_and_some_do(net: tuple[SpikingNetwork, torch.Tensor]) -> None:
     snn, x = net
+    state = {name: value.clone() for name, value in snn.state_dict().items()}
     fast = reduced(snn, x)
     change = changed_spikes(snn, fast, x, 8)
     assert 0 < change.spikes < 0.1
-    state = {name: value.clone() for name, value in snn.state_dict().items()}
     [(exact, _)], [(near, _)] = (list(simulate(network, x, 8, 10**9)) for network in (snn, fast))
     assert not torch.equal(exact, near)
     assert (exact.sum(0) - near.sum(0)).abs().mean() < 0.1 * exact.sum(0).abs().mean()
     assert all(torch.equal(value, state[name]) for name, value in snn.state_dict().items())
+
+
+def test_the_twin_is_that_of_the_network() -> None:
+    """SNNC's weights were fitted to spikes, and its twin is the quantised ANN."""
+    model = ReLU(tiny.TwoConvolutions()).eval()
+    randomise(model, 0)
+    x = tiny.normal(4, 3, 8, 8).float()
+    snn = SNNCLight(model.net).convert(4, tiny.batches(x, (4,)))
+    with torch.no_grad():
+        assert torch.equal(reduced(snn, x).twin(4)(x), snn.twin(4)(x))
 
 
 def test_the_layers_at_both_ends_keep_full_precision(net: tuple[SpikingNetwork, torch.Tensor]) -> None:

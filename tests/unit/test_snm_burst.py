@@ -14,12 +14,13 @@ from reference import randomise
 from torch import Tensor, nn
 
 from bench.errors import UserError
-from bench.snn.neurons import Clock, IFNode, LateralInhibitionPool, SpikingNeuron, Timed
+from bench.snn.neurons import Clock, IFNode, SpikingNeuron, Timed
+from bench.snn.pooling import LateralInhibitionPool
 from bench.snn.simulate import SpikingNetwork, simulate
+from methods import METHODS
 from methods.burst import Burst, BurstIFNode
 from methods.max_norm import MaxNorm
 from methods.opi import OPI
-from methods.qcfs import QCFS
 from methods.relu import ReLU
 from methods.robust_norm import RobustNorm
 from methods.snm import SNM, SignedIFNode
@@ -295,6 +296,27 @@ def test_the_pool_may_be_cut_in_time(kernel: int, stride: int, padding: int, cut
     assert torch.equal(torch.cat(parts), whole)
 
 
+@pytest.mark.parametrize("levels", [1, 5], ids=["spikes", "bursts"])
+def test_inputs_that_have_sent_as_much_stay_tied(levels: int) -> None:
+    """A threshold whose multiples are not exact; every cut sends the same, bit for bit, and nothing below one spike."""
+    T, theta = 16, torch.tensor(0.3)
+    counts = torch.randint(0, levels + 1, (T, 4, 8, 8, 8), generator=torch.Generator().manual_seed(3))
+    x = counts * theta
+    whole = None
+    for cuts in ((16,), (5, 5, 6), (1,) * 16):
+        pool, parts = LateralInhibitionPool(nn.MaxPool2d(2)), []
+        for part in torch.split(x, list(cuts)):
+            pool.clock = Clock(len(part), 4)
+            parts.append(pool(part.flatten(0, 1)))
+        sent = torch.cat(parts)
+        whole = sent if whole is None else whole
+        assert torch.equal(sent, whole)
+    pools = nn.functional.max_pool2d(counts.cumsum(0).flatten(0, 1).float(), 2).unflatten(0, (T, 4))
+    expected = torch.diff(pools, dim=0, prepend=torch.zeros_like(pools[:1])).flatten(0, 1)
+    assert whole is not None and torch.equal((whole / theta).round(), expected)
+    assert torch.equal(whole != 0, expected != 0)
+
+
 def test_the_pool_forgets_between_images() -> None:
     pool = LateralInhibitionPool(nn.MaxPool2d(2))
     pool.clock = Clock(2, 1)
@@ -406,8 +428,29 @@ def test_the_others_refuse_max_pooling_by_name(rule) -> None:
         rule(net).convert(4, tiny.batches(x, (2,)))
     assert "\n" not in str(error.value)
     assert rule.__name__ in str(error.value)
-    with pytest.raises(UserError, match=r"^pool\b.*max-pooling"):
-        QCFS(tiny.TwoConvolutions(nn.MaxPool2d(2)), max_pool="keep").convert(4, [])
+
+
+@pytest.mark.parametrize("method", [name for name, entry in METHODS.items() if entry.source is None and name != "relu"])
+def test_those_that_train_refuse_it_before_they_do(method: str) -> None:
+    kind = METHODS[method].load()
+    with pytest.raises(UserError, match=rf"^pool\b.*max-pooling, which {kind.__name__}"):
+        kind(tiny.TwoConvolutions(nn.MaxPool2d(2)), max_pool="keep")
+    kind(tiny.TwoConvolutions(nn.AvgPool2d(2)), max_pool="keep")
+
+
+def test_a_relu_net_that_kept_its_max_pooling_is_converted_with_inhibition() -> None:
+    """Plain spikes: what the pool sends is binary, and the network comes to its ANN."""
+    net, x = ReLU(tiny.TwoConvolutions(nn.MaxPool2d(2)), max_pool="keep").double().eval(), tiny.normal(4, 3, 8, 8)
+    randomise(net, 0)
+    snn = net.convert(256, tiny.batches(x, (4,)))
+    sent: list[Tensor] = []
+    snn.net.pool.register_forward_hook(lambda _, __, out: sent.append(out))
+    logits = torch.cat([part for part, _ in simulate(snn, x, 256)], 1).mean(0)
+    spikes = torch.cat(sent) / snn.neurons["act1"].threshold
+    assert torch.allclose(spikes, spikes.round(), atol=1e-4) and set(spikes.round().unique().tolist()) == {0.0, 1.0}
+    with torch.no_grad():
+        ann = net(x)
+    assert (logits - ann).norm() < 0.05 * ann.norm()
 
 
 def test_max_pooling_becomes_average_pooling_unless_it_is_kept() -> None:

@@ -129,8 +129,16 @@ def test_state_follows_what_is_on_disk(tmp_path, monkeypatch):
     assert source.state() == "begun" and source.command()[-2:] == ["--ckpt", "last"]
     write(source.folder / "record.json", steps=(1, 2, 4, 8), checkpoint__sha256="a" * 64)
     assert source.state() == "begun", "others convert its weights, and those are not there"
+    (source.folder / "checkpoints/last.ckpt").unlink()
+    assert source.state() == "new" and source.command()[-1] == "--overwrite", "nothing is left of its weights"
     (source.folder / "model.safetensors").touch()
     assert source.state() == "recorded"
+    write(source.folder / "record.json", steps=(1, 2), checkpoint__sha256="a" * 64)
+    assert source.state() == "begun" and source.command()[-2:] == ["--ckpt", "last"], "its weights are enough"
+    (source.folder / "model.safetensors").unlink()
+    assert source.state() == "new" and source.command()[-1] == "--overwrite"
+    write(source.folder / "record.json", steps=(1, 2, 4, 8), checkpoint__sha256="a" * 64)
+    (source.folder / "model.safetensors").touch()
     job.folder.mkdir(parents=True)
     of_source = {"conversion__source_sha256": "a" * 64, "conversion__retrained": False}
     write(job.folder / "record.json", steps=(1, 2, 4), **of_source)
@@ -143,7 +151,7 @@ def test_state_follows_what_is_on_disk(tmp_path, monkeypatch):
     (source.folder / "record.json").unlink()
     assert job.state() == "begun", "its net is to be trained anew"
     (job.folder / "record.json").write_text('{"half')
-    assert job.state() == "new"
+    assert job.state() == "new" and job.command()[-1] == "--overwrite"
 
 
 def write(path: Path, steps: tuple[int, ...], **fields: object) -> None:

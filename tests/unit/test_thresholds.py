@@ -105,11 +105,12 @@ def test_the_net_is_left_as_it_was() -> None:
     modes = {name: module.training for name, module in net.named_modules()}
     images = tiny.normal(6, 3, 8, 8)
     found = activation_percentiles(net, tiny.batches(images, (4, 2)), 99.0)
+    assert {name: module.training for name, module in net.named_modules()} == modes
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert not any(module._forward_hooks for module in net.modules())
     again = activation_percentiles(net.eval(), tiny.batches(images, (4, 2)), 99.0)
     assert all(torch.equal(found[name], again[name]) for name in found), "BN in evaluation mode"
-    assert modes["bn1"] is True
+    assert modes["bn1"] is True and modes["bn2"] is False
 
 
 # ------------------------------------------------------------------------------------------ max_norm, robust_norm
@@ -186,10 +187,12 @@ def test_more_steps_come_closer_to_the_ann() -> None:
 
 
 def dead_net() -> tiny.TwoConvolutions:
-    """Channel 2 of the first layer is negative everywhere; channel 3 was pruned, its pre-activation is 0."""
+    """Channel 2 of the first layer is active where a pixel is above 5; channel 3 was pruned and gets 0."""
     net = relu_net()
     with torch.no_grad():
-        net.bn1.bias[2], net.bn1.weight[2] = -100.0, 1e-3
+        net.conv1.weight[2], net.conv1.bias[2] = 0.0, -5.0
+        net.conv1.weight[2, 0, 1, 1] = 1.0
+        net.bn1.running_mean[2], net.bn1.running_var[2], net.bn1.weight[2], net.bn1.bias[2] = 0.0, 1.0, 1.0, 0.0
         net.conv1.weight[3], net.conv1.bias[3] = 0.0, 0.0
         net.bn1.running_mean[3], net.bn1.bias[3] = 0.0, 0.0
     return net
@@ -222,6 +225,23 @@ def test_a_channel_that_was_never_active_is_silent(name: str, precision: torch.d
     assert torch.isfinite(logits).all()
     assert torch.isfinite(twin).all(), "the quantised twin"
     assert (logits - net(images)).abs().max() < 1.5
+
+
+@pytest.mark.parametrize("name", [name for name in RULES if name not in ("max_norm", "burst")])
+def test_a_unit_that_only_the_test_activates_adds_nothing(name: str) -> None:
+    """It fires at every step from then on, and what it sends is too small to change a sum."""
+    net, images = dead_net(), tiny.normal(8, 3, 8, 8)
+    assert images.max() < 5
+    snn = RULES[name](net).convert(8, tiny.batches(images, (5, 3)))
+    sent: list[Tensor] = []
+    snn.neurons["act1"].register_forward_hook(lambda _, __, out: sent.append(out[:, 2, 3, 3]))
+    bright = images.clone()
+    bright[:, 0, 3, 3] = 8.0
+    logits = mean_logits(snn, bright, 8)
+    assert (torch.cat(sent)[-8:] != 0).all() and torch.cat(sent).abs().max() < 1e-30
+    with torch.no_grad():
+        snn.net.conv2.weight[:, 2] = 0.0
+    assert torch.equal(logits, mean_logits(snn, bright, 8))
 
 
 def test_a_layer_that_was_never_active_converts() -> None:
