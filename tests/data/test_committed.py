@@ -191,12 +191,21 @@ def test_one_level_at_one_step_is_the_ann_and_far_above_four_levels() -> None:
     assert curves["cs_qcfs 1"][1] > curves["qcfs 4"][1] + 15
 
 
-def test_training_with_the_conversion_s_noise_brings_two_steps_closer_to_the_ann() -> None:
-    """NQ against QCFS of the same L."""
-    curves = short_curves("cifar10")
+@pytest.mark.parametrize(("dataset", "gain"), [("cifar10", 5), ("cifar100", 0)])
+def test_training_with_the_conversion_s_noise_brings_two_steps_closer_to_the_ann(dataset: str, gain: int) -> None:
+    """NQ against QCFS of the same L; after 8 epochs on CIFAR-100, its worse ANN takes nearly all of the gain back."""
+    curves = short_curves(dataset)
     nq, qcfs = curves["nq 4"], curves["qcfs 4"]
     assert nq[0] - nq[2] < (qcfs[0] - qcfs[2]) / 1.5
-    assert nq[2] > qcfs[2] + 5
+    assert nq[2] > qcfs[2] + gain
+
+
+def test_few_levels_with_thresholds_of_channels_lie_between_four_and_eight_levels() -> None:
+    """CS-QCFS with L = 2 on CIFAR-100."""
+    curves = short_curves("cifar100")
+    assert abs(curves["cs_qcfs 2"][1] - curves["qcfs 4"][1]) < 1
+    for T in (2, 4, 8):
+        assert curves["qcfs 8"][T] + 2 < curves["cs_qcfs 2"][T] < curves["qcfs 4"][T]
 
 
 def test_offset_spikes_and_silenced_neurons_gain_most_at_few_steps() -> None:
