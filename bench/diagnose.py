@@ -17,8 +17,9 @@ from bench.diagnosis_pictures import draw, to_svg
 from bench.errors import UserError
 from bench.files import require_writable, write_atomically
 from bench.logs import finish, make_loggers, send_to_wandb
+from bench.precision import full_precision
 from bench.snn.diagnosis import KINDS, VIEWS, diagnose
-from bench.trainers import full_precision, quiet
+from bench.trainers import quiet
 
 FILE = "diagnosis.json"
 

@@ -22,10 +22,11 @@ from bench.callbacks import ConversionCallback, calibration_size
 from bench.errors import UserError, first_error
 from bench.files import lock, write_atomically
 from bench.logs import finish, log_record
+from bench.precision import full_precision
 from bench.provenance import code_state, environment
 from bench.registry import MethodEntry
 from bench.snn.cost import ENERGY_MODEL
-from bench.trainers import full_precision, interruptible, make_trainer, require_batches
+from bench.trainers import interruptible, make_trainer, require_batches
 
 # Of a checkpoint's header, what a record says of the training.
 TRAINING = ("code", "epochs", "seconds", "arithmetic")

@@ -22,7 +22,6 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from bench import checkpoints
 from bench.epochs import EpochLine
 from bench.errors import Interrupted, UserError
-from bench.precision import full_precision as full_precision
 from bench.trainer_options import require_accelerator
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"

@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from torch.utils.data import DataLoader
 
 from bench.errors import UserError
-from datamodules.sampler import BatchSampler as BatchSampler
+from datamodules.sampler import BatchSampler
 from datamodules.splits import BatchDataset, Split, Transform
 
 # The held-out part of the training set must be the same for every seed, or results of two seeds would differ by

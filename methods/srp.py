@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from bench.errors import UserError
 from bench.snn.activations import Activation, QCFSActivation
 from bench.snn.calibration import require_activation
-from bench.snn.neurons import IFNode, SpikingNeuron, stack_steps
+from bench.snn.neurons import IFNode, SpikingNeuron
 from bench.snn.simulate import SpikingNetwork
 from methods.base import ConversionModule
 
@@ -47,21 +47,16 @@ class SRPNode(IFNode):
         super().reset()
         self.elapsed, self.mask = 0, None
 
-    def run(self, x_TBX: Tensor) -> Tensor:
-        """See :class:`bench.snn.neurons.SpikingNeuron`; a pass may end before, at or after ``tau``."""
-        v = self.initial(x_TBX[0]) if self.v is None else self.v
-        sent = []
-        for current in x_TBX:
-            if self.mask is None and self.elapsed == self.tau:
-                self.mask = v > self.epsilon * self.threshold
-                v = self.initial(v)
-            out, v = self.step(v, current)
-            # Masked step by step: an operation on all of them would be fused with each step's whole past.
-            sent.append(out if self.mask is None else torch.where(self.mask, out, 0.0))
-            # Not counted further, which would be compiled anew for each pass.
-            self.elapsed = min(self.elapsed + 1, self.tau)
-        self.v = v
-        return stack_steps(sent, x_TBX)
+    def step(self, v: Tensor, current: Tensor) -> tuple[Tensor, Tensor]:
+        """See :class:`bench.snn.neurons.IFNode`; the mask is taken before the first step after ``tau``."""
+        if self.mask is None and self.elapsed == self.tau:
+            self.mask = v > self.epsilon * self.threshold
+            v = self.initial(v)
+        # Not counted further, which would be compiled anew for each pass.
+        self.elapsed = min(self.elapsed + 1, self.tau)
+        out, v = super().step(v, current)
+        # Masked step by step: an operation on all of them would be fused with each step's whole past.
+        return (out if self.mask is None else torch.where(self.mask, out, 0.0)), v
 
 
 class SRP(ConversionModule):

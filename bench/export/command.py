@@ -18,9 +18,10 @@ from bench.callbacks import calibration_batches
 from bench.diagnose import first_images
 from bench.errors import UserError
 from bench.files import require_writable, write_atomically
+from bench.precision import full_precision
 from bench.records import Record, read_record
 from bench.snn.simulate import SpikingNetwork, simulate
-from bench.trainers import full_precision, quiet
+from bench.trainers import quiet
 
 NEEDS = {
     "safetensors": ("huggingface_hub",),

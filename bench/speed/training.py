@@ -11,8 +11,8 @@ from torch import Tensor
 from bench.snn.activations import Activation
 from bench.snn.compilation import compiled_for_training
 from bench.speed.figures import Figure, Rate, named, noise, rate
-from datamodules.base import BatchSampler
 from datamodules.cifar import CIFAR10DataModule
+from datamodules.sampler import BatchSampler
 from datamodules.splits import BatchDataset, Images
 from methods.cs_qcfs import CSQCFS
 from methods.nq import NQ
