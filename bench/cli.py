@@ -30,7 +30,7 @@ Trains, converts, evaluates the SNN at every T and writes runs/.../record.json.
   --ckpt last|FILE     resume an interrupted run; net to convert (also: timm)
   --out DIR            folder of the run                            [runs/...]
   --overwrite          begin anew where a run already is
-  --compile            compile training steps (torch.compile)
+  --compile true|false compile training steps (torch.compile)       [if it pays]
   --config FILE        YAML with any of these; --print_config shows the resolved one
 
 Typed settings of the parts: --model.*, --data.*, --trainer.*; to see them:

@@ -20,8 +20,8 @@ from bench.records import config_sha256
 from bench.registry import lookup
 from bench.trainer_options import checked
 
-# What decides a result; paths and loader processes do not.
-SCIENCE_TRAINER = ("max_epochs", "precision", "gradient_clip_val", "gradient_clip_algorithm",
+# What decides a result; paths and loader processes do not. Precision is arithmetic, like the processor's instructions.
+SCIENCE_TRAINER = ("max_epochs", "gradient_clip_val", "gradient_clip_algorithm",
                    "accumulate_grad_batches", "limit_train_batches", "limit_test_batches")  # fmt: skip
 NOT_SCIENCE_DATA = ("name", "root", "num_workers", "eval_batch_size", "check")
 
@@ -38,7 +38,7 @@ class Settings:
     seed: int
     steps: tuple[int, ...]
     logger: str
-    compile: bool
+    compile: bool | None
     model_args: dict[str, Any] = field(default_factory=dict)
     data_args: dict[str, Any] = field(default_factory=dict)
     trainer_args: dict[str, Any] = field(default_factory=dict)
@@ -147,7 +147,7 @@ def parse_fit(argv: Sequence[str]) -> Settings:
         seed=config["seed"],
         steps=parse_steps(config["T"]),
         logger=config["logger"],
-        compile=config["compile"],
+        compile=None if config["compile"] == "auto" else config["compile"],
         model_args=config["model"],
         data_args={key: value for key, value in config["data"].items() if key != "name"},
         trainer_args=config["trainer"],

@@ -108,7 +108,8 @@ def _source_net(settings: Settings, source: str) -> Path:
         # A split of 0 is no change of the source's recipe.
         if settings.data_args.get(name) is not None and (name, settings.data_args[name]) != ("val_split", 0):
             command += [f"--data.{name}", str(settings.data_args[name])]
-    command += ["--trainer.accelerator", str(settings.trainer_args["accelerator"])] + ["--compile"] * settings.compile
+    command += ["--trainer.accelerator", str(settings.trainer_args["accelerator"])]
+    command += [] if settings.compile is None else ["--compile", str(settings.compile).lower()]
     from bench.run import fit  # which calls this module for methods that do not train
 
     first = parse_fit(command)

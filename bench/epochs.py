@@ -33,19 +33,36 @@ class EpochSeed(pl.Callback):
 
 
 class EpochLine(pl.Callback):
-    """One line for each epoch, where there is no terminal for a progress bar."""
+    """One line for each epoch, if there is no terminal for a progress bar."""
 
-    def __init__(self) -> None:
-        self.started = time.monotonic()
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begins to measure time."""
+        self.started = self.epoch_started = time.monotonic()
+        self.epochs_before = trainer.current_epoch
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Notes the learning rate, which the scheduler changes before the epoch's end."""
+        self.rate = trainer.optimizers[0].param_groups[0]["lr"]
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Prints on rank 0."""
-        now = time.monotonic()
-        values = ", ".join(f"{name} {float(value):.4f}" for name, value in sorted(trainer.callback_metrics.items()))
+        now, done = time.monotonic(), trainer.current_epoch + 1
+        assert trainer.max_epochs is not None
+        left = (now - self.started) / (done - self.epochs_before) * (trainer.max_epochs - done)
+        values = "".join(f", {name} {float(value):.4f}" for name, value in sorted(trainer.callback_metrics.items()))
         _print_on_rank_zero(
-            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: {values} ({now - self.started:.1f} s)"
+            f"epoch {done}/{trainer.max_epochs}: lr {self.rate:.4g}{values} "
+            f"({now - self.epoch_started:.1f} s, {duration(left)} left)"
         )
-        self.started = now
+        self.epoch_started = now
+
+
+def duration(seconds: float) -> str:
+    """``45 s``, ``12 min`` or ``3 h 05 min``."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 class StopOnNaN(pl.Callback):

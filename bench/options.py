@@ -8,7 +8,7 @@ import operator
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bench.arguments import Parser
 from bench.errors import UserError
@@ -106,7 +106,10 @@ def second_stage(method_class: type, data_class: type) -> Any:
     )
     parser.add_argument("--out", type=str, default=None, help="folder of the run; default under runs/")
     parser.add_argument("--overwrite", type=bool, default=False, help="start anew in a folder that holds a run")
-    parser.add_argument("--compile", type=bool, default=False, help="compile training steps (torch.compile)")
+    parser.add_argument(
+        "--compile", type=bool | Literal["auto"], default="auto",
+        help="compile training steps (torch.compile); auto: if the training is longer than compiling costs",
+    )  # fmt: skip
     parser.add_class_arguments(method_class, "model", skip={"net"})
     parser.add_class_arguments(data_class, "data")
     parser.add_class_arguments(pl.Trainer, "trainer", skip=MANAGED)

@@ -70,11 +70,16 @@ def environment(device: torch.device, world_size: int, workers: int) -> Environm
     )
 
 
-def arithmetic(device: torch.device, world_size: int, compiled: bool) -> Arithmetic:
+def arithmetic(device: torch.device, world_size: int, compiled: bool, precision: str) -> Arithmetic:
     """What decides how sums are rounded in this process."""
     facts = environment(device, world_size, 0)
     return Arithmetic(
-        torch=facts.torch, device=facts.device, threads=facts.threads, world_size=world_size, compiled=compiled
+        torch=facts.torch,
+        device=facts.device,
+        threads=facts.threads,
+        world_size=world_size,
+        compiled=compiled,
+        precision=precision,
     )
 
 

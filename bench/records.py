@@ -72,7 +72,7 @@ class Recipe(Strict):
 
     @property
     def label(self) -> str:
-        """Name with the overrides, which make it another row."""
+        """Name with the overrides, as in the record's file name."""
         return "+".join([self.name, *(re.sub(r"[^A-Za-z0-9_.=,-]", "_", o) for o in self.overrides)])
 
 
@@ -155,8 +155,9 @@ class Arithmetic(Strict):
     device: Text
     threads: Positive
     world_size: Positive
-    # Compiled code adds in another order; younger than the first records.
+    # Compiled code adds in another order; younger than the first records, as is the precision of the steps.
     compiled: bool | None = None
+    precision: Name | None = None
 
 
 class Training(Strict):
@@ -243,6 +244,27 @@ class Record(Strict):
     def write(self, path: Path) -> None:
         """Writes atomically."""
         write_atomically(path, self.dumps())
+
+
+# Options that are younger than the first records, with what runs did before there was a choice. An option that is added
+# to a method with records belongs here, or its new records make a second row.
+YOUNGER: dict[str, dict[str, Any]] = {
+    "data": {"val_augment": False, "last_batch": "drop"},
+    "model": {"max_pool": "average", "v_init": 0.0, "init": "kaiming_normal"},
+}
+
+
+def completed(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration as it would be recorded today.
+
+    It gets the options that it is too old to have, and loses the precision of its training, which is arithmetic.
+    """
+    today = {**config, **{part: {**older, **(config.get(part) or {})} for part, older in YOUNGER.items()}}
+    if isinstance(config.get("trainer"), dict):
+        today["trainer"] = {key: value for key, value in config["trainer"].items() if key != "precision"}
+    if "source" in config:
+        today["source"] = completed(config["source"])
+    return today
 
 
 def _sound(config: dict[str, Any]) -> None:

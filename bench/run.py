@@ -18,10 +18,10 @@ from bench.files import require_writable
 from bench.logs import make_loggers
 from bench.pretrained import is_asked
 from bench.provenance import arithmetic, code_state, trained_by, trained_on
-from bench.records import read_record
+from bench.records import completed, read_record
 from bench.results import check_early, evaluate_and_record, trained_on_part, working_in
-from bench.snn.compilation import can_compile
-from bench.trainers import LAST, PREVIOUS, LastCheckpoint, make_trainer, quiet, say_if_emulated, train
+from bench.snn.compilation import can_compile, worth_compiling_training
+from bench.trainers import LAST, PREVIOUS, LastCheckpoint, make_trainer, quiet, train, training_images
 from methods import METHODS
 
 # What a finished run leaves in its folder.
@@ -91,20 +91,29 @@ def _train(settings: Settings, header: dict[str, Any], resume: Path | None, out:
         for name in (f"checkpoints/{LAST}", f"checkpoints/{PREVIOUS}", *RESULTS):
             (out / name).unlink(missing_ok=True)
         model.prepare(datamodule.calibration_dataloader(min(model.start_images, len(datamodule.split("train")))))
-    compiled = settings.compile and can_compile()
-    if compiled:
-        model.compile_step()
     loggers = _loggers(settings, out)
     keeper = LastCheckpoint(out / "checkpoints", header, seconds)
     validation = {} if len(datamodule.split("val")) else {"limit_val_batches": 0}
     trainer = make_trainer(
         settings.trainer_args, loggers, [keeper, EpochSeed(settings.seed), StopOnNaN()], out, **validation
     )
-    say_if_emulated(str(trainer.precision), trainer.strategy.root_device)
-    here = arithmetic(trainer.strategy.root_device, trainer.world_size, compiled).model_dump()
+    images, epochs = training_images(trainer, datamodule), settings.trainer_args["max_epochs"]
+    compiled = (
+        can_compile() if settings.compile else settings.compile is None and worth_compiling_training(images * epochs)
+    )
+    if compiled:
+        model.compile_step()
+    here = arithmetic(trainer.strategy.root_device, trainer.world_size, compiled, str(trainer.precision)).model_dump()
     header["num_train_samples"] = len(datamodule.split("train"))
     header["limited"] = trained_on_part({**header, "limited": (before or {}).get("limited", False)})
     header["arithmetic"] = trained_on(before, here, settings.trainer_args["max_epochs"])
+    if trainer.is_global_zero:
+        print(
+            f"training {settings.method} on {settings.arch} and {settings.data}: {epochs} epochs of {images} images, "
+            f"batch {datamodule.batch_size}; {here['device']}, processes {here['world_size']}, threads "
+            f"{here['threads']}, {here['precision']}, {'' if compiled else 'not '}compiled",
+            flush=True,
+        )
     train(trainer, model, datamodule, resume)
     header |= {"epochs": trainer.current_epoch, "seconds": keeper.seconds}
     header["limited"] |= datamodule.limited_training
@@ -213,7 +222,7 @@ def _find_resume(settings: Settings, folder: Path, header: dict[str, Any]) -> Pa
     for key in ("method", "arch", "data", "seed"):
         if old[key] != header[key]:
             raise UserError(f"--ckpt {path}: is of {key} {old[key]}, not {header[key]}")
-    changed = differences(old["recipe"]["config"], header["recipe"]["config"])
+    changed = differences(completed(old["recipe"]["config"]), completed(header["recipe"]["config"]))
     if changed:
         raise UserError(f"--ckpt {path}: was trained with other settings ({', '.join(changed)} is new); repeat its own")
     if path.name == WEIGHTS:

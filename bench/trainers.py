@@ -98,6 +98,8 @@ def make_trainer(
     if options["accelerator"] == "cpu" and options.get("precision") == "16-mixed":
         # Lightning would take bf16-mixed, and the record would not say so.
         raise UserError("--trainer.precision 16-mixed: a CPU has no such arithmetic; give bf16-mixed or 32-true")
+    if "precision" in options:
+        options["precision"] = _usable_precision(options["precision"], options["accelerator"])
     processes = options["devices"] * options["num_nodes"]
     if processes > 1 and options.get("strategy", "auto") == "auto":
         options["strategy"] = "ddp"  # in a notebook, Lightning would fork
@@ -156,6 +158,21 @@ def require_batches(trainer: pl.Trainer, datamodule: Any, *splits: str) -> None:
             )
 
 
+def training_images(trainer: pl.Trainer, datamodule: Any) -> int:
+    """How many images an epoch trains on, after limits; says if a last batch that was to be kept cannot be."""
+    datamodule.trainer = trainer  # which processes share the images
+    loader, limit = datamodule.train_dataloader(), trainer.limit_train_batches
+    batches = int(len(loader) * limit) if isinstance(limit, float) else min(len(loader), limit or 0)
+    left_out = loader.sampler.left_out
+    if left_out and datamodule.last_batch == "keep" and trainer.is_global_zero:
+        why = (
+            "does not divide over the processes" if left_out % trainer.world_size else "has one image for each process"
+        )
+        print(f"note: the last batch of an epoch, {left_out} images, is left out: it {why}")
+    size = len(datamodule.split("train")) - left_out
+    return int(min(size, batches * datamodule.batch_size * trainer.world_size))
+
+
 @contextmanager
 def interruptible(doing: str, advice: str) -> Iterator[None]:
     """Makes Lightning's ways to end on a signal one.
@@ -179,13 +196,17 @@ def interruptible(doing: str, advice: str) -> Iterator[None]:
         raise UserError(f"{doing} ended: {reason}; {advice}") from error
 
 
-def say_if_emulated(precision: str, device: torch.device) -> None:
-    """Says that this processor has no instructions for the numbers that are asked for."""
-    if precision.startswith("bf16") and device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2":
-        print(
-            f"note: --trainer.precision {precision}: this CPU has no AVX-512, and bfloat16 takes it some ten times as "
-            "long as 32-bit numbers; --trainer.precision 32-true trains in these and makes a row of its own"
-        )
+def _usable_precision(precision: object, device_type: str) -> object:
+    """What to train in: 32 bits, and a line that says so, if there are no instructions for the bfloat16 asked for."""
+    if not str(precision).startswith("bf16"):
+        return precision
+    if device_type == "cuda":
+        there = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:  # emulated by other instructions, it takes some ten times as long as 32 bits
+        there = "AVX512" in torch.backends.cpu.get_cpu_capability()
+    if not there:
+        print(f"note: this processor has no instructions for {precision}: training in 32 bits instead")
+    return precision if there else "32-true"
 
 
 def train(trainer: pl.Trainer, model: pl.LightningModule, datamodule: Any, resume: Path | None) -> None:

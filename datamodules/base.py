@@ -37,11 +37,13 @@ class ImageDataModule(pl.LightningDataModule):
         eval_batch_size: images per evaluation step and process.
         num_workers: loader processes; 0 prepares batches in the training process. Default 0 on a CPU and beside a GPU
             one for each core of this process, at most 4.
+        last_batch: ``keep`` trains on the last, incomplete batch of an epoch as well, as the papers' code does, unless
+            it has one image for each process or does not divide over them; ``drop`` leaves it out.
         subset: use only the first N images of a fixed permutation of the training and of the test set. A run with
             a subset is marked ``limited`` and never ranked.
         val_split: training images held out (fixed, the same for each seed) for validation and for choosing.
         val_augment: augment the held-out images as in training, a new draw in each epoch; some methods measure on such
-            images. With several processes an incomplete last batch is left out.
+            images. Their last batch is kept as ``last_batch="keep"`` says.
         eval_split: which images are evaluated: ``test``, or ``val`` to choose settings without touching the test set.
     """
 
@@ -56,6 +58,7 @@ class ImageDataModule(pl.LightningDataModule):
         batch_size: int = 128,
         eval_batch_size: int = 100,
         num_workers: int | None = None,
+        last_batch: Literal["keep", "drop"] = "keep",
         subset: int | None = None,
         val_split: int = 0,
         val_augment: bool = False,
@@ -72,7 +75,7 @@ class ImageDataModule(pl.LightningDataModule):
             raise UserError("--data.eval_split val: there is no validation split; give --data.val_split N as well")
         self.batch_size, self.eval_batch_size, self._workers = batch_size, eval_batch_size, num_workers
         self.subset, self.val_split, self.eval_split = subset, val_split, eval_split
-        self.val_augment = val_augment
+        self.val_augment, self.last_batch = val_augment, last_batch
         self.seed = 0
         self._splits: dict[str, Split] | None = None
 
@@ -152,7 +155,7 @@ class ImageDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         """Shuffled, augmented batches."""
-        loader = self._loader(self.split("train"), self.batch_size, self.seed)
+        loader = self._loader(self.split("train"), self.batch_size, self.seed, self.last_batch == "keep")
         if self.trainer is not None:
             # Lightning begins to iterate before it tells the sampler the epoch, and worker processes fetch at once.
             # Of a training that is resumed, current_epoch still lags behind here.
@@ -169,7 +172,7 @@ class ImageDataModule(pl.LightningDataModule):
         if not self.val_augment:
             return [self._loader(part, self.eval_batch_size)]
         # Augmentation is drawn for each batch, so its size must be one that stands in the record.
-        return [self._loader(part, self.batch_size, self.seed, incomplete=True)]
+        return [self._loader(part, self.batch_size, self.seed, keep_last=True)]
 
     def test_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         """The evaluated images, plain, in file order."""
@@ -190,7 +193,7 @@ class ImageDataModule(pl.LightningDataModule):
         return DataLoader(BatchDataset(part.take(rows), self.pipeline()), batch_size=None, sampler=sampler)
 
     def _loader(
-        self, part: Split, batch_size: int, seed: int | None = None, incomplete: bool = False
+        self, part: Split, batch_size: int, seed: int | None = None, keep_last: bool = False
     ) -> DataLoader[tuple[Tensor, Tensor]]:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         return DataLoader(
@@ -198,7 +201,7 @@ class ImageDataModule(pl.LightningDataModule):
             batch_size=None,
             # Its own: an iterator draws a number when it begins, which in a resumed run is before the epoch is seeded.
             generator=Generator(),
-            sampler=BatchSampler(len(part), batch_size, seed, rank, world, incomplete),
+            sampler=BatchSampler(len(part), batch_size, seed, rank, world, keep_last),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=self.on_gpu,

@@ -21,8 +21,12 @@ class BatchSampler(Sampler[Draw]):
         batch_size: images per batch and rank.
         seed: of the run; ``None`` for no shuffling and no augmentation.
         rank: of this process.
-        world_size: number of processes; a training epoch drops the remainder, an evaluation refuses it.
-        incomplete: with a seed, keep an incomplete last batch, where there is one process.
+        world_size: number of processes; an evaluation refuses a remainder.
+        keep_last: with a seed, keep the last, incomplete batch of an epoch, if it divides over the processes and has
+            at least two images for each: BN cannot normalise one.
+
+    Attributes:
+        left_out: images at the end of each epoch's order that are in no batch.
     """
 
     def __init__(
@@ -32,7 +36,7 @@ class BatchSampler(Sampler[Draw]):
         seed: int | None,
         rank: int = 0,
         world_size: int = 1,
-        incomplete: bool = False,
+        keep_last: bool = False,
     ) -> None:
         self.size, self.batch_size, self.seed = size, batch_size, seed
         self.rank, self.world_size, self.epoch = rank, world_size, 0
@@ -41,10 +45,12 @@ class BatchSampler(Sampler[Draw]):
                 f"{size} evaluation images do not divide over {world_size} processes: padding would count some "
                 f"twice; use a number of devices that divides {size}"
             )
-        # Incomplete batches are dropped in training: batch statistics of a handful of images disturb BN.
+        # A set smaller than one batch is one batch.
         whole = min(batch_size * world_size, size)
-        drops = seed is not None and not (incomplete and world_size == 1)
-        self.batches = size // whole if drops else -(-size // (batch_size * world_size))
+        self.batches, rest = divmod(size, whole)
+        keeps = seed is None or (keep_last and rest % world_size == 0 and rest > world_size)
+        self.batches += bool(rest) and keeps
+        self.left_out = 0 if keeps else rest
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch."""

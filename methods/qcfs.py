@@ -14,8 +14,9 @@ T for L, so the expected conversion error is 0 for any T and L.
 From the paper or its authors' code: L = 4 on CIFAR-10, lambda = 8 at the start, SGD with momentum 0.9, learning rate
 0.1 with a cosine to 0, weight decay 5e-4 on everything, 300 epochs. The derivative for lambda printed as Eq. 19
 of the camera-ready is wrong, as its authors say; the right one is in ``bench.snn.activations``.
-Not stated there, chosen here: batch size 128, and a start of lambda from data (``lambda_percentile``) for recipes
-too short to bring 8 down.
+Not stated in the paper: batch size, Cutout hole and the region of the gradient, in which the released codes differ;
+docs/recipes.md says what the recipes take and why. Our choice: a start of lambda from data (``lambda_percentile``) for
+recipes too short to bring 8 down.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Context, Decimal, localcontext
 
-from bench.leaderboard.identity import identity, ledger, options
+from bench.leaderboard.identity import identity, label, ledger, options
 from bench.leaderboard.match import Badge, Match, Wanted, badge, find, replications
 from bench.leaderboard.reported import DATASETS, Paper, ReportedRow
 from bench.leaderboard.text import percent
@@ -174,7 +174,7 @@ def _row(group: Sequence[Record], papers: Sequence[Paper]) -> Row:
         paper=first.method.paper,
         options=options(first),
         L=levels if type(levels) is int else None,
-        recipe=first.recipe.label,
+        recipe=label(first),
         recipe_sha256=first.recipe.sha256,
         protocol=first.protocol,
         conversion=first.conversion,

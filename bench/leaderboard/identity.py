@@ -5,25 +5,24 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from bench.records import Conversion, Protocol, Record, config_sha256
-
-# Options that are younger than the first records, with what runs did before there was a choice. An option that is added
-# to a method with records belongs here, or its new records make a second row.
-YOUNGER: dict[str, dict[str, Any]] = {
-    "data": {"val_augment": False},
-    "model": {"max_pool": "average", "v_init": 0.0},
-}
+from bench.records import YOUNGER, Conversion, Protocol, Record, completed, config_sha256
 
 
 def experiment(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration with the options that it is too old to have, and without the source net's checksum.
+    """A configuration as it would be recorded today, without the source net's checksum.
 
     Each seed may convert its own source net, whose settings are part of the experiment and whose weights are not.
     """
-    completed = {**config, **{part: {**older, **(config.get(part) or {})} for part, older in YOUNGER.items()}}
-    if "source" in config:
-        completed["source"] = {key: value for key, value in experiment(config["source"]).items() if key != "sha256"}
-    return completed
+    today = completed(config)
+    if "source" in today:
+        today["source"] = {key: value for key, value in today["source"].items() if key != "sha256"}
+    return today
+
+
+def label(record: Record) -> str:
+    """Recipe and what was changed, without the precision, which earlier records have among the changes."""
+    kept = [change for change in record.recipe.overrides if not change.startswith("trainer.precision=")]
+    return record.recipe.model_copy(update={"overrides": kept}).label
 
 
 def options(record: Record) -> str:
@@ -43,7 +42,7 @@ def identity(record: Record) -> tuple[object, ...]:
         *(record.arch.name, record.arch.parameters, record.arch.macs),
         record.method.name,
         json.dumps({**YOUNGER["model"], **record.method.options}, sort_keys=True),
-        record.recipe.label,
+        label(record),
         config_sha256(experiment(record.recipe.config)),
         ledger(record.protocol, record.conversion),
     )

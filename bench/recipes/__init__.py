@@ -3,13 +3,8 @@
 ``<method>/<data>_<arch>.yaml`` is what ``bench fit`` takes by default, ``<method>/<data>.yaml`` for a net without
 a file of its own; ``<data>_<arch>.<name>.yaml`` is asked for by ``--recipe <name>``. A net of timm is
 ``timm_<arch>``. A recipe is named ``paper`` where it has the paper's settings and ``ours`` where these are not known.
-The comment at the top of each states command, cost and the number to expect.
-
-In two things that no recipe sets, trainings depart from the authors' code:
-
-* ResNets start from Kaiming's normal distribution by fan-out; the QCFS authors' start from PyTorch's default. Where a
-  convolution has as many outputs as inputs, the standard deviation is sqrt(6), about 2.45, times theirs.
-* An epoch drops its last, incomplete batch (80 of 50,000 images at 128 a batch), which the loaders of QCFS and NQ keep.
+The comment at the top of each states command, cost and the number to expect. docs/recipes.md has the settings of QCFS,
+from which most others follow, beside the paper's and those of the released codes.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def test_a_record_says_on_what_its_weights_were_trained(bench):
     assert bench("fit", *TINY, "--out", "run").status == 0
     environment = read_record(Path("run/record.json")).environment
     expected = {"torch": environment.torch, "device": environment.device, "threads": threads, "world_size": 1}
-    expected |= {"compiled": False}
+    expected |= {"compiled": False, "precision": "32-true"}
     try:
         torch.set_num_threads(threads + 1)
         assert bench("fit", *TINY, "--out", "run", "--ckpt", "last").status == 0
@@ -83,12 +83,17 @@ def test_a_record_says_on_what_its_weights_were_trained(bench):
 @pytest.mark.parametrize(
     ("instructions", "precision"), [("AVX2", "bf16-mixed"), ("AVX512", "bf16-mixed"), ("AVX2", "32")]
 )
-def test_numbers_that_the_cpu_emulates_are_named(bench, monkeypatch, instructions, precision):
+def test_a_precision_that_the_processor_lacks_falls_back_to_32_bits_and_says_so(
+    bench, monkeypatch, instructions, precision
+):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: instructions)
     monkeypatch.setattr("bench.run.train", lambda *_: (_ for _ in ()).throw(UserError("no more is needed")))
     result = bench("fit", *TINY, "--trainer.precision", precision, "--out", "run")
     assert (result.status, result.err) == (2, "error: no more is needed\n")
-    assert ("ten times as long" in result.out) is (instructions == "AVX2" and precision == "bf16-mixed")
+    falls_back = instructions == "AVX2" and precision == "bf16-mixed"
+    assert ("in 32 bits instead" in result.out) is falls_back
+    used = "bf16-mixed" if (instructions, precision) == ("AVX512", "bf16-mixed") else "32-true"
+    assert f", {used}, not compiled" in result.out, "the first line comes before the first step"
 
 
 def test_a_record_names_the_cpu_s_instructions():

@@ -157,7 +157,7 @@ def test_batches_are_a_function_of_seed_and_epoch_whatever_the_workers() -> None
 
     alone = digits()
     first, second = epoch(alone, 0), epoch(alone, 1)
-    assert [len(labels) for _, labels in first] == [256] * 5, "the incomplete batch is dropped"
+    assert [len(labels) for _, labels in first] == [256] * 5 + [157], "the incomplete batch is kept"
     assert not same(first, second)
     assert not same(first, epoch(digits(seed=4), 0))
     torch.manual_seed(99)
@@ -167,6 +167,23 @@ def test_batches_are_a_function_of_seed_and_epoch_whatever_the_workers() -> None
         parallel.sampler.set_epoch(number)
         assert same(list(parallel), expected)
     del parallel
+
+
+def test_the_last_batch_is_left_out_on_request_and_if_bn_could_not_normalise_it() -> None:
+    def sizes(batch_size: int, rank: int = 0, world_size: int = 1, keep_last: bool = True) -> list[int]:
+        sampler = BatchSampler(40, batch_size, 0, rank, world_size, keep_last)
+        batches = [len(rows) for _, rows in sampler]
+        assert sum(batches) * world_size == 40 - sampler.left_out
+        assert len(sampler) == len(batches)
+        return batches
+
+    assert sizes(16) == [16, 16, 8]
+    assert sizes(16, keep_last=False) == [16, 16]
+    assert sizes(39) == [39], "one image"
+    assert sizes(64) == [40]
+    assert sizes(12, 1, 2) == [12, 8]
+    assert sizes(19, 1, 2) == [19], "one image for each process"
+    assert sizes(6, 0, 3) == [6, 6], "4 images on 3 processes"
 
 
 def test_an_epoch_shows_each_image_at_most_once_and_another_order_every_time() -> None:
@@ -395,7 +412,6 @@ def test_held_out_images_that_are_augmented_come_in_the_batches_of_the_training_
     first, second = (list(data.val_dataloader()[0]) for data in (one, other))
     assert [len(labels) for _, labels in first] == [32, 32, 32, 32, 16]
     assert all(torch.equal(a, b) for (a, _), (b, _) in zip(first, second, strict=True))
-    assert [len(labels) for _, labels in one.train_dataloader()] == [32] * (1293 // 32), "a training drops the rest"
 
 
 def test_calibration_and_evaluation_do_not_augment() -> None:

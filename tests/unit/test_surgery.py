@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import timm
@@ -24,6 +25,7 @@ from bench.snn.simulate import SpikingNetwork, simulate
 from bench.snn.surgery import Scale, fold_batch_norm, fold_thresholds, replace, replace_max_pool, split_norm_act
 from bench.snn.tracing import note_size
 from methods.qcfs import QCFS, set_thresholds_by_percentile
+from methods.relu import ReLU
 
 # ---------------------------------------------------------------------------------------------------- refusals
 
@@ -853,18 +855,28 @@ def test_the_average_pooling_vgg_keeps_convolution_biases_and_has_no_dropout() -
     assert not any(isinstance(m, nn.Dropout) for m in net.modules())
 
 
-def test_initial_weights_are_kaiming_normal_fan_out() -> None:
+@pytest.mark.parametrize(
+    ("arch", "init", "kaiming"),
+    [
+        ("cifar_resnet20", "default", False),
+        ("cifar_resnet20", "kaiming_normal", True),
+        ("cifar_vgg16", "default", True),
+    ],
+)
+def test_weights_start_as_in_the_papers_code(arch: str, init: Any, kaiming: bool) -> None:
+    """PyTorch's default for a convolution is uniform with a variance of 1 / (3 fan_in)."""
     torch.manual_seed(0)
-    net = architectures.create("cifar_resnet20", 10)
+    net = ReLU(architectures.create(arch, 10), init=init).net
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
-            fan_out = module.out_channels * module.kernel_size[0] * module.kernel_size[1]
-            tolerance = 5 / module.weight.numel() ** 0.5
-            assert module.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=tolerance)
+            area = module.kernel_size[0] * module.kernel_size[1]
+            expected = 2 / (module.out_channels * area) if kaiming else 1 / (3 * module.in_channels * area)
+            assert module.weight.std().item() == pytest.approx(expected**0.5, rel=5 / module.weight.numel() ** 0.5)
         elif isinstance(module, nn.BatchNorm2d):
             assert (module.weight == 1).all()
             assert (module.bias == 0).all()
-    assert (net.fc.bias == 0).all()
+        elif isinstance(module, nn.Linear):
+            assert bool((module.bias == 0).all()) == (init == "kaiming_normal")
 
 
 @pytest.mark.parametrize(
