@@ -10,8 +10,8 @@ from typing import Any
 
 from bench.errors import UserError
 from bench.leaderboard.text import fixed, one_line, percent
-from bench.records import Record, read_record
-from bench.registry import nearest
+from bench.records.record import Record, read_record
+from bench.registry.entries import nearest
 
 # Parts of a record in the order they are shown. When and by which command a run was made is no difference of its own.
 PARTS = ("what", "config", "protocol", "conversion", "environment", "code", "training", "checkpoint")

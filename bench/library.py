@@ -14,16 +14,16 @@ from torch.nn.utils import parametrize
 from torch.utils.data import Dataset
 
 from bench.errors import UserError
-from bench.registry import lookup
+from bench.registry.entries import lookup
+from bench.registry.methods import METHODS
 from bench.snn.activations import ReLUActivation
-from bench.snn.graph import check_convertible
-from bench.snn.rectifiers import drop_uncalled_rectifiers, separate_rectifiers
+from bench.snn.graph.rectifiers import drop_uncalled_rectifiers, separate_rectifiers
+from bench.snn.graph.structure import check_convertible
+from bench.snn.graph.surgery import replace, split_norm_act
+from bench.snn.graph.tracing import note_size
 from bench.snn.simulate import SpikingNetwork
 from bench.snn.simulate import simulate as simulate_parts
-from bench.snn.surgery import replace, split_norm_act
-from bench.snn.tracing import note_size
 from datamodules.base import CALIBRATION_BATCH
-from methods import METHODS
 from methods.base import Batch, ConversionModule
 
 Calibration = Tensor | Iterable[Any]

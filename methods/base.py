@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from bench.errors import UserError
 from bench.snn.activations import Activation
+from bench.snn.graph.surgery import fold_batch_norm, replace
 from bench.snn.neurons import SpikingNeuron
 from bench.snn.pooling import LateralInhibitionPool
 from bench.snn.simulate import SpikingNetwork
-from bench.snn.surgery import fold_batch_norm, replace
 
 Batch = tuple[Tensor, Tensor]
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from bench.errors import UserError
 from bench.snn.activations import Activation, Region, clip_floor_shift
-from bench.snn.graph import input_shapes
+from bench.snn.graph.structure import input_shapes
 from bench.snn.neurons import IFNode, SpikingNeuron
 from methods.training import TrainingModule
 

@@ -29,10 +29,10 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import UserError
-from bench.precision import full_precision
-from bench.processes import share
 from bench.snn.activations import QCFSActivation, Region, clip_floor_shift
 from bench.snn.layerwise import layer_gaps
+from bench.snn.precision import full_precision
+from bench.snn.processes import share
 from methods.base import Batch
 from methods.qcfs import QCFS
 

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from bench.errors import UserError
 from bench.snn.activations import Activation, ClippedReLU, ReLUActivation
 from bench.snn.calibration import Batch, Granularity, observe, require_activation
-from bench.snn.graph import input_shapes
+from bench.snn.graph.structure import input_shapes
 from bench.snn.neurons import IFNode, SpikingNeuron
 from methods.base import ConversionModule
 from methods.thresholds import ThresholdRule

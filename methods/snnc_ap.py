@@ -42,7 +42,7 @@ from torch import Tensor, nn
 from bench.errors import UserError
 from bench.snn.activations import clip_floor_shift
 from bench.snn.calibration import Batch, observe
-from bench.snn.graph import segment
+from bench.snn.graph.structure import segment
 from bench.snn.neurons import IFNode
 from methods.snnc_lp import SNNCLight
 

@@ -30,10 +30,10 @@ from torch import Tensor, nn
 from bench.errors import UserError
 from bench.snn.activations import Activation, QuantisedReLU, ReLUActivation
 from bench.snn.calibration import Batch, Granularity, require_activation, require_images
+from bench.snn.graph.surgery import replace
 from bench.snn.layerwise import SpikeTrains, execution_order, mean_activations, mse_thresholds, per_channel
 from bench.snn.neurons import IFNode
 from bench.snn.simulate import SpikingNetwork
-from bench.snn.surgery import replace
 from methods.base import ConversionModule
 from methods.thresholds import require_v_init, rounding_node
 

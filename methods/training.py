@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from bench.errors import UserError
 from bench.snn.activations import Activation
 from bench.snn.compilation import compiled_for_training
-from bench.snn.graph import check_convertible
-from bench.snn.rectifiers import drop_uncalled_rectifiers
-from bench.snn.surgery import replace, replace_max_pool, split_norm_act
+from bench.snn.graph.rectifiers import drop_uncalled_rectifiers
+from bench.snn.graph.structure import check_convertible
+from bench.snn.graph.surgery import replace, replace_max_pool, split_norm_act
 from methods.base import Batch, ConversionModule
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.errors import UserError
-from bench.records import Record
+from bench.records.record import Record
 from bench.snn.cost import ENERGY_MODEL
 
 LIBRARY = "ann2snn-bench"

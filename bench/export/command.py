@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench import checkpoints
-from bench.building import Trained, load_trained
-from bench.callbacks import calibration_batches
-from bench.diagnose import first_images
+from bench.diagnose.command import first_images
 from bench.errors import UserError
 from bench.files import require_writable, write_atomically
-from bench.precision import full_precision
-from bench.records import Record, read_record
+from bench.records.record import Record, read_record
+from bench.run import checkpoints
+from bench.run.build import Trained, load_trained
+from bench.run.callbacks import calibration_batches
+from bench.run.trainer import quiet
+from bench.snn.precision import full_precision
 from bench.snn.simulate import SpikingNetwork, simulate
-from bench.trainers import quiet
 
 NEEDS = {
     "safetensors": ("huggingface_hub",),

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from bench.errors import UserError
+from bench.snn.graph.surgery import Scale, fold_currents, fold_thresholds
+from bench.snn.graph.tracing import first_input, note_shapes
 from bench.snn.neurons import IFNode
 from bench.snn.simulate import SpikingNetwork
-from bench.snn.surgery import Scale, fold_currents, fold_thresholds
-from bench.snn.tracing import first_input, note_shapes
 
 _ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 _FLATTENINGS = {torch.flatten, "flatten"}

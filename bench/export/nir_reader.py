@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from bench.errors import UserError
+from bench.snn.graph.surgery import Scale
 from bench.snn.neurons import IFNode
 from bench.snn.simulate import SpikingNetwork
-from bench.snn.surgery import Scale
 
 
 def from_nir(content: bytes) -> SpikingNetwork:

@@ -12,7 +12,7 @@ from bench.leaderboard.identity import identity, label, ledger, options
 from bench.leaderboard.match import Badge, Match, Wanted, badge, find, replications
 from bench.leaderboard.reported import DATASETS, Paper, ReportedRow
 from bench.leaderboard.text import percent
-from bench.records import PROTOCOL_VERSION, Conversion, Protocol, Record
+from bench.records.record import PROTOCOL_VERSION, Conversion, Protocol, Record
 
 # Rows are ranked by the run of exactly this many steps, warm-up included: a method that looks at the image before it
 # counts does not get those steps for nothing, and nobody gains by leaving a T out.

@@ -15,7 +15,7 @@ from typing import Any
 from bench.errors import UserError
 from bench.leaderboard.load import reasons
 from bench.leaderboard.text import one_line
-from bench.records import Record, read_record
+from bench.records.record import Record, read_record
 
 # What bench/logs.py gives the artifact.
 TYPE, NAME = "record", "record.json"

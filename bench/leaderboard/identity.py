@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from bench.records import YOUNGER, Conversion, Protocol, Record, completed, config_sha256
+from bench.records.record import YOUNGER, Conversion, Protocol, Record, completed, config_sha256
 
 
 def experiment(config: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from bench.errors import UserError
 from bench.leaderboard.identity import identity
 from bench.leaderboard.text import one_line
-from bench.records import PROTOCOL_VERSION, Record, read_record
+from bench.records.record import PROTOCOL_VERSION, Record, read_record
 
 # A record that evaluated another number of images did not evaluate the test set.
 TEST_IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "digits": 360, "imagenet": 50_000}

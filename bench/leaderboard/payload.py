@@ -14,7 +14,7 @@ from bench.leaderboard.aggregate import SPELLING, Cell, Row, Statistic
 from bench.leaderboard.match import TOLERANCE
 from bench.leaderboard.reported import DATASETS, Paper
 from bench.leaderboard.text import fixed, one_line, percent
-from bench.records import Record
+from bench.records.record import Record
 
 # Longer texts are cut: the record, which is linked, has them whole.
 LONG, SHORT = 4000, 300

@@ -17,8 +17,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from bench.errors import UserError, first_error
 from bench.leaderboard.text import one_line
-from bench.records import Name
-from bench.registry import ARCHITECTURES
+from bench.records.record import Name
+from bench.registry.nets import ARCHITECTURES
 
 # The papers' spelling and the suite's name.
 DATASETS = {"CIFAR-10": "cifar10", "CIFAR-100": "cifar100", "ImageNet": "imagenet"}

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
-from bench.registry import nearest
+from bench.registry.entries import nearest
 from bench.yaml_files import UNREADABLE, read_yaml
 
 FOLDER = Path(__file__).resolve().parent

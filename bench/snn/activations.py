@@ -71,7 +71,7 @@ def clip_floor_shift(z: Tensor, threshold: Tensor, levels: int, region: Region =
 
 
 class Activation(nn.Module):
-    """Marks what conversion replaces by a neuron; :mod:`bench.snn.surgery` treats it as one unit."""
+    """Marks what conversion replaces by a neuron; :mod:`bench.snn.graph.surgery` treats it as one unit."""
 
 
 class QCFSActivation(Activation):

@@ -24,9 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from bench.snn.graph import ALIAS_MODULES, ALIASES, Linear
+from bench.snn.graph.structure import ALIAS_MODULES, ALIASES, Linear
+from bench.snn.graph.tracing import first_input, note_shapes, trace
 from bench.snn.neurons import Clock, SpikingNeuron, Timed, connected, step_totals
-from bench.snn.tracing import first_input, note_shapes, trace
 
 # What only moves values, or puts zeros or other values beside them.
 _MOVING_MODULES = (*ALIAS_MODULES, nn.ZeroPad2d)

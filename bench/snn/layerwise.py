@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from bench.snn.activations import Activation
 from bench.snn.calibration import Batch, Granularity, observe
-from bench.snn.graph import segment
+from bench.snn.graph.structure import segment
+from bench.snn.graph.tracing import trace
 from bench.snn.neurons import Clock, SpikingNeuron
 from bench.snn.simulate import SpikingNetwork
-from bench.snn.tracing import trace
 
 # Images times steps that go through one layer at once.
 _IMAGE_STEPS = 256

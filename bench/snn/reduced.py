@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bench.snn.graph import Linear
+from bench.snn.graph.structure import Linear
+from bench.snn.graph.surgery import fold_thresholds
 from bench.snn.simulate import SpikingNetwork
-from bench.snn.surgery import fold_thresholds
 
 
 class Bfloat16(nn.Module):

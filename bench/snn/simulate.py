@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from bench.errors import UserError
 from bench.snn.cost import AnalogueCounter, Counts, wiring
-from bench.snn.graph import mixes_constant_input
+from bench.snn.graph.passes import image_steps_of_a_pass, images_of_a_pass, steps_of_a_pass
+from bench.snn.graph.structure import mixes_constant_input
+from bench.snn.graph.surgery import replace
 from bench.snn.neurons import Clock, SpikingNeuron, Timed
-from bench.snn.passes import image_steps_of_a_pass, images_of_a_pass, steps_of_a_pass
 from bench.snn.pooling import LateralInhibitionPool
-from bench.snn.surgery import replace
 
 
 class SpikingNetwork(nn.Module):

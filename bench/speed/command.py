@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.errors import UserError
-from bench.provenance import environment
+from bench.run.provenance import environment
 from bench.snn.compilation import can_compile
 from bench.speed.breakdown import breakdown
 from bench.speed.evaluation import callback, evaluation
@@ -23,7 +23,7 @@ from bench.speed.training import data, training
 
 
 def figures_of(kind: str, arch: str, T: int, images: int, pairs: int, device: str) -> list[Figure]:
-    """One of :data:`bench.commands.SPEED_KINDS`."""
+    """One of :data:`bench.cli.commands.SPEED_KINDS`."""
     if kind == "startup":
         return startup(pairs)
     # A training step, three passes of 128 images, takes about as long as 32 steps of a dozen or two.
@@ -41,7 +41,7 @@ def run(arch: str, what: Sequence[str], T: int, images: int, pairs: int, device:
 
     Args:
         arch: CIFAR net.
-        what: of :data:`bench.commands.SPEED_KINDS`.
+        what: of :data:`bench.cli.commands.SPEED_KINDS`.
         T: steps.
         images: in one measurement of an evaluation.
         pairs: measurements of each ratio.

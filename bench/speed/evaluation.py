@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.callbacks import ConversionCallback
+from bench.run.callbacks import ConversionCallback
 from bench.snn.activations import Activation
+from bench.snn.graph.surgery import fold_batch_norm, replace
 from bench.snn.neurons import SpikingNeuron
 from bench.snn.reduced import changed_spikes, reduced
 from bench.snn.simulate import SpikingNetwork, simulate
-from bench.snn.surgery import fold_batch_norm, replace
 from bench.speed.figures import Figure, lively_qcfs, named, noise, rate
 
 BATCHES = (16, 32, 64, 128)

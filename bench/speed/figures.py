@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from bench import architectures
+from bench.nets import architectures
 from bench.snn.activations import Activation
 from methods.qcfs import QCFS
 

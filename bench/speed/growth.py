@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from bench.architectures import CifarResNet, count_macs
+from bench.nets.architectures import CifarResNet, count_macs
 from bench.snn.simulate import SpikingNetwork, simulate
 from bench.speed.evaluation import BATCH, Nets
 from bench.speed.figures import Figure, lively_qcfs, noise, rate

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from bench.errors import UserError
-from bench.records import read_record
+from bench.records.record import read_record
 from bench.speed.figures import Figure
 
 LEADERBOARDS = Path("leaderboards")

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from bench.errors import UserError
 from bench.leaderboard.load import reasons
-from bench.records import read_record
+from bench.records.record import read_record
 from bench.sweep.estimate import Estimator, duration
 from bench.sweep.plan import Job, Planner, plain
 from bench.sweep.scheduler import Resources, Scheduler

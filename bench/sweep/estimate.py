@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.errors import UserError
-from bench.records import Record, read_record
+from bench.records.record import Record, read_record
 from bench.sweep.plan import Job
 
 Key = tuple[str, str, str, Any]

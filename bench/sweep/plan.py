@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from bench import records
-from bench.config import Settings, differences, parse_fit
+from bench.cli.resolve import Settings, differences, parse_fit
 from bench.errors import UserError
+from bench.records import record as records
+from bench.registry.methods import METHODS
 from bench.sweep.sweep_file import Options, SweepFile, full_names
-from methods import METHODS
 
 # What means something to a method that does not train: which images, where, how they are loaded and on what.
 FOR_CONVERSION = ("T", "logger", "overwrite", "data.subset", "data.val_split", "data.eval_split", "data.root",

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from bench.cli.options import SHORTHANDS, flatten
 from bench.errors import UserError, first_error
-from bench.options import SHORTHANDS, flatten
-from bench.registry import nearest
+from bench.registry.entries import nearest
+from bench.registry.methods import METHODS
 from bench.yaml_files import UNREADABLE, read_yaml
-from methods import METHODS
 
 Options = dict[str, Any]
 Grid = dict[str, Annotated[list[Any], Field(min_length=1)]]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.provenance import cpuinfo, environment
+from bench.run.provenance import cpuinfo, environment
 from bench.speed.command import figures_of
 
 BASELINE = Path(__file__).with_name("baseline.json")

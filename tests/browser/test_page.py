@@ -23,7 +23,7 @@ from test_leaderboard_page import HOSTILE, thousand
 from bench.leaderboard.aggregate import aggregate, reported_only
 from bench.leaderboard.render import render
 from bench.leaderboard.reported import load_reported
-from bench.records import Record
+from bench.records.record import Record
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")

@@ -14,10 +14,10 @@ from bench.leaderboard.aggregate import aggregate
 from bench.leaderboard.load import load
 from bench.leaderboard.reported import Paper, load_reported, read_paper
 from bench.leaderboard.tables import show
-from bench.records import Record, read_record
+from bench.records.record import Record, read_record
+from bench.registry.methods import METHODS
 from bench.sweep.plan import Planner
 from bench.sweep.sweep_file import read_sweep
-from methods import METHODS
 
 ROOT = Path(__file__).parents[2]
 LEADERBOARDS = ROOT / "leaderboards"

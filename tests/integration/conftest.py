@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import pytest
 
-from bench.cli import main
-from bench.records import read_record
+from bench.cli.main import main
+from bench.records.record import read_record
 
 ROOT = Path(__file__).resolve().parents[2]
 # Small enough for seconds, long enough for two checkpoints.

@@ -9,10 +9,10 @@ import pytest
 import torch
 from conftest import TINY, sha256
 
-from bench import checkpoints
-from bench.config import parse_fit
+from bench.cli.resolve import parse_fit
 from bench.errors import UserError
 from bench.recipes import FOLDER
+from bench.run import checkpoints
 
 COS = ("fit", "--method", "cos", "--logger", "none")
 TAKE_PATHS = (
@@ -155,7 +155,7 @@ def test_a_run_begun_anew_and_stopped_at_once_cannot_be_taken_for_the_old_one(be
         raise UserError("stopped")
 
     with monkeypatch.context() as patch:
-        patch.setattr("bench.run.train", stopped)
+        patch.setattr("bench.run.fit.train", stopped)
         assert bench("fit", *TINY, "--out", "run", "--overwrite").status == 2
     assert not list(Path("run").rglob("*.ckpt")) and not Path("run/record.json").exists()
     refused(bench("fit", *TINY, "--out", "run", "--ckpt", "last"), "no checkpoint")

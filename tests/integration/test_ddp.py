@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import TINY, start
 
-from bench.records import read_record
+from bench.records.record import read_record
 
 DDP = ("--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp")
 

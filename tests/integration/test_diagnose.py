@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import TINY
 
-from bench.records import read_record
+from bench.records.record import read_record
 from bench.snn.diagnosis import KINDS, VIEWS
 
 

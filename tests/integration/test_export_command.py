@@ -11,12 +11,13 @@ import pytest
 import torch
 from conftest import ROOT, sha256
 
-from bench import architectures, checkpoints
-from bench.cli import main
-from bench.records import read_record
+from bench.cli.main import main
+from bench.nets import architectures
+from bench.records.record import read_record
+from bench.registry.methods import METHODS
+from bench.run import checkpoints
 from bench.snn.simulate import SpikingNetwork, simulate
 from datamodules.digits import DigitsDataModule
-from methods import METHODS
 
 for package in ("onnx", "onnxscript", "onnxruntime", "nir", "huggingface_hub"):
     pytest.importorskip(package)

@@ -17,9 +17,10 @@ from pathlib import Path
 import pytest
 from conftest import LONG, TINY, same_as, sha256, start, timeless
 
-from bench import checkpoints, logs
 from bench.errors import UserError
-from bench.records import read_record
+from bench.records.record import read_record
+from bench.run import checkpoints
+from bench.run import loggers as logs
 
 NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-euc")
 own_mounts = pytest.mark.skipif(
@@ -69,7 +70,7 @@ def test_a_full_disk_ends_the_run_in_one_line_and_it_goes_on_elsewhere(uninterru
 
 def test_a_limit_on_file_size_does_so_too():
     code = ("import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000)); "
-            "from bench.cli import main; sys.exit(main(sys.argv[1:]))")  # fmt: skip
+            "from bench.cli.main import main; sys.exit(main(sys.argv[1:]))")  # fmt: skip
     command = [sys.executable, "-c", code, "fit", *TINY, "--out", "run"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == 2, done.stdout + done.stderr
@@ -164,7 +165,7 @@ def test_a_fall_back_keeps_the_whole_checkpoint_whatever_comes_next(bench, unint
         raise UserError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr("bench.run.train", killed)
+        patch.setattr("bench.run.fit.train", killed)
         result = bench("fit", *LONG, "--out", "run", "--ckpt", "last")
     assert result.status == 2 and "going on from run/checkpoints/previous.ckpt" in result.err
     assert sha256(folder / "last.ckpt") == sha256(folder / "previous.ckpt") == good

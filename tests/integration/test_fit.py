@@ -11,12 +11,12 @@ import pytest
 import torch
 from conftest import ROOT, TINY, sha256
 
-from bench.checkpoints import read, to_safetensors
-from bench.config import differences
+from bench.cli.resolve import differences
 from bench.errors import UserError
-from bench.provenance import environment, trained_on
-from bench.records import Code, read_record
-from bench.results import is_cut
+from bench.records.record import Code, read_record
+from bench.run.checkpoints import read, to_safetensors
+from bench.run.provenance import environment, trained_on
+from bench.run.results import is_cut
 
 
 def without_times(path: Path) -> str:
@@ -87,7 +87,7 @@ def test_a_precision_that_the_processor_lacks_falls_back_to_32_bits_and_says_so(
     bench, monkeypatch, instructions, precision
 ):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: instructions)
-    monkeypatch.setattr("bench.run.train", lambda *_: (_ for _ in ()).throw(UserError("no more is needed")))
+    monkeypatch.setattr("bench.run.fit.train", lambda *_: (_ for _ in ()).throw(UserError("no more is needed")))
     result = bench("fit", *TINY, "--trainer.precision", precision, "--out", "run")
     assert (result.status, result.err) == (2, "error: no more is needed\n")
     falls_back = instructions == "AVX2" and precision == "bf16-mixed"
@@ -105,7 +105,7 @@ def test_a_training_that_other_code_goes_on_with_is_said_to_be_no_longer_ranked(
     """Where there is nothing left to train it does not matter which code is there now."""
 
     def resumed_by(commit: str, *options: str) -> tuple[str, Code]:
-        monkeypatch.setattr("bench.run.code_state", lambda: Code(commit=commit * 40, dirty=False))
+        monkeypatch.setattr("bench.run.fit.code_state", lambda: Code(commit=commit * 40, dirty=False))
         result = bench("fit", *TINY, "--T", "1", "--out", "run", *options)
         assert result.status == 0, result.err
         return result.out, read_record(Path("run/record.json")).training.code

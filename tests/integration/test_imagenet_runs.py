@@ -13,7 +13,7 @@ from conftest import ROOT
 sys.path.insert(0, str(ROOT / "tests/unit"))
 import imagenet_folders as make
 
-from bench.records import read_record
+from bench.records.record import read_record
 
 SMALL = ("--data", "imagenet", "--data.root", "set", "--data.num_workers", "0", "--T", "1,2", "--logger", "none",
          "--data.partial", "true")  # fmt: skip

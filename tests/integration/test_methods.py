@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from conftest import Result
 
-from bench.cli import main
-from bench.records import Record, read_record
-from methods import METHODS
+from bench.cli.main import main
+from bench.records.record import Record, read_record
+from bench.registry.methods import METHODS
 
 RUN = ("--arch", "resnet20", "--data", "digits", "--subset", "64", "--T", "1,4", "--logger", "none")
 # Smaller than the defaults where these take long.

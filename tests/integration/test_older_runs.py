@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from bench.records import read_record
+from bench.records.record import read_record
 
 OLDER = Path(__file__).resolve().parents[1] / "data" / "older"
 TRAINING = ("fit", "--method", "qcfs", "--data", "digits", "--max_epochs", "2", "--T", "1,2,4", "--logger", "none")

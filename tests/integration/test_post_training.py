@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.config import parse_fit
-from bench.conversion import _source_net
-from bench.records import read_record
+from bench.cli.resolve import parse_fit
+from bench.records.record import read_record
+from bench.run.conversion import _source_net
 
 CONVERT = ("--arch", "resnet20", "--data", "digits", "--subset", "64", "--T", "1,2,4", "--logger", "none")
 
@@ -63,7 +63,7 @@ def test_a_source_that_is_trained_first_is_trained_as_asked(monkeypatch):
     asked = ["--method", "cos", "--data", "digits", "--data.val_split", "200", "--data.eval_split", "val", "--compile",
              "--trainer.accelerator", "cpu", "--data.num_workers", "2"]  # fmt: skip
     found = []
-    monkeypatch.setattr("bench.run.fit", lambda settings, argv: found.append(settings))
+    monkeypatch.setattr("bench.run.fit.fit", lambda settings, argv: found.append(settings))
     _source_net(parse_fit(asked), "qcfs")
     assert found[0].data_args["val_split"] == 200 and found[0].data_args["num_workers"] == 2
     assert found[0].trainer_args["accelerator"] == "cpu" and found[0].compile

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from bench.commands import SPEED_KINDS
+from bench.cli.commands import SPEED_KINDS
 from bench.speed.figures import Figure
 
 

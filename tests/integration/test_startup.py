@@ -17,7 +17,7 @@ COMMANDS = [("--help",), ("fit", "--help"), ("evaluate", "--help"), ("list",), (
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_no_torch(command):
-    code = ("import sys; from bench.cli import main\n"
+    code = ("import sys; from bench.cli.main import main\n"
             "try:\n    status = main(sys.argv[1:])\nexcept SystemExit as stop:\n    status = stop.code\n"
             "assert status == 0, status\n"
             "heavy = {'torch', 'pytorch_lightning', 'wandb', 'timm'} & set(sys.modules)\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import LONG, sha256, start
 
-from bench.records import read_record
+from bench.records.record import read_record
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from conftest import start
 
-from bench.records import Record, read_record
-from methods import METHODS
+from bench.records.record import Record, read_record
+from bench.registry.methods import METHODS
 
 pytest.importorskip("ray")
 OPTIONS = {"subset": 64, "max_epochs": 3, "data.batch_size": 8, "T": [1, 2, 4], "logger": "none"}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from conftest import TINY
 
-from bench.logs import wandb_reachable
+from bench.run.loggers import wandb_reachable
 
 
 def read_offline_run(folder: Path) -> list[Any]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.records import PROTOCOL_VERSION, SCHEMA_VERSION, Record, config_sha256
+from bench.records.record import PROTOCOL_VERSION, SCHEMA_VERSION, Record, config_sha256
 
 TEST_IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "digits": 360, "imagenet": 50_000}
 

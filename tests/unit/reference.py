@@ -10,7 +10,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from bench.architectures import CifarResNet, CifarVGG
+from bench.nets.architectures import CifarResNet, CifarVGG
 from bench.snn.activations import QCFSActivation
 from methods.qcfs import QCFS
 

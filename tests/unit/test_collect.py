@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from record_factory import file_record, make_record
 
-from bench import cli
+from bench.cli import main as cli
 from bench.errors import UserError
 from bench.leaderboard.collect import BLOCK, HEAD, PIECE, collect
-from bench.records import Record
+from bench.records.record import Record
 
 ROOT = Path(__file__).parents[2]
 

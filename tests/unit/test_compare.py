@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from record_factory import file_record, make_record, point
 
-from bench import cli
+from bench.cli import main as cli
 from bench.compare import curves, differences
 
 ROOT = Path(__file__).parents[2]
@@ -112,7 +112,7 @@ def test_a_hostile_record_is_one_line(results: Path, tmp_path: Path, capsys: pyt
 
 def test_torch_is_not_imported() -> None:
     code = (
-        "import sys; from bench.cli import main\n"
+        "import sys; from bench.cli.main import main\n"
         "names = [f'cifar10/cifar_resnet20/{method}/quick-seed0' for method in ('cos', 'srp')]\n"
         "status = main(['compare', *names])\n"
         "sys.exit(status or ('torch' in sys.modules and 'imported torch') or 0)"

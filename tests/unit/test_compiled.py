@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from bench.snn import compilation
+from bench.snn.graph.passes import images_of_a_pass, steps_of_a_pass
 from bench.snn.neurons import IFNode
-from bench.snn.passes import images_of_a_pass, steps_of_a_pass
 from bench.snn.simulate import SpikingNetwork, simulate
 from methods.burst import BurstIFNode
 from methods.cos import COSNode

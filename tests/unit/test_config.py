@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.config import differences, parse_fit, parse_steps
+from bench.cli.options import expand_shorthands
+from bench.cli.resolve import differences, parse_fit, parse_steps
 from bench.errors import UserError
-from bench.options import expand_shorthands
 
 BASE = ["--method", "qcfs", "--data", "digits"]
 

@@ -28,14 +28,14 @@ from torchvision.transforms import functional as tvf
 from bench.errors import UserError
 from bench.leaderboard.load import TEST_IMAGES
 from bench.recipes import find_recipe
-from datamodules import DATA
+from bench.registry.datasets import DATA
+from bench.registry.methods import METHODS
 from datamodules.augment import Pipeline, cutout, random_crop, random_flip
 from datamodules.base import ImageDataModule
 from datamodules.cifar import CIFAR10DataModule, CIFAR100DataModule, CIFARDataModule
 from datamodules.digits import DigitsDataModule
 from datamodules.sampler import BatchSampler
 from datamodules.splits import Images
-from methods import METHODS
 
 FEW_CORES = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 

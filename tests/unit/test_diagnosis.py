@@ -10,7 +10,7 @@ from reference import NETS, StepNeuron, images_for, named_model
 from tiny import TwoConvolutions, normal
 from torch import Tensor, nn
 
-from bench.diagnosis_pictures import draw, to_svg
+from bench.diagnose.pictures import draw, to_svg
 from bench.errors import UserError
 from bench.library import prepare
 from bench.snn.activations import QCFSActivation, ReLUActivation

@@ -16,14 +16,14 @@ import torch
 import yaml
 from torch import nn
 
-from bench.cli import COMMANDS, main
-from bench.config import Settings, parse_fit
+from bench.cli.main import COMMANDS, main
+from bench.cli.resolve import Settings, parse_fit
 from bench.recipes import all_recipes, read_recipe
-from bench.registry import MethodEntry
+from bench.registry.entries import MethodEntry
+from bench.registry.methods import METHODS
 from bench.snn.simulate import simulate
 from bench.sweep.plan import Planner
 from bench.sweep.sweep_file import read_sweep
-from methods import METHODS
 from methods.qcfs import QCFS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -202,7 +202,7 @@ def test_the_worked_example_keeps_the_code_standards():
     assert formatted.returncode == 0, formatted.stdout
     [registration] = blocks("CONTRIBUTING.md", "diff")
     context = [line[1:] for line in registration.splitlines() if line.startswith(" ")]
-    assert "\n".join(context[:-1]) in (ROOT / "methods/__init__.py").read_text()
+    assert "\n".join(context[:-1]) in (ROOT / "bench/registry/methods.py").read_text()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

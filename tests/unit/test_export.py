@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from bench import convert, simulate
 from bench.errors import UserError
+from bench.snn.graph.surgery import fold_currents
 from bench.snn.neurons import IFNode
 from bench.snn.simulate import SpikingNetwork
-from bench.snn.surgery import fold_currents
 from methods.cos import COS
 from methods.cs_qcfs import CSQCFS
 from methods.srp import SRP

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from record_factory import file_record, make_record, point, record_dict, sha
 
-from bench import cli
+from bench.cli import main as cli
 from bench.errors import UserError
 from bench.leaderboard import run
 from bench.leaderboard.aggregate import Row, aggregate, reported_only
@@ -31,7 +31,7 @@ from bench.leaderboard.match import Wanted, badge, find, replications
 from bench.leaderboard.render import render
 from bench.leaderboard.reported import Paper, load_reported, read_paper
 from bench.leaderboard.text import csv_text, fixed, link, markdown, one_line, percent
-from bench.records import Record
+from bench.records.record import Record
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = ROOT / "leaderboards" / "reported"

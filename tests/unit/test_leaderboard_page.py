@@ -25,7 +25,7 @@ from bench.leaderboard.aggregate import aggregate, reported_only
 from bench.leaderboard.page import embedded
 from bench.leaderboard.render import render
 from bench.leaderboard.reported import load_reported
-from bench.records import Record, read_record
+from bench.records.record import Record, read_record
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = ROOT / "leaderboards" / "reported"

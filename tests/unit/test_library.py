@@ -21,9 +21,9 @@ import bench
 from bench import convert, simulate
 from bench.errors import UserError
 from bench.library import prepare
+from bench.registry.methods import METHODS
 from bench.snn.simulate import simulate as simulate_parts
 from datamodules.base import CALIBRATION_BATCH
-from methods import METHODS
 from methods.burst import BurstIFNode
 from methods.qcfs import QCFS
 from methods.snnc_lp import SNNCLight

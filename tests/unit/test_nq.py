@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from bench.errors import UserError
+from bench.run.trainer import make_trainer
 from bench.snn.activations import QCFSActivation, clip_floor_shift
 from bench.snn.layerwise import layer_gaps
 from bench.snn.simulate import SpikingNetwork
-from bench.trainers import make_trainer
 from methods.nq import NQ, NoisyQCFSActivation
 
 

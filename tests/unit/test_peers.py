@@ -18,9 +18,9 @@ from tiny import TwoConvolutions, normal
 from torch import Tensor, nn
 
 from bench.library import prepare
+from bench.snn.graph.surgery import fold_thresholds
 from bench.snn.neurons import SpikingNeuron
 from bench.snn.simulate import SpikingNetwork, simulate
-from bench.snn.surgery import fold_thresholds
 from methods.burst import Burst
 from methods.snm import SignedIFNode
 

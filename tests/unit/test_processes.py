@@ -12,7 +12,7 @@ import torch
 from reference import randomise
 from torch import Tensor, nn
 
-from bench.callbacks import ConversionCallback
+from bench.run.callbacks import ConversionCallback
 from methods.nq import NQ
 from methods.relu import ReLU
 from methods.snnc_lp import SNNCLight

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bench import provenance
+from bench.run import provenance
 
 
 @pytest.fixture(autouse=True)

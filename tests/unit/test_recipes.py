@@ -9,7 +9,7 @@ import pytest
 
 from bench.leaderboard.reported import load_reported
 from bench.recipes import all_recipes, find_recipe
-from methods import METHODS
+from bench.registry.methods import METHODS
 
 ROOT = Path(__file__).parents[2]
 RECIPES = list(all_recipes())

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from bench.errors import UserError
-from bench.trainers import make_trainer
+from bench.run.trainer import make_trainer
 from methods.rnl import RNL, RateNorm
 
 

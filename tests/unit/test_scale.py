@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from bench.leaderboard.aggregate import Statistic
-from methods import METHODS
+from bench.registry.methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[2]
 

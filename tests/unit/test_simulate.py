@@ -10,8 +10,8 @@ import torch
 from reference import NETS, PreActivationNet, assert_lively, images_for, named_model, step_by_step, trained
 from torch import Tensor, nn
 
-from bench import architectures
 from bench.errors import UserError
+from bench.nets import architectures
 from bench.snn.activations import QCFSActivation
 from bench.snn.neurons import IFNode
 from bench.snn.simulate import SpikingNetwork, simulate

@@ -14,10 +14,10 @@ from reference import randomise
 from torch import Tensor, nn
 
 from bench.errors import UserError
+from bench.registry.methods import METHODS
 from bench.snn.neurons import Clock, IFNode, SpikingNeuron, Timed
 from bench.snn.pooling import LateralInhibitionPool
 from bench.snn.simulate import SpikingNetwork, simulate
-from methods import METHODS
 from methods.burst import Burst, BurstIFNode
 from methods.max_norm import MaxNorm
 from methods.opi import OPI

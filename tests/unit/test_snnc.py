@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bench.errors import UserError
 from bench.snn.activations import QuantisedReLU
-from bench.snn.graph import segment
+from bench.snn.graph.structure import segment
 from bench.snn.layerwise import mse_thresholds
 from bench.snn.neurons import IFNode
 from bench.snn.simulate import SpikingNetwork, simulate

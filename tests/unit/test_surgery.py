@@ -15,15 +15,15 @@ from reference import NETS, PreActivationNet, assert_lively, images_for, named_m
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
-from bench import architectures
 from bench.errors import UserError
-from bench.registry import ARCHITECTURES
+from bench.nets import architectures
+from bench.registry.nets import ARCHITECTURES
 from bench.snn.activations import Activation, QCFSActivation
-from bench.snn.graph import check_convertible, mixes_constant_input
+from bench.snn.graph.structure import check_convertible, mixes_constant_input
+from bench.snn.graph.surgery import Scale, fold_batch_norm, fold_thresholds, replace, replace_max_pool, split_norm_act
+from bench.snn.graph.tracing import note_size
 from bench.snn.neurons import IFNode
 from bench.snn.simulate import SpikingNetwork, simulate
-from bench.snn.surgery import Scale, fold_batch_norm, fold_thresholds, replace, replace_max_pool, split_norm_act
-from bench.snn.tracing import note_size
 from methods.qcfs import QCFS, set_thresholds_by_percentile
 from methods.relu import ReLU
 

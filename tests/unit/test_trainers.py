@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import pytest
 from pytorch_lightning.accelerators import CPUAccelerator, CUDAAccelerator, MPSAccelerator
 
-from bench.config import parse_fit
+from bench.cli.resolve import parse_fit
 from bench.errors import UserError
-from bench.trainer_options import checked
-from bench.trainers import make_trainer, require_batches
-from datamodules import DATA
+from bench.registry.datasets import DATA
+from bench.run.trainer import make_trainer, require_batches
+from bench.run.trainer_options import checked
 
 
 def machine_with(monkeypatch: pytest.MonkeyPatch, *there: type) -> None:
@@ -44,7 +44,7 @@ def test_a_gpu_is_taken_where_there_is_one(monkeypatch, tmp_path, accelerator, t
         return SimpleNamespace(world_size=1)
 
     settings = parse_fit(["--method", "qcfs", "--data", "digits", "--trainer.accelerator", accelerator])
-    monkeypatch.setattr("bench.trainers.pl.Trainer", record)
+    monkeypatch.setattr("bench.run.trainer.pl.Trainer", record)
     make_trainer(settings.trainer_args, [], [], tmp_path)
     assert (made["accelerator"], made["devices"], made["num_nodes"]) == (taken, 1, 1)
     assert settings.label == "digits", "where it is computed does not decide a result"
@@ -52,7 +52,7 @@ def test_a_gpu_is_taken_where_there_is_one(monkeypatch, tmp_path, accelerator, t
 
 def test_a_launcher_s_processes_are_those_of_the_record(monkeypatch, tmp_path):
     """``srun -n 4`` of a run that says it is one process."""
-    monkeypatch.setattr("bench.trainers.pl.Trainer", lambda **_: SimpleNamespace(world_size=4))
+    monkeypatch.setattr("bench.run.trainer.pl.Trainer", lambda **_: SimpleNamespace(world_size=4))
     with pytest.raises(UserError, match=r"--trainer\.devices 1: .* 4 processes"):
         make_trainer({"strategy": "ddp"}, [], [], tmp_path)
 

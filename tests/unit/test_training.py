@@ -12,10 +12,10 @@ import torch
 from reference import NETS
 from torch import Generator, nn
 
+from bench.registry.methods import METHODS
 from datamodules import augment
 from datamodules.augment import Pipeline
 from datamodules.autoaugment import BatchedAutoAugment
-from methods import METHODS
 
 SGD = [name for name, entry in METHODS.items() if entry.source is None and name != "rnl"]
 

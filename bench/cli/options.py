@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.arguments import Parser
+from bench.cli.arguments import Parser
 from bench.errors import UserError
-from bench.registry import nearest
-from bench.trainer_options import HELP
+from bench.registry.entries import nearest
+from bench.run.trainer_options import HELP
 from bench.yaml_files import UNREADABLE, read_yaml
 
 DEFAULT_STEPS = (1, 2, 4, 8, 16, 32)

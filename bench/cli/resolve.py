@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.cli.options import expand_shorthands, first_stage, flatten, parse, read_config, second_stage, tokens, without
 from bench.errors import UserError
-from bench.options import expand_shorthands, first_stage, flatten, parse, read_config, second_stage, tokens, without
 from bench.recipes import find_recipe
-from bench.records import config_sha256
-from bench.registry import lookup
-from bench.trainer_options import checked
+from bench.records.record import config_sha256
+from bench.registry.entries import lookup
+from bench.run.trainer_options import checked
 
 # What decides a result; paths and loader processes do not. Precision is arithmetic, like the processor's instructions.
 SCIENCE_TRAINER = ("max_epochs", "gradient_clip_val", "gradient_clip_algorithm",
@@ -115,14 +115,14 @@ def parse_fit(argv: Sequence[str]) -> Settings:
     from_file = read_config(Path(first.config)) if first.config else {}
     chosen = _choices(first, from_file)
     rest = without(arguments, "--config")
-    from datamodules import DATA
-    from methods import METHODS
+    from bench.registry.datasets import DATA
+    from bench.registry.methods import METHODS
 
     method = lookup("--method", chosen["method"], METHODS)
     data = lookup("--data", chosen["data"], DATA)
 
     # From here on torch is needed.
-    from bench.architectures import TIMM_PREFIX, resolve
+    from bench.nets.architectures import TIMM_PREFIX, resolve
 
     data_class, method_class = data.load(), method.load()
     arch = resolve(chosen["arch"], data_class.arch_family)

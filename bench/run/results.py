@@ -17,16 +17,18 @@ from pytorch_lightning.loggers import Logger
 from rich.console import Console
 from rich.table import Table
 
-from bench import architectures, checkpoints, records
-from bench.callbacks import ConversionCallback, calibration_size
 from bench.errors import UserError, first_error
 from bench.files import lock, write_atomically
-from bench.logs import finish, log_record
-from bench.precision import full_precision
-from bench.provenance import code_state, environment
-from bench.registry import MethodEntry
+from bench.nets import architectures
+from bench.records import record as records
+from bench.registry.entries import MethodEntry
+from bench.run import checkpoints
+from bench.run.callbacks import ConversionCallback, calibration_size
+from bench.run.loggers import finish, log_record
+from bench.run.provenance import code_state, environment
+from bench.run.trainer import interruptible, make_trainer, require_batches
 from bench.snn.cost import ENERGY_MODEL
-from bench.trainers import interruptible, make_trainer, require_batches
+from bench.snn.precision import full_precision
 
 # Of a checkpoint's header, what a record says of the training.
 TRAINING = ("code", "epochs", "seconds", "arithmetic")

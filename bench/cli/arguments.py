@@ -6,7 +6,7 @@ import argparse
 from typing import NoReturn
 
 from bench.errors import UserError
-from bench.registry import nearest
+from bench.registry.entries import nearest
 
 
 class Parser(argparse.ArgumentParser):

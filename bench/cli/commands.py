@@ -6,7 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from bench.arguments import Parser
+from bench.cli.arguments import Parser
 from bench.errors import UserError
 
 COMMANDS = {
@@ -55,8 +55,8 @@ def diagnose(arguments: list[str]) -> int:
     made.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     add_data_files(made)
     options = made.parse_args(arguments)
-    from bench.config import parse_steps
-    from bench.diagnose import FILE, run
+    from bench.cli.resolve import parse_steps
+    from bench.diagnose.command import FILE, run
 
     out = options.out or options.ckpt.parent / "diagnose"
     if (out / FILE).exists() and not options.overwrite:
@@ -111,7 +111,7 @@ def speed(arguments: list[str]) -> int:
     made.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     made.add_argument("--json", action="store_true", help="print JSON")
     options = made.parse_args(arguments)
-    from bench.architectures import resolve
+    from bench.nets.architectures import resolve
     from bench.speed import run
 
     return run(

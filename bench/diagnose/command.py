@@ -11,15 +11,15 @@ import torch
 from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor
 
-from bench.building import Trained, load_trained
-from bench.callbacks import calibration_batches
-from bench.diagnosis_pictures import draw, to_svg
+from bench.diagnose.pictures import draw, to_svg
 from bench.errors import UserError
 from bench.files import require_writable, write_atomically
-from bench.logs import finish, make_loggers, send_to_wandb
-from bench.precision import full_precision
+from bench.run.build import Trained, load_trained
+from bench.run.callbacks import calibration_batches
+from bench.run.loggers import finish, make_loggers, send_to_wandb
+from bench.run.trainer import quiet
 from bench.snn.diagnosis import KINDS, VIEWS, diagnose
-from bench.trainers import quiet
+from bench.snn.precision import full_precision
 
 FILE = "diagnosis.json"
 

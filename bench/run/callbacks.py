@@ -14,9 +14,9 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from bench.errors import UserError
-from bench.processes import share
 from bench.snn.compilation import worth_compiling
 from bench.snn.cost import ENERGY_MODEL
+from bench.snn.processes import share
 from bench.snn.simulate import SpikingNetwork, simulate
 
 

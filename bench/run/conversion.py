@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench import architectures, checkpoints, pretrained
-from bench.building import build_trained
-from bench.config import Settings, parse_fit
+from bench.cli.resolve import Settings, parse_fit
 from bench.errors import UserError
 from bench.files import require_writable
-from bench.logs import make_loggers
-from bench.registry import ARCHITECTURES
-from bench.results import check_early, evaluate_and_record, working_in
-from bench.trainers import LAST
-from methods import METHODS
+from bench.nets import architectures
+from bench.registry.methods import METHODS
+from bench.registry.nets import ARCHITECTURES
+from bench.run import checkpoints, pretrained
+from bench.run.build import build_trained
+from bench.run.loggers import make_loggers
+from bench.run.results import check_early, evaluate_and_record, working_in
+from bench.run.trainer import LAST
 
 # Of the data's and the Trainer's options, those that mean something where nothing is trained.
 EVALUATED = ("name", "subset", "val_split", "eval_split", "partial", "eval_resize", "eval_interpolation")
@@ -110,7 +111,7 @@ def _source_net(settings: Settings, source: str) -> Path:
             command += [f"--data.{name}", str(settings.data_args[name])]
     command += ["--trainer.accelerator", str(settings.trainer_args["accelerator"])]
     command += [] if settings.compile is None else ["--compile", str(settings.compile).lower()]
-    from bench.run import fit  # which calls this module for methods that do not train
+    from bench.run.fit import fit  # which calls this module for methods that do not train
 
     first = parse_fit(command)
     folder = first.out or first.folder()

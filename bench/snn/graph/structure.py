@@ -17,8 +17,8 @@ from torch import fx, nn
 
 from bench.errors import UserError
 from bench.snn.activations import Activation
+from bench.snn.graph.tracing import first_input, input_size, trace
 from bench.snn.neurons import Timed
-from bench.snn.tracing import first_input, input_size, trace
 
 Linear = (nn.modules.conv._ConvNd, nn.Linear)
 BatchNorm = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)

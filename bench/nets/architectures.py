@@ -15,7 +15,8 @@ from timm.models import register_model
 from torch import Tensor, nn
 
 from bench.errors import UserError
-from bench.registry import ARCHITECTURES, nearest
+from bench.registry.entries import nearest
+from bench.registry.nets import ARCHITECTURES
 
 TIMM_PREFIX = "timm/"
 

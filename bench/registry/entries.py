@@ -69,14 +69,6 @@ class MethodEntry(Entry):
         return f"converts a {' or '.join(self.sources)} net" if self.sources else "trains"
 
 
-ARCHITECTURES: Mapping[str, str] = {
-    "cifar_resnet18": "3x3 stem, widths 64-512, 17 activations, 11.2 M weights",
-    "cifar_resnet20": "3x3 stem, widths 16-64, 1x1 shortcuts, 19 activations, 0.27 M weights",
-    "cifar_resnet34": "3x3 stem, widths 64-512, 33 activations; on ImageNet the papers' net, without max-pool",
-    "cifar_vgg16": "13 convolutions, average pooling, 2 hidden linear layers of 4096, 33.6 M weights",
-}
-
-
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Returns `` (did you mean X?)``, or nothing where no choice is near."""
     near = difflib.get_close_matches(name, list(choices), n=1)

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from bench.records import Arithmetic, Code, Environment
+from bench.records.record import Arithmetic, Code, Environment
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 # What decides a result; documents and committed results do not.
 CODE_PATHS = ("bench", "methods", "datamodules", "pyproject.toml")
 

@@ -7,15 +7,15 @@ from typing import Any
 
 import timm
 
-from bench.architectures import TIMM_PREFIX
-from bench.building import HEADER_VERSION
-from bench.checkpoints import Weights
-from bench.config import Settings
+from bench.cli.resolve import Settings
 from bench.errors import UserError
-from bench.provenance import code_state
-from bench.registry import ARCHITECTURES
-from datamodules import DATA
-from methods import METHODS
+from bench.nets.architectures import TIMM_PREFIX
+from bench.registry.datasets import DATA
+from bench.registry.methods import METHODS
+from bench.registry.nets import ARCHITECTURES
+from bench.run.build import HEADER_VERSION
+from bench.run.checkpoints import Weights
+from bench.run.provenance import code_state
 
 NAME = "timm"
 SOURCE = "relu"

@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import pytorch_lightning as pl
 import torch
 
-from bench import architectures, checkpoints
-from bench.checkpoints import Weights
 from bench.errors import UserError
-from bench.registry import MethodEntry, lookup
-from bench.snn.tracing import note_size
-from datamodules import DATA
-from methods import METHODS
+from bench.nets import architectures
+from bench.registry.datasets import DATA
+from bench.registry.entries import MethodEntry, lookup
+from bench.registry.methods import METHODS
+from bench.run import checkpoints
+from bench.run.checkpoints import Weights
+from bench.snn.graph.tracing import note_size
 
 HEADER_VERSION = 1
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from bench.snn.graph import is_overwritten, owner
-from bench.snn.tracing import first_input, known_size, note_size, trace
+from bench.snn.graph.structure import is_overwritten, owner
+from bench.snn.graph.tracing import first_input, known_size, note_size, trace
 
 _FUNCTIONS = {F.relu, torch.relu, F.relu_, torch.relu_}
 _METHODS = {"relu", "relu_"}

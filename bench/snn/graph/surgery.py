@@ -15,9 +15,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from bench.errors import UserError
 from bench.snn.activations import Activation
-from bench.snn.graph import BatchNorm, Linear
+from bench.snn.graph.structure import BatchNorm, Linear
+from bench.snn.graph.tracing import first_input, known_size, note_shapes, trace
 from bench.snn.neurons import IFNode, SpikingNeuron
-from bench.snn.tracing import first_input, known_size, note_shapes, trace
 
 
 def replace(net: nn.Module, kind: type[nn.Module], make: Callable[[str, nn.Module], nn.Module]) -> int:

@@ -19,10 +19,10 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressB
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from bench import checkpoints
-from bench.epochs import EpochLine
 from bench.errors import Interrupted, UserError
-from bench.trainer_options import require_accelerator
+from bench.run import checkpoints
+from bench.run.epochs import EpochLine
+from bench.run.trainer_options import require_accelerator
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 

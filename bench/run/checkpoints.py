@@ -24,7 +24,7 @@ from torch import Tensor
 
 from bench.errors import UserError, first_error
 from bench.files import write_atomically
-from bench.records import Arithmetic, Code, Count, Name, Strict, Text
+from bench.records.record import Arithmetic, Code, Count, Name, Strict, Text
 
 HEADER = "bench"
 _RESUMABLE = {"epoch", "global_step", "loops", "optimizer_states", "lr_schedulers", "pytorch-lightning_version"}

@@ -8,21 +8,21 @@ from typing import Any
 
 from pytorch_lightning.loggers import Logger
 
-from bench import checkpoints
-from bench.building import HEADER_VERSION, build, build_trained, load_trained
-from bench.callbacks import calibration_size
-from bench.config import Settings, differences
-from bench.epochs import EpochSeed, StopOnNaN
+from bench.cli.resolve import Settings, differences
 from bench.errors import UserError
 from bench.files import require_writable
-from bench.logs import make_loggers
-from bench.pretrained import is_asked
-from bench.provenance import arithmetic, code_state, trained_by, trained_on
-from bench.records import completed, read_record
-from bench.results import check_early, evaluate_and_record, trained_on_part, working_in
+from bench.records.record import completed, read_record
+from bench.registry.methods import METHODS
+from bench.run import checkpoints
+from bench.run.build import HEADER_VERSION, build, build_trained, load_trained
+from bench.run.callbacks import calibration_size
+from bench.run.epochs import EpochSeed, StopOnNaN
+from bench.run.loggers import make_loggers
+from bench.run.pretrained import is_asked
+from bench.run.provenance import arithmetic, code_state, trained_by, trained_on
+from bench.run.results import check_early, evaluate_and_record, trained_on_part, working_in
+from bench.run.trainer import LAST, PREVIOUS, LastCheckpoint, make_trainer, quiet, train, training_images
 from bench.snn.compilation import can_compile, worth_compiling_training
-from bench.trainers import LAST, PREVIOUS, LastCheckpoint, make_trainer, quiet, train, training_images
-from methods import METHODS
 
 # What a finished run leaves in its folder.
 WEIGHTS = "model.safetensors"
@@ -33,7 +33,7 @@ def fit(settings: Settings, argv: list[str]) -> Path:
     """Trains, converts, evaluates, writes the record.
 
     Args:
-        settings: from :func:`bench.config.parse_fit`.
+        settings: from :func:`bench.cli.resolve.parse_fit`.
         argv: the command, for the record.
 
     Returns:
@@ -46,7 +46,7 @@ def fit(settings: Settings, argv: list[str]) -> Path:
     quiet()
     code_state()  # now, before anybody goes on working in the checkout
     if METHODS[settings.method].source:
-        from bench.conversion import convert
+        from bench.run.conversion import convert
 
         return convert(settings, argv)
     science = settings.science()

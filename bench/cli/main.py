@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import commands
-from bench.commands import COMMANDS as COMMANDS
+from bench.cli import commands
+from bench.cli.commands import COMMANDS as COMMANDS
 from bench.errors import BusyError, Interrupted, UserError
-from bench.registry import nearest
+from bench.registry.entries import nearest
 
 COMPUTING = ("fit", "evaluate", "diagnose", "export", "speed")
 FIT_HELP = """\
@@ -95,7 +95,7 @@ def _dispatch(arguments: list[str]) -> int:
         "speed": commands.speed,
     }
     if command in COMPUTING:
-        from bench.allocator import keep_freed_memory
+        from bench.run.allocator import keep_freed_memory
 
         keep_freed_memory()
     return run[command](rest)
@@ -105,13 +105,13 @@ def _fit(arguments: list[str]) -> int:
     if arguments in (["-h"], ["--help"]):
         print(FIT_HELP, end="")
         return 0
-    from bench.config import parse_fit
+    from bench.cli.resolve import parse_fit
 
     try:
         settings = parse_fit(arguments)
     except SystemExit as stop:  # --help and --print_config end here
         return int(stop.code or 0)
-    from bench.run import fit
+    from bench.run.fit import fit
 
     fit(settings, ["python", "-m", "bench", "fit", *arguments])
     return 0
@@ -129,8 +129,8 @@ def _evaluate(arguments: list[str]) -> int:
     parser.add_argument("--data.num_workers", dest="num_workers", type=int)
     parser.add_argument("--data.eval_batch_size", dest="eval_batch_size", type=int)
     options = parser.parse_args(arguments)
-    from bench.config import parse_steps
-    from bench.run import evaluate
+    from bench.cli.resolve import parse_steps
+    from bench.run.fit import evaluate
 
     overrides = commands.given(options, "root", "check", "num_workers", "eval_batch_size", "accelerator")
     out = options.out or options.ckpt.parent / "evaluate"
@@ -165,9 +165,9 @@ def _sweep(arguments: list[str]) -> int:
 def _list(arguments: list[str]) -> int:
     commands.parser("list").parse_args(arguments)
     from bench.recipes import all_recipes, read_recipe
-    from bench.registry import ARCHITECTURES
-    from datamodules import DATA
-    from methods import METHODS
+    from bench.registry.datasets import DATA
+    from bench.registry.methods import METHODS
+    from bench.registry.nets import ARCHITECTURES
 
     print("methods (--method)")
     for name, method in METHODS.items():

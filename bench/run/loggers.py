@@ -15,7 +15,7 @@ from urllib.parse import urlparse
 from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
-from bench.records import Record
+from bench.records.record import Record
 
 # Seconds to wait for W&B at the beginning and at the end of a run; what is not uploaded by then stays on disk.
 INIT_SECONDS, FINISH_SECONDS = 60, 120

@@ -1,0 +1,1 @@
+"""The command line; torch is imported when a command needs it."""

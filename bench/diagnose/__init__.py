@@ -1,0 +1,1 @@
+"""What a conversion loses, layer by layer, and why."""

@@ -1,0 +1,1 @@
+"""The conversion papers' networks, in timm's registry."""

@@ -1,0 +1,1 @@
+"""From a specification to a record: train or load, convert, evaluate, write."""

@@ -1,0 +1,1 @@
+"""What works on networks as graphs: tracing, checks, surgery."""
