@@ -17,6 +17,7 @@ from datamodules.splits import BatchDataset, Split, Transform
 # The held-out part of the training set must be the same for every seed, or results of two seeds would differ by
 # their split as well; any constant serves.
 SPLIT_SEED = 20220303
+Role = Literal["evaluation", "local"]
 # Loader processes beside a GPU. Chosen here: the papers' augmentation has about 12 times the rate at which two cores
 # train ResNet-20 (docs/performance.md), which is less than what a GPU takes.
 WORKERS = 4
@@ -47,6 +48,15 @@ class ImageDataModule(pl.LightningDataModule):
         eval_split: which images are evaluated: ``test``, or ``val`` to choose settings without touching the test set.
     """
 
+    # What an option is for, unless it decides the result of a training: ``evaluation``, which images are evaluated and
+    # how; ``local``, how and where batches are made, which changes no result.
+    roles: ClassVar[dict[str, Role]] = {
+        "subset": "evaluation",
+        "val_split": "evaluation",
+        "eval_split": "evaluation",
+        "num_workers": "local",
+        "eval_batch_size": "local",
+    }
     name: str
     arch_family: ClassVar[str] = "cifar"
     num_classes: ClassVar[int]

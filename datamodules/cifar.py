@@ -38,6 +38,7 @@ class CIFARDataModule(ImageDataModule):
         std: per channel, as in the papers' code.
     """
 
+    roles = ImageDataModule.roles | {"root": "local"}
     num_test: ClassVar[int] = 10_000
     source: ClassVar[type[CIFAR10]]
     mean: ClassVar[tuple[float, ...]]

@@ -88,6 +88,13 @@ class ImageNetDataModule(ImageDataModule):
         **kwargs: as for :class:`ImageDataModule`.
     """
 
+    roles = ImageDataModule.roles | {
+        "root": "local",
+        "check": "local",
+        "partial": "evaluation",
+        "eval_resize": "evaluation",
+        "eval_interpolation": "evaluation",
+    }
     name = "imagenet"
     arch_family: ClassVar[str] = "imagenet"
     num_classes: ClassVar[int] = 1000

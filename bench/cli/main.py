@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,9 @@ from bench.cli.commands import COMMANDS as COMMANDS
 from bench.errors import BusyError, Interrupted, UserError
 from bench.registry.entries import nearest
 
+# Names and numbers of glibc's <malloc.h>.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+LARGE = 2**31 - 1
 COMPUTING = ("fit", "evaluate", "diagnose", "export", "speed")
 FIT_HELP = """\
 usage: python -m bench fit --method NAME [options]
@@ -95,25 +99,39 @@ def _dispatch(arguments: list[str]) -> int:
         "speed": commands.speed,
     }
     if command in COMPUTING:
-        from bench.run.allocator import keep_freed_memory
-
         keep_freed_memory()
     return run[command](rest)
+
+
+def keep_freed_memory() -> bool:
+    """Has glibc keep what is freed, for this process, instead of giving it back to the kernel.
+
+    Activations of some megabytes are freed and asked for again in each layer. By default they are paged in anew each
+    time, which took a tenth of a simulation's time (and none of that of a single forward pass, whose blocks are few).
+
+    Returns:
+        Whether there is a glibc that does so; elsewhere nothing is changed.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        return False
+    return bool(mallopt(M_MMAP_THRESHOLD, LARGE) and mallopt(M_TRIM_THRESHOLD, LARGE))
 
 
 def _fit(arguments: list[str]) -> int:
     if arguments in (["-h"], ["--help"]):
         print(FIT_HELP, end="")
         return 0
-    from bench.cli.resolve import parse_fit
+    from bench.cli.resolve import parse_fit, with_source
 
     try:
-        settings = parse_fit(arguments)
+        spec = with_source(parse_fit(arguments))
     except SystemExit as stop:  # --help and --print_config end here
         return int(stop.code or 0)
     from bench.run.fit import fit
 
-    fit(settings, ["python", "-m", "bench", "fit", *arguments])
+    fit(spec, ["python", "-m", "bench", "fit", *arguments])
     return 0
 
 
@@ -130,14 +148,14 @@ def _evaluate(arguments: list[str]) -> int:
     parser.add_argument("--data.eval_batch_size", dest="eval_batch_size", type=int)
     options = parser.parse_args(arguments)
     from bench.cli.resolve import parse_steps
-    from bench.run.fit import evaluate
+    from bench.run.fit import evaluate_checkpoint
 
-    overrides = commands.given(options, "root", "check", "num_workers", "eval_batch_size", "accelerator")
+    data = commands.given(options, "root", "check", "num_workers", "eval_batch_size")
     out = options.out or options.ckpt.parent / "evaluate"
     if (out / "record.json").exists() and not options.overwrite:
         raise UserError(f"{out} already holds a record; give another --out, or --overwrite")
-    evaluate(options.ckpt, parse_steps(options.T), out, options.logger, overrides,
-             ["python", "-m", "bench", "evaluate", *arguments])  # fmt: skip
+    argv = ["python", "-m", "bench", "evaluate", *arguments]
+    evaluate_checkpoint(options.ckpt, parse_steps(options.T), out, options.logger, data, options.accelerator, argv)
     return 0
 
 

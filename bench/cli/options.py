@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
-import json
 import operator
 import typing
+from argparse import ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from bench.cli.arguments import Parser
 from bench.errors import UserError
+from bench.records.record import Options
 from bench.registry.entries import nearest
 from bench.run.trainer_options import HELP
 from bench.yaml_files import UNREADABLE, read_yaml
@@ -60,7 +61,7 @@ def without(arguments: list[str], option: str) -> list[str]:
     return kept
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> Options:
     """Reads the file of ``--config``: any options, nested or with dots, short forms included.
 
     Returns:
@@ -124,61 +125,48 @@ def second_stage(method_class: type, data_class: type) -> Any:
     return parser
 
 
-def tokens(parser: Any, settings: dict[str, Any], origin: str) -> list[str]:
-    """A file's settings as options, so that one parser checks them all by the same types."""
-    tokens = []
-    known = sorted(_option_names(parser))
-    for key, value in settings.items():
-        if key not in known:
-            raise UserError(f"{origin}: unknown setting {key}{nearest(key, known)}")
-        if value is None:
-            # On a command line "null" would be a text; as a default it is nothing, whatever the option's type.
-            parser.set_defaults({key: None})
-            continue
-        if not isinstance(value, str):
-            try:
-                value = json.dumps(value)
-            except (TypeError, ValueError, RecursionError) as error:
-                raise UserError(f"{origin}: {key}: {value!r} is not a number, a text or a list of them") from error
-        tokens.append(f"--{key}={value}")
-    try:
-        parse(parser, tokens)
-    except UserError as error:
-        raise UserError(f"{origin}: {error}") from error
-    return tokens
+def layered(parser: Any, layers: Sequence[tuple[str, Options]], arguments: Sequence[str] = ()) -> dict[str, Any]:
+    """Options of files, one over the other, and typed ones over them, all checked by the same types.
 
+    Args:
+        parser: from :func:`second_stage`.
+        layers: where they are from, and options, nested or by dotted name.
+        arguments: as typed.
 
-def parse(parser: Any, arguments: list[str]) -> dict[str, Any]:
-    """Parses; ``UserError`` names the nearest option, or what is wrong with a value."""
-    from jsonargparse import ArgumentError
-
-    help_asked = any(token in ("-h", "--help") for token in arguments)
-    known = sorted(_option_names(parser))
+    Raises:
+        UserError: names the nearest option, or what is wrong with a value.
+    """
+    known = sorted(name for action in parser._actions for name in action.option_strings if name.startswith("--"))
+    config = parser.get_defaults()
+    for origin, settings in layers:
+        flat = flatten(settings)
+        for key in flat:
+            if f"--{key}" not in known:
+                raise UserError(f"{origin}: unknown setting {key}{nearest(f'--{key}', known).replace('--', '')}")
+        try:
+            config = parser.parse_object(flat, config)
+        except ArgumentError as error:
+            raise UserError(f"{origin}: {_one_line(error)}") from error
     for token in arguments:
         option = token.partition("=")[0]
-        if option.startswith("--") and option[2:] not in known and option not in ("--help", "--print_config"):
-            raise UserError(f"{option}: unknown option{nearest(option, [f'--{name}' for name in known])}")
+        if option.startswith("--") and option not in (*known, "--help", "--print_config"):
+            raise UserError(f"{option}: unknown option{nearest(option, known)}")
     try:
-        namespace = parser.parse_args(arguments)
+        found: dict[str, Any] = parser.parse_args(arguments, config).as_dict()
     except ArgumentError as error:
-        if help_asked:
+        if {"-h", "--help"} & set(arguments):
             raise
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise UserError(" ".join(lines)[:400]) from error
-    config: dict[str, Any] = namespace.as_dict()
-    return config
+        raise UserError(_one_line(error)) from error
+    return found
 
 
-def _option_names(parser: Any) -> list[str]:
-    names = []
-    for action in parser._actions:
-        names += [option[2:] for option in action.option_strings if option.startswith("--")]
-    return names
+def _one_line(error: Exception) -> str:
+    return " ".join(line.strip() for line in str(error).splitlines() if line.strip())[:400]
 
 
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Options, prefix: str = "") -> Options:
     """Nested settings by dotted name."""
-    flat: dict[str, Any] = {}
+    flat: Options = {}
     for key, value in tree.items():
         if isinstance(value, dict):
             flat |= flatten(value, f"{prefix}{key}.")

@@ -1,7 +1,7 @@
-"""From the command line to one resolved configuration: defaults < recipe < ``--config`` < options.
+"""From the command line to a :class:`RunSpec`: defaults < recipe < ``--config`` < options.
 
-Parsing has two stages: method, data set, architecture and recipe first, then the typed arguments of just those
-classes, so that an unknown option is refused with the nearest real one.
+Parsing has two stages: method, data set, architecture and recipe first, then the typed options of just those classes,
+so that an unknown option is refused with the nearest real one.
 """
 
 from __future__ import annotations
@@ -9,88 +9,36 @@ from __future__ import annotations
 import re
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, NamedTuple
 
-from bench.cli.options import expand_shorthands, first_stage, flatten, parse, read_config, second_stage, tokens, without
-from bench.errors import UserError
-from bench.recipes import find_recipe
-from bench.records.record import config_sha256
+from pydantic import ValidationError
+
+from bench.cli.options import expand_shorthands, first_stage, layered, read_config, second_stage, without
+from bench.errors import UserError, first_error
+from bench.recipes import Recipe, find_recipe
+from bench.records.record import Options, differences
+from bench.records.spec import Local, RunSpec
+from bench.registry.datasets import DATA
 from bench.registry.entries import lookup
-from bench.run.trainer_options import checked
+from bench.registry.methods import METHODS
+from bench.registry.nets import ARCHITECTURES
+from bench.run.trainer_options import EVALUATION, PROCESSES, TRAINING, checked
 
-# What decides a result; paths and loader processes do not. Precision is arithmetic, like the processor's instructions.
-SCIENCE_TRAINER = ("max_epochs", "gradient_clip_val", "gradient_clip_algorithm",
-                   "accumulate_grad_batches", "limit_train_batches", "limit_test_batches")  # fmt: skip
-NOT_SCIENCE_DATA = ("name", "root", "num_workers", "eval_batch_size", "check")
+if TYPE_CHECKING:  # it imports torch
+    from datamodules.base import Role
 
-
-@dataclass
-class Settings:
-    """One resolved run."""
-
-    method: str
-    arch: str
-    data: str
-    recipe: str
-    overrides: list[str]
-    seed: int
-    steps: tuple[int, ...]
-    logger: str
-    compile: bool | None
-    model_args: dict[str, Any] = field(default_factory=dict)
-    data_args: dict[str, Any] = field(default_factory=dict)
-    trainer_args: dict[str, Any] = field(default_factory=dict)
-    ckpt: str | None = None
-    out: Path | None = None
-    overwrite: bool = False
-
-    @property
-    def label(self) -> str:
-        """Recipe and what was changed."""
-        return "+".join([self.recipe, *self.overrides])
-
-    def science(self) -> dict[str, Any]:
-        """What decides the result, without the seed: the part that is hashed."""
-        data = {key: value for key, value in self.data_args.items() if key not in NOT_SCIENCE_DATA}
-        trainer = {key: self.trainer_args.get(key) for key in SCIENCE_TRAINER}
-        # The batch size is per process and BN sees its own process only, so several are another experiment.
-        trainer |= {key: self.trainer_args[key] for key in ("devices", "num_nodes")
-                    if self.trainer_args.get(key, 1) != 1}  # fmt: skip
-        return {
-            "method": self.method,
-            "arch": self.arch,
-            "data": {"name": self.data, **data},
-            "model": self.model_args,
-            "trainer": trainer,
-        }
-
-    def folder(
-        self, root: Path = Path("runs"), recipe: str = "", overrides: Sequence[str] = (), source: Any = None
-    ) -> Path:
-        """Where a run goes by default: a place of its own for all that decides its result.
-
-        Args:
-            root: folder of all runs.
-            recipe: of the source net (or its file), for a method that does not train.
-            overrides: of the source net.
-            source: what decides the source net: its settings, or its file.
-        """
-        label = "+".join([recipe, *sorted({*overrides, *self.overrides})]) if recipe else self.label
-        leaf = label.replace("/", "-").replace(" ", "")[:80]
-        decides = {**self.science(), "source": source} if recipe else self.science()
-        leaf = f"{leaf}-seed{self.seed}-{config_sha256(decides)[:8]}"
-        return root / self.data / self.arch / self.method / leaf
+# What a run hands on to the training of its source net, if that is given.
+HANDED_ON = ("subset", "root", "partial", "check", "num_workers", "val_split")
 
 
-def parse_steps(text: str | int | Sequence[int]) -> tuple[int, ...]:
+def parse_steps(text: object) -> tuple[int, ...]:
     """``1,2,4`` to increasing integers.
 
     Raises:
         UserError: empty, not integers, below 1, or twice the same.
     """
-    parts = str(text).split(",") if isinstance(text, str | int) else [str(part) for part in text]
+    parts = [str(part) for part in text] if isinstance(text, list | tuple) else str(text).split(",")
     if not all(re.fullmatch(r"\s*\d{1,6}\s*", part) for part in parts) or not all(int(part) for part in parts):
         raise UserError(f"--T {text}: must be time-steps of at least 1 separated by commas, such as 1,2,4,8")
     steps = tuple(sorted({int(part) for part in parts}))
@@ -99,8 +47,8 @@ def parse_steps(text: str | int | Sequence[int]) -> tuple[int, ...]:
     return steps
 
 
-def parse_fit(argv: Sequence[str]) -> Settings:
-    """Resolves the arguments of ``bench fit``.
+def parse_fit(argv: Sequence[str]) -> RunSpec:
+    """Resolves the options of ``bench fit``.
 
     Raises:
         UserError: anything unknown, missing or of the wrong type.
@@ -113,75 +61,141 @@ def parse_fit(argv: Sequence[str]) -> Settings:
         if getattr(first, option) == "":
             raise UserError(f"--{option}: is empty")
     from_file = read_config(Path(first.config)) if first.config else {}
-    chosen = _choices(first, from_file)
-    rest = without(arguments, "--config")
-    from bench.registry.datasets import DATA
-    from bench.registry.methods import METHODS
+    return resolve(_chosen(first, from_file), (f"--config {first.config}", from_file), without(arguments, "--config"))
 
-    method = lookup("--method", chosen["method"], METHODS)
-    data = lookup("--data", chosen["data"], DATA)
+
+class Chosen(NamedTuple):
+    """What decides which options there are."""
+
+    method: str
+    arch: str
+    data: str
+    recipe: str = ""
+
+
+def resolve(chosen: Chosen, settings: tuple[str, Options], arguments: Sequence[str] = ()) -> RunSpec:
+    """One run.
+
+    Args:
+        chosen: names, as a user types them.
+        settings: options by dotted name, and where they are from.
+        arguments: further options as typed, which override them.
+
+    Raises:
+        UserError: a name or option is unknown, or a value of the wrong type or out of range.
+    """
+    method, data = lookup("--method", chosen.method, METHODS), lookup("--data", chosen.data, DATA)
 
     # From here on torch is needed.
-    from bench.nets.architectures import TIMM_PREFIX, resolve
+    from bench.nets import architectures
 
     data_class, method_class = data.load(), method.load()
-    arch = resolve(chosen["arch"], data_class.arch_family)
+    arch = architectures.resolve(chosen.arch, data_class.arch_family)
     # timm's resnet18 is another net than ours, and must not get its recipe.
-    short = chosen["arch"] if chosen["arch"].startswith(TIMM_PREFIX) else arch.removeprefix("cifar_")
-    recipe = find_recipe(chosen["recipe"], chosen["method"], chosen["data"], short)
-    parser = second_stage(method_class, data_class)
-    recipe_settings = flatten(recipe.settings)
+    short = chosen.arch if chosen.arch.startswith(architectures.TIMM_PREFIX) else arch.removeprefix("cifar_")
+    recipe = find_recipe(chosen.recipe, chosen.method, chosen.data, short)
     # A row of a method that does not train has its source's recipe, so all that a file of one's own sets is a change.
-    usual = find_recipe("", chosen["method"], chosen["data"], short) if method.source and recipe.own_file else recipe
-    baseline = parse(parser, tokens(parser, flatten(usual.settings), f"recipe {usual.path}"))
+    usual = find_recipe("", chosen.method, chosen.data, short) if method.source and recipe.own_file else recipe
     parser = second_stage(method_class, data_class)
-    from_files = tokens(parser, recipe_settings | from_file, f"--config {first.config}")
-    config = parse(parser, [*from_files, *rest])
-    baseline["trainer"], config["trainer"] = checked(baseline["trainer"]), checked(config["trainer"])
-    settings = Settings(
-        method=chosen["method"],
-        arch=arch,
-        data=chosen["data"],
-        recipe=recipe.name,
-        overrides=[],
-        seed=config["seed"],
-        steps=parse_steps(config["T"]),
-        logger=config["logger"],
-        compile=None if config["compile"] == "auto" else config["compile"],
-        model_args=config["model"],
-        data_args={key: value for key, value in config["data"].items() if key != "name"},
-        trainer_args=config["trainer"],
-        ckpt=config["ckpt"],
-        out=Path(config["out"]) if config["out"] else None,
-        overwrite=config["overwrite"],
-    )
-    if not 0 <= settings.seed < 2**32:
-        raise UserError(f"--seed {settings.seed}: must be between 0 and {2**32 - 1}")
-    reference = Settings(**{**settings.__dict__, "model_args": baseline["model"], "trainer_args": baseline["trainer"],
-                            "data_args": {k: v for k, v in baseline["data"].items() if k != "name"}})  # fmt: skip
-    settings.overrides = differences(reference.science(), settings.science())
-    return settings
+    config = layered(parser, [_layer(recipe), settings], arguments)
+    baseline = layered(parser, [_layer(usual)])
+    now, before = (_Parts.of(found, data_class.roles) for found in (config, baseline))
+    overrides = differences(before.deciding, now.deciding)
+    if method.source:
+        _refuse_training_options(overrides, chosen.method, method.source_for(now.model), data_class.roles)
+    trains = method.source is None
+    evaluated = {key: value for key, value in now.images.items() if data_class.roles.get(key) == "evaluation"}
+    try:
+        return RunSpec(
+            method=chosen.method,
+            arch=arch,
+            data=chosen.data,
+            seed=config["seed"],
+            recipe=recipe.name,
+            overrides=tuple(overrides),
+            model=now.model,
+            data_options=now.images if trains else evaluated,
+            trainer=now.trainer if trains else None,
+            local=Local(
+                T=parse_steps(config["T"]),
+                logger=config["logger"],
+                compile=None if config["compile"] == "auto" else config["compile"],
+                ckpt=config["ckpt"],
+                out=Path(config["out"]) if config["out"] else None,
+                overwrite=config["overwrite"],
+                data=now.local_images,
+                trainer=now.local_trainer if trains else now.local_trainer | now.trainer,
+            ),
+        )
+    except ValidationError as error:
+        raise UserError(f"--{first_error(error, show_input=True)}") from error
 
 
-def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """``model.L=2`` and the like: what in ``new`` is not as in ``old``, sorted."""
-    found = []
-    for key in sorted(set(old) | set(new)):
-        before, after = old.get(key), new.get(key)
-        if isinstance(after, dict):
-            found += differences(before or {}, after, f"{prefix}{key}.")
-        elif before != after or type(before) is not type(after):  # 1 is one batch, 1.0 is all of them
-            found.append(f"{prefix}{key}={after}")
-    return found
+class _Parts(NamedTuple):
+    """The options of a parsed configuration, by what they are for."""
+
+    model: Options
+    images: Options
+    local_images: Options
+    trainer: Options
+    local_trainer: Options
+
+    @classmethod
+    def of(cls, config: dict[str, Options], roles: dict[str, Role]) -> _Parts:
+        images = {key: value for key, value in config["data"].items() if key != "name"}
+        local = {key: value for key, value in images.items() if roles.get(key) == "local"}
+        all_trainer = checked(config["trainer"])
+        # The batch size is per process and BN sees its own process only, so several are another experiment.
+        several = {key: all_trainer[key] for key in PROCESSES if all_trainer[key] != 1}
+        trainer = {key: all_trainer.get(key) for key in (*TRAINING, *EVALUATION)} | several
+        return cls(
+            config["model"],
+            {key: value for key, value in images.items() if key not in local},
+            local,
+            trainer,
+            {key: value for key, value in all_trainer.items() if key not in trainer},
+        )
+
+    @property
+    def deciding(self) -> Options:
+        return {"model": self.model, "data": self.images, "trainer": self.trainer}
 
 
-def _choices(first: Namespace, from_file: dict[str, Any]) -> dict[str, str]:
-    values = {
-        "method": first.method or from_file.get("method"),
-        "arch": first.arch or from_file.get("arch") or "resnet20",
-        "data": getattr(first, "data.name") or from_file.get("data.name") or "cifar10",
-        "recipe": first.recipe or from_file.get("recipe") or "",
-    }
-    if not values["method"]:
+def with_source(spec: RunSpec) -> RunSpec:
+    """A run with the training of its source net, if it converts one and names none."""
+    if spec.trains or spec.local.ckpt is not None:
+        return spec
+    kind = METHODS[spec.method].source_for(spec.model)
+    arch = spec.arch if spec.arch in ARCHITECTURES else f"timm/{spec.arch}"
+    options = spec.all_data_options
+    # A split of 0 is no change of the source's recipe.
+    handed = {f"data.{name}": options[name] for name in HANDED_ON if options.get(name) not in (None, 0)}
+    handed |= {"trainer.accelerator": spec.local.trainer["accelerator"]}
+    handed |= {"seed": spec.seed, "logger": spec.local.logger}
+    if spec.local.compile is not None:
+        handed["compile"] = spec.local.compile
+    return spec.model_copy(update={"net": resolve(Chosen(kind, arch, spec.data), (f"{spec.method}'s source", handed))})
+
+
+def _layer(recipe: Recipe) -> tuple[str, Options]:
+    return f"recipe {recipe.path}", recipe.settings
+
+
+def _refuse_training_options(overrides: Sequence[str], method: str, kind: str, roles: dict[str, Role]) -> None:
+    """What would change nothing must not stand in the record, nor in the name of a row."""
+    for override in overrides:
+        option = override.partition("=")[0]
+        group, _, name = option.partition(".")
+        if (group == "trainer" and name in TRAINING) or (group == "data" and roles.get(name) != "evaluation"):
+            raise UserError(
+                f"--{option}: {method} does not train; train a net with it by --method {kind} and give that with --ckpt"
+            )
+
+
+def _chosen(first: Namespace, from_file: Options) -> Chosen:
+    method = first.method or from_file.get("method")
+    if not method:
         raise UserError("--method is missing; python -m bench list shows the methods")
-    return {key: str(value) for key, value in values.items()}
+    arch = first.arch or from_file.get("arch") or "resnet20"
+    data = getattr(first, "data.name") or from_file.get("data.name") or "cifar10"
+    return Chosen(str(method), str(arch), str(data), str(first.recipe or from_file.get("recipe") or ""))

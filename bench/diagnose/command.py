@@ -14,7 +14,7 @@ from torch import Tensor
 from bench.diagnose.pictures import draw, to_svg
 from bench.errors import UserError
 from bench.files import require_writable, write_atomically
-from bench.run.build import Trained, load_trained
+from bench.run.build import Trained, load
 from bench.run.callbacks import calibration_batches
 from bench.run.loggers import finish, make_loggers, send_to_wandb
 from bench.run.trainer import quiet
@@ -24,6 +24,7 @@ from bench.snn.precision import full_precision
 FILE = "diagnosis.json"
 
 
+@quiet()
 def run(
     ckpt: Path,
     steps: tuple[int, ...],
@@ -52,20 +53,19 @@ def run(
     Raises:
         UserError: bad input.
     """
-    quiet()
     if images < 1:
         raise UserError(f"--images {images}: must be at least 1")
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: there is no GPU that torch can use")
-    trained = load_trained(ckpt, data_options)
+    trained = load(ckpt, data_options)
     require_writable(out)
     with full_precision():
         found = diagnoses(trained, steps, images, device)
-    header = trained.weights.header
-    what = {name: header[name] for name in ("method", "arch", "data", "seed")}
+    header = trained.header
+    what = {name: getattr(header, name) for name in ("method", "arch", "data", "seed")}
     result = {**what, "checkpoint": trained.weights.sha256(), "diagnoses": found}
     text = json.dumps(result, indent=1, allow_nan=False) + "\n"
-    title = f"{header['method']}, {header['arch']}, {header['data']}, seed {header['seed']}"
+    title = f"{header.method}, {header.arch}, {header.data}, seed {header.seed}"
     pictures = draw(found, title)
     for name, figure in pictures.items():
         write_atomically(out / f"{name}.svg", to_svg(figure))

@@ -16,8 +16,7 @@ from bench.diagnose.command import first_images
 from bench.errors import UserError
 from bench.files import require_writable, write_atomically
 from bench.records.record import Record, read_record
-from bench.run import checkpoints
-from bench.run.build import Trained, load_trained
+from bench.run.build import Trained, load
 from bench.run.callbacks import calibration_batches
 from bench.run.trainer import quiet
 from bench.snn.precision import full_precision
@@ -64,6 +63,7 @@ class Wanted:
     data_options: dict[str, Any]
 
 
+@quiet()
 def run(wanted: Wanted) -> int:
     """Exports.
 
@@ -80,9 +80,8 @@ def run(wanted: Wanted) -> int:
                 f"export --format {wanted.format} needs {package}, which is missing: pip install -e '.[export]'"
             )
     _check(wanted)
-    quiet()
     record = _record(wanted) if wanted.format == "safetensors" else None
-    trained = load_trained(wanted.ckpt, wanted.data_options)
+    trained = load(wanted.ckpt, wanted.data_options)
     require_writable(wanted.out)
     with full_precision(), torch.no_grad():
         trained.model.float().eval()
@@ -144,11 +143,11 @@ def _safetensors(trained: Trained, record: Record, wanted: Wanted) -> Exported:
     weights = trained.weights
     if record.checkpoint.sha256 != weights.sha256():
         raise UserError("the record is that of other weights (its checkpoint.sha256 differs); give --record FILE")
-    content = checkpoints.to_safetensors(weights.state, weights.header)
+    content = weights.to_safetensors()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / WEIGHTS
         path.write_bytes(content)
-        again = load_trained(path, wanted.data_options)
+        again = load(path, wanted.data_options)
     again.model.float().eval()
     snn = _convert(again, wanted.T)
     return {WEIGHTS: content, CARD: model_card(record), RECORD: record.dumps()}, lambda x: _answers(snn, x, wanted.T)
@@ -164,8 +163,8 @@ def _graph(trained: Trained, snn: SpikingNetwork, image: Tensor, wanted: Wanted)
     from bench.export.nir_format import to_nir
     from bench.export.nir_reader import from_nir
 
-    header = trained.weights.header
-    metadata = {key: str(header[key]) for key in ("method", "arch", "data", "seed")}
+    header = trained.header
+    metadata = {key: str(getattr(header, key)) for key in ("method", "arch", "data", "seed")}
     content = to_nir(snn, image, {**metadata, "checkpoint_sha256": trained.weights.sha256(), "T": str(wanted.T)})
     again = from_nir(content)
     return {name: content}, lambda x: _answers(again, x, wanted.T)

@@ -12,7 +12,7 @@ from bench.leaderboard.identity import identity, label, ledger, options
 from bench.leaderboard.match import Badge, Match, Wanted, badge, find, replications
 from bench.leaderboard.reported import DATASETS, Paper, ReportedRow
 from bench.leaderboard.text import percent
-from bench.records.record import PROTOCOL_VERSION, Conversion, Protocol, Record
+from bench.records.record import PROTOCOL_VERSION, Conversion, Protocol, Record, part
 
 # Rows are ranked by the run of exactly this many steps, warm-up included: a method that looks at the image before it
 # counts does not get those steps for nothing, and nobody gains by leaving a T out.
@@ -162,8 +162,8 @@ def reported_only(rows: Sequence[Row], papers: Sequence[Paper]) -> list[Reported
 
 def _row(group: Sequence[Record], papers: Sequence[Paper]) -> Row:
     first = group[0]
-    source = first.recipe.config.get("source") or {}
-    levels = first.method.options.get("L", source.get("model", {}).get("L"))
+    source = part(first.recipe.config, "source")
+    levels = first.method.options.get("L", part(source, "model").get("L"))
     noisy = [record.extras["ann_noisy"] for record in group if "ann_noisy" in record.extras]
     row = Row(
         dataset=first.data.name,

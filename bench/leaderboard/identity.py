@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from bench.records.record import YOUNGER, Conversion, Protocol, Record, completed, config_sha256
+from bench.records.record import YOUNGER, Conversion, Protocol, Record, completed, config_sha256, part
 
 
 def experiment(config: dict[str, Any]) -> dict[str, Any]:
@@ -15,7 +15,7 @@ def experiment(config: dict[str, Any]) -> dict[str, Any]:
     """
     today = completed(config)
     if "source" in today:
-        today["source"] = {key: value for key, value in today["source"].items() if key != "sha256"}
+        today["source"] = {key: value for key, value in part(today, "source").items() if key != "sha256"}
     return today
 
 

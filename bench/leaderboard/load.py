@@ -10,7 +10,7 @@ from pathlib import Path
 from bench.errors import UserError
 from bench.leaderboard.identity import identity
 from bench.leaderboard.text import one_line
-from bench.records.record import PROTOCOL_VERSION, Record, read_record
+from bench.records.record import PROTOCOL_VERSION, Record, part, read_record
 
 # A record that evaluated another number of images did not evaluate the test set.
 TEST_IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "digits": 360, "imagenet": 50_000}
@@ -90,8 +90,7 @@ def reasons(record: Record) -> Iterator[str]:
         if code.commit == "unknown":
             yield f"{what}.commit is unknown"
     config = record.recipe.config
-    trainer = (config["source"] if isinstance(config.get("source"), dict) else config).get("trainer")
-    planned = trainer.get("max_epochs") if isinstance(trainer, dict) else None
+    planned = part(part(config, "source") or config, "trainer").get("max_epochs")
     if record.training.epochs != planned:
         yield f"training.epochs is {record.training.epochs} of {planned}: the training was not finished"
     if record.protocol.eval_split != "test":

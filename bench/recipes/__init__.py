@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from bench.errors import UserError
+from bench.records.record import Options
 from bench.registry.entries import nearest
 from bench.yaml_files import UNREADABLE, read_yaml
 
@@ -28,7 +28,7 @@ class Recipe:
     """Named settings, and the file they are from (``None`` for the classes' defaults)."""
 
     name: str
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: Options = field(default_factory=dict)
     path: Path | None = None
 
     @property

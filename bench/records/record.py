@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from bench.errors import UserError, first_error
 from bench.files import write_atomically
@@ -30,6 +30,8 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
+# Of a class, by name, as JSON has them; which there are, and of which type, is the class's affair.
+Options = dict[str, JsonValue]
 
 
 class Strict(BaseModel):
@@ -43,7 +45,7 @@ class Method(Strict):
 
     name: Name
     paper: Name
-    options: dict[str, Any]
+    options: Options
 
 
 class Arch(Strict):
@@ -68,7 +70,7 @@ class Recipe(Strict):
     name: Name
     overrides: list[Text]
     sha256: Sha256
-    config: dict[str, Any]
+    config: Options
 
     @property
     def label(self) -> str:
@@ -248,22 +250,24 @@ class Record(Strict):
 
 # Options that are younger than the first records, with what runs did before there was a choice. An option that is added
 # to a method with records belongs here, or its new records make a second row.
-YOUNGER: dict[str, dict[str, Any]] = {
+YOUNGER: dict[str, Options] = {
     "data": {"val_augment": False, "last_batch": "drop"},
     "model": {"max_pool": "average", "v_init": 0.0, "init": "kaiming_normal"},
 }
 
 
-def completed(config: dict[str, Any]) -> dict[str, Any]:
+def completed(config: Options) -> Options:
     """A configuration as it would be recorded today.
 
     It gets the options that it is too old to have, and loses the precision of its training, which is arithmetic.
     """
-    today = {**config, **{part: {**older, **(config.get(part) or {})} for part, older in YOUNGER.items()}}
-    if isinstance(config.get("trainer"), dict):
-        today["trainer"] = {key: value for key, value in config["trainer"].items() if key != "precision"}
+    today: Options = {**config}
+    for name, older in YOUNGER.items():
+        today[name] = {**older, **part(config, name)}
+    if "trainer" in config:
+        today["trainer"] = {key: value for key, value in part(config, "trainer").items() if key != "precision"}
     if "source" in config:
-        today["source"] = completed(config["source"])
+        today["source"] = completed(part(config, "source"))
     return today
 
 
@@ -277,9 +281,27 @@ def _sound(config: dict[str, Any]) -> None:
     json.dumps(config, allow_nan=False)
 
 
-def config_sha256(config: dict[str, Any]) -> str:
+def part(config: Options, name: str) -> Options:
+    """A part of a configuration (``model``, ``data``, ``trainer``, ``source``); empty if it has none."""
+    found = config.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def config_sha256(config: Options) -> str:
     """SHA-256 of a resolved configuration's canonical JSON."""
     return hashlib.sha256(json.dumps(config, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def differences(old: Options, new: Options, prefix: str = "") -> list[str]:
+    """``model.L=2`` and the like: what in ``new`` is not as in ``old``, sorted."""
+    found = []
+    for key in sorted(set(old) | set(new)):
+        before, after = old.get(key), new.get(key)
+        if isinstance(after, dict):
+            found += differences(before if isinstance(before, dict) else {}, after, f"{prefix}{key}.")
+        elif before != after or type(before) is not type(after):  # 1 is one batch, 1.0 is all of them
+            found.append(f"{prefix}{key}={after}")
+    return found
 
 
 def read_record(path: Path) -> Record:
@@ -316,3 +338,11 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_nan(constant: str) -> float:
     raise ValueError(f"{constant} is not a finite number")
+
+
+def duration(seconds: float) -> str:
+    """``1 h 02 min``, ``3 min 20 s`` or ``12 s``."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+    return f"{whole // 60} min {whole % 60:02} s" if whole >= 60 else f"{whole} s"

@@ -1,86 +1,104 @@
-"""From names, arguments and checkpoints to a method and its data."""
+"""From names, options and checkpoints to a method and its data."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytorch_lightning as pl
 import torch
 
 from bench.errors import UserError
 from bench.nets import architectures
+from bench.records.header import Header
+from bench.records.record import Options
 from bench.registry.datasets import DATA
 from bench.registry.entries import MethodEntry, lookup
 from bench.registry.methods import METHODS
 from bench.run import checkpoints
 from bench.run.checkpoints import Weights
 from bench.snn.graph.tracing import note_size
+from datamodules.base import ImageDataModule
+from methods.base import ConversionModule
 
-HEADER_VERSION = 1
+
+class Trained(NamedTuple):
+    """A method with its trained network, its data, and what they are; for a converting method, ready to convert."""
+
+    model: ConversionModule
+    datamodule: ImageDataModule
+    header: Header
+
+    @property
+    def entry(self) -> MethodEntry:
+        """The method's registry line."""
+        return METHODS[self.header.method]
+
+    @property
+    def weights(self) -> Weights:
+        """What is written as ``model.safetensors``."""
+        return Weights(self.model.state_dict(), self.header)
 
 
 def build(
-    data: str, method: str, arch: str, model_args: dict[str, Any], data_args: dict[str, Any], seed: int
-) -> tuple[Any, Any]:
-    """Makes method and data module from names and arguments; the weights depend on ``seed`` alone.
+    data: str, method: str, arch: str, model_options: Options, data_options: Options, seed: int
+) -> tuple[ConversionModule, ImageDataModule]:
+    """Makes method and data module from names and options; the weights depend on ``seed`` alone.
 
     Returns:
-        The method's LightningModule and the data module, loaded.
+        The method and the data module, loaded.
     """
-    datamodule = lookup("--data", data, DATA).load()(**data_args)
+    make_data: Callable[..., ImageDataModule] = lookup("--data", data, DATA).load()
+    make_method: Callable[..., ConversionModule] = lookup("--method", method, METHODS).load()
+    datamodule = make_data(**data_options)
     datamodule.seed = seed
     datamodule.setup()
     pl.seed_everything(seed, workers=True, verbose=False)
     net = architectures.create(arch, datamodule.num_classes).to(memory_format=torch.channels_last)
     note_size(net, datamodule.input_shape)
-    return lookup("--method", method, METHODS).load()(net, **model_args), datamodule
+    return make_method(net, **model_options), datamodule
 
 
-def build_trained(header: dict[str, Any], weights: Weights, data_args: dict[str, Any], ckpt: Path) -> tuple[Any, Any]:
-    """Makes a method with its trained weights, from what its checkpoint says of itself.
+def build_trained(weights: Weights, data_options: Options, ckpt: str) -> Trained:
+    """Makes a method with its trained weights, from what their header says.
+
+    Args:
+        weights: as read; of a conversion, those of its source net.
+        data_options: of the data module.
+        ckpt: where the weights are from, for the message.
 
     Raises:
         UserError: the weights do not fit what the header says.
     """
-    origin = header.get("source", header)
-    args = origin["recipe"]["config"]["model"]
+    header, origin = weights.header, weights.header.trained
     try:
-        model, datamodule = build(header["data"], origin["method"], header["arch"], args, data_args, header["seed"])
+        model, datamodule = build(
+            header.data, origin.method, header.arch, origin.recipe.part("model"), data_options, header.seed
+        )
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"--ckpt {ckpt}: its settings or the options given do not fit ({reason})") from error
     try:
         model.load_state_dict(weights.state)
     except RuntimeError as error:
-        raise UserError(f"--ckpt {ckpt}: its weights do not fit {origin['method']} on {header['arch']}") from error
+        raise UserError(f"--ckpt {ckpt}: its weights do not fit {origin.method} on {header.arch}") from error
     if origin is not header:
-        options = header["recipe"]["config"]["model"]
-        model = lookup("--method", header["method"], METHODS).load()(model.net, **options)
-    return model, datamodule
+        convert: Callable[..., ConversionModule] = lookup("--method", header.method, METHODS).load()
+        model = convert(model.net, **header.recipe.part("model"))
+    return Trained(model, datamodule, header)
 
 
-class Trained(NamedTuple):
-    """What a checkpoint holds: the method with its weights, its data, its registry line, and the file's content."""
-
-    model: Any
-    datamodule: Any
-    entry: MethodEntry
-    weights: Weights
-
-
-def load_trained(ckpt: Path, data_options: dict[str, Any]) -> Trained:
+def load(ckpt: Path, data_options: Options) -> Trained:
     """Reads a checkpoint of either kind and builds what it describes.
 
     Args:
         ckpt: ``last.ckpt`` or ``model.safetensors``.
-        data_options: data arguments that do not change results, in the place of the recorded ones.
+        data_options: those that do not change results, in the place of the recorded ones.
 
     Raises:
         UserError: the file is damaged, not ours, or its weights do not fit what its header says.
     """
     weights = checkpoints.read(ckpt)
-    header = weights.header
-    data_args = {key: value for key, value in header["recipe"]["config"]["data"].items() if key != "name"}
-    model, datamodule = build_trained(header, weights, data_args | data_options, ckpt)
-    return Trained(model, datamodule, METHODS[header["method"]], weights)
+    recorded = {key: value for key, value in weights.header.recipe.part("data").items() if key != "name"}
+    return build_trained(weights, recorded | data_options, str(ckpt))

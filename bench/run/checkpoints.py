@@ -13,85 +13,42 @@ import os
 import pickle
 import shutil
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import safetensors
 import safetensors.torch
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError
 from torch import Tensor
 
 from bench.errors import UserError, first_error
 from bench.files import write_atomically
-from bench.records.record import Arithmetic, Code, Count, Name, Strict, Text
+from bench.records.header import Header
 
 HEADER = "bench"
+# What a run leaves in its folder, and the first two in its folder of checkpoints.
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+WEIGHTS, RECORD = "model.safetensors", "record.json"
 _RESUMABLE = {"epoch", "global_step", "loops", "optimizer_states", "lr_schedulers", "pytorch-lightning_version"}
 
 
-class RecipeHeader(Strict):
-    """How it was trained."""
-
-    name: Name
-    overrides: list[Text]
-    config: dict[str, Any]
-
-    @model_validator(mode="after")
-    def _parts(self) -> Self:
-        if not all(isinstance(self.config.get(part), dict) for part in ("model", "data")):
-            raise ValueError("config lacks model or data")
-        return self
-
-
-class Header(Strict):
-    """What every checkpoint says of itself."""
-
-    version: Literal[1]
-    method: Name
-    arch: Name
-    data: Name
-    seed: Count
-    recipe: RecipeHeader
-    code: Code
-    epochs: Count
-    seconds: Annotated[float, Field(ge=0)] | None = None
-    arithmetic: Arithmetic | None = None
-    # Whether training images were left out, and how many there were; younger than the first checkpoints.
-    limited: bool = False
-    num_train_samples: Count | None = None
-    source: Header | None = None
-
-
 class Weights(NamedTuple):
-    """A network's tensors by name, and the header that describes them (as :class:`Header` allows)."""
+    """A network's tensors by name, and the header that describes them."""
 
     state: dict[str, Tensor]
-    header: dict[str, Any]
+    header: Header
+
+    def to_safetensors(self) -> bytes:
+        """As a file, without the time that training took; equal weights give equal bytes."""
+        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state.items()}
+        # One metadata key only: safetensors does not promise an order among several.
+        described = json.dumps(self.header.without_seconds(), sort_keys=True)
+        return safetensors.torch.save(contiguous, {HEADER: described})
 
     def sha256(self) -> str:
-        """Of both as safetensors, without the time that training took."""
-        return hashlib.sha256(to_safetensors(self.state, self.header)).hexdigest()
-
-
-def to_safetensors(state: dict[str, Tensor], header: dict[str, Any]) -> bytes:
-    """Serialises weights and header; equal input gives equal bytes.
-
-    Args:
-        state: tensors by name.
-        header: JSON-serialisable; its ``seconds`` are left out.
-    """
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    # One metadata key only: safetensors does not promise an order among several.
-    return safetensors.torch.save(contiguous, {HEADER: json.dumps(_without_times(header), sort_keys=True)})
-
-
-def _without_times(header: dict[str, Any]) -> dict[str, Any]:
-    """Times, those of a source net as well, would make two equal trainings differ."""
-    stable = {key: value for key, value in header.items() if key != "seconds"}
-    if stable.get("source"):
-        stable["source"] = _without_times(stable["source"])
-    return stable
+        """Of that file."""
+        return hashlib.sha256(self.to_safetensors()).hexdigest()
 
 
 def read(path: Path) -> Weights:
@@ -125,12 +82,11 @@ def read(path: Path) -> Weights:
             f"--ckpt {path}: the file is damaged ({', '.join(sorted(_RESUMABLE - set(content)))} is missing)"
         )
     try:
-        Header.model_validate(header, strict=True)
+        return Weights(state, Header.model_validate(header, strict=True))
     except ValidationError as error:
         raise UserError(
             f"--ckpt {path}: written by another version, or damaged (header {first_error(error)})"
         ) from error
-    return Weights(state, header)
 
 
 def duplicate(source: Path, target: Path) -> None:
@@ -169,7 +125,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         torch.save(checkpoint, buffer)
         if target.exists():
             # At every moment one whole file is there under the name of the last.
-            duplicate(target, target.with_name("previous.ckpt"))
+            duplicate(target, target.with_name(PREVIOUS))
         write_atomically(target, buffer.getvalue())
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:

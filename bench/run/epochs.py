@@ -11,6 +11,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from torch import Tensor
 
 from bench.errors import UserError
+from bench.records.record import duration
 
 
 @rank_zero_only
@@ -55,14 +56,6 @@ class EpochLine(pl.Callback):
             f"({now - self.epoch_started:.1f} s, {duration(left)} left)"
         )
         self.epoch_started = now
-
-
-def duration(seconds: float) -> str:
-    """``45 s``, ``12 min`` or ``3 h 05 min``."""
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 class StopOnNaN(pl.Callback):

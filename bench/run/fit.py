@@ -1,39 +1,34 @@
-"""One run: seed -> data -> method -> Trainer.fit -> Trainer.test -> record."""
+"""A run, from its specification to its record, as the composition of ``trained``, ``evaluate`` and ``publish``."""
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pytorch_lightning.loggers import Logger
 
-from bench.cli.resolve import Settings, differences
 from bench.errors import UserError
 from bench.files import require_writable
-from bench.records.record import completed, read_record
-from bench.registry.methods import METHODS
-from bench.run import checkpoints
-from bench.run.build import HEADER_VERSION, build, build_trained, load_trained
-from bench.run.callbacks import calibration_size
-from bench.run.epochs import EpochSeed, StopOnNaN
+from bench.records.record import Options
+from bench.records.spec import RunSpec
+from bench.registry.nets import ARCHITECTURES
+from bench.run.build import Trained, build_trained, load
+from bench.run.checkpoints import LAST, RECORD, WEIGHTS
+from bench.run.evaluation import check_early, evaluate
 from bench.run.loggers import make_loggers
-from bench.run.pretrained import is_asked
-from bench.run.provenance import arithmetic, code_state, trained_by, trained_on
-from bench.run.results import check_early, evaluate_and_record, trained_on_part, working_in
-from bench.run.trainer import LAST, PREVIOUS, LastCheckpoint, make_trainer, quiet, train, training_images
-from bench.snn.compilation import can_compile, worth_compiling_training
-
-# What a finished run leaves in its folder.
-WEIGHTS = "model.safetensors"
-RESULTS = ("record.json", WEIGHTS)
+from bench.run.provenance import code_state
+from bench.run.publish import keep_weights, publish, working_in
+from bench.run.source import converting, source_weights
+from bench.run.trainer import quiet
+from bench.run.training import find_resume, header_of, trained
 
 
-def fit(settings: Settings, argv: list[str]) -> Path:
-    """Trains, converts, evaluates, writes the record.
+@quiet()
+def fit(spec: RunSpec, argv: list[str]) -> Path:
+    """Trains or takes a net, converts, evaluates, writes the record.
 
     Args:
-        settings: from :func:`bench.cli.resolve.parse_fit`.
+        spec: the run.
         argv: the command, for the record.
 
     Returns:
@@ -43,118 +38,74 @@ def fit(settings: Settings, argv: list[str]) -> Path:
         UserError: bad input, or a loss that is not finite.
         Interrupted: a signal ended the training; it can be resumed.
     """
-    quiet()
     code_state()  # now, before anybody goes on working in the checkout
-    if METHODS[settings.method].source:
-        from bench.run.conversion import convert
+    return _fit(spec, argv) if spec.trains else _convert(spec, argv)
 
-        return convert(settings, argv)
-    science = settings.science()
-    out = settings.out or settings.folder()
-    header: dict[str, Any] = {
-        "version": HEADER_VERSION,
-        "method": settings.method,
-        "arch": settings.arch,
-        "data": settings.data,
-        "seed": settings.seed,
-        "recipe": {"name": settings.recipe, "overrides": settings.overrides, "config": science},
-        "code": code_state().model_dump(),
-    }
-    if settings.recipe == "default":
-        print(f"note: {settings.method} has no recipe for {settings.arch} on {settings.data}; its defaults are used")
+
+def _fit(spec: RunSpec, argv: list[str]) -> Path:
+    out, header = spec.local.out or spec.folder(), header_of(spec)
+    if spec.recipe == "default":
+        print(f"note: {spec.method} has no recipe for {spec.arch} on {spec.data}; its defaults are used")
     check_early(header, argv)
-    resume = _find_resume(settings, out / "checkpoints", header)
+    resume = find_resume(spec, out, header)
     require_writable(out)
-    with working_in(out, settings.trainer_args):
-        if resume and resume.name == PREVIOUS and settings.ckpt == "last":
-            # In the damaged one's place, or the next save would make that the one to fall back to.
-            checkpoints.duplicate(resume, resume.with_name(LAST))
-        if resume and resume.name == WEIGHTS:
-            return _evaluate_again(settings, resume, out, argv)
-        return _train(settings, header, resume, out, argv)
+    with working_in(out, spec.all_trainer_options):
+        loggers = make_loggers(spec.local.logger, out, spec.title(spec.label), _logged(spec, header.recipe.config))
+        net = trained(spec, header, resume, out, loggers)
+        return _record(net, spec.local.T, spec.all_trainer_options, loggers, out, argv)
 
 
-def _train(settings: Settings, header: dict[str, Any], resume: Path | None, out: Path, argv: list[str]) -> Path:
-    model, datamodule = build(
-        settings.data, settings.method, settings.arch, settings.model_args, settings.data_args, settings.seed
-    )
-    # Refused now and not after the training, nor after what an earlier run has left is gone.
-    calibration_size(model, datamodule)
-    datamodule.check_training_files()
-    seconds, before = 0.0, None
-    if resume:
-        before = checkpoints.read(resume).header
-        seconds = before.get("seconds") or 0.0
-        header["code"] = trained_by(before, header["code"], settings.trainer_args["max_epochs"])
-    else:
-        # First what an earlier run would be resumed from.
-        for name in (f"checkpoints/{LAST}", f"checkpoints/{PREVIOUS}", *RESULTS):
-            (out / name).unlink(missing_ok=True)
-        model.prepare(datamodule.calibration_dataloader(min(model.start_images, len(datamodule.split("train")))))
-    loggers = _loggers(settings, out)
-    keeper = LastCheckpoint(out / "checkpoints", header, seconds)
-    validation = {} if len(datamodule.split("val")) else {"limit_val_batches": 0}
-    trainer = make_trainer(
-        settings.trainer_args, loggers, [keeper, EpochSeed(settings.seed), StopOnNaN()], out, **validation
-    )
-    images, epochs = training_images(trainer, datamodule), settings.trainer_args["max_epochs"]
-    compiled = (
-        can_compile() if settings.compile else settings.compile is None and worth_compiling_training(images * epochs)
-    )
-    if compiled:
-        model.compile_step()
-    here = arithmetic(trainer.strategy.root_device, trainer.world_size, compiled, str(trainer.precision)).model_dump()
-    header["num_train_samples"] = len(datamodule.split("train"))
-    header["limited"] = trained_on_part({**header, "limited": (before or {}).get("limited", False)})
-    header["arithmetic"] = trained_on(before, here, settings.trainer_args["max_epochs"])
-    if trainer.is_global_zero:
-        print(
-            f"training {settings.method} on {settings.arch} and {settings.data}: {epochs} epochs of {images} images, "
-            f"batch {datamodule.batch_size}; {here['device']}, processes {here['world_size']}, threads "
-            f"{here['threads']}, {here['precision']}, {'' if compiled else 'not '}compiled",
-            flush=True,
-        )
-    train(trainer, model, datamodule, resume)
-    header |= {"epochs": trainer.current_epoch, "seconds": keeper.seconds}
-    header["limited"] |= datamodule.limited_training
-    return _record(settings, model, datamodule, header, loggers, out, argv)
+def _convert(spec: RunSpec, argv: list[str]) -> Path:
+    source, spec, path = source_weights(spec, lambda net: _train_first(spec.method, net))
+    weights = converting(spec, source)
+    recipe, theirs = weights.header.recipe, source.header.recipe
+    out = spec.local.out or spec.folder_of(theirs.config, theirs.name, theirs.overrides)
+    check_early(weights.header, argv)
+    if (out / "checkpoints").exists() or path.parent.resolve() == out.resolve():
+        raise UserError(f"--out {out}: holds a training, whose weights would be lost; give another folder")
+    if (out / RECORD).exists() and not spec.local.overwrite:
+        raise UserError(f"{out} already holds a record; begin anew with --overwrite, or give another --out")
+    require_writable(out)
+    with working_in(out, spec.all_trainer_options):
+        net = build_trained(weights, spec.all_data_options, str(path))
+        title = spec.title("+".join([recipe.name, *recipe.overrides]))
+        loggers = make_loggers(spec.local.logger, out, title, _logged(spec, recipe.config))
+        return _record(net, spec.local.T, spec.all_trainer_options, loggers, out, argv)
 
 
-def _evaluate_again(settings: Settings, ckpt: Path, out: Path, argv: list[str]) -> Path:
-    """Of a whole training whose checkpoints are gone; there is nothing left to train."""
-    weights = checkpoints.read(ckpt)
-    header = weights.header
-    try:
-        training = read_record(out / "record.json").training
-    except UserError:
-        pass  # none was written
-    else:
-        header = {**header, "seconds": training.seconds}  # which the weights do not carry
-    model, datamodule = build_trained(header, weights, settings.data_args, ckpt)
-    return _record(settings, model, datamodule, header, _loggers(settings, out), out, argv)
+def _train_first(method: str, net: RunSpec) -> Path:
+    folder = net.local.out or net.folder()
+    if not (folder / WEIGHTS).exists():
+        print(f"{method} converts a {net.method} net and --ckpt names none: training one first, in {folder}")
+        if (folder / "checkpoints" / LAST).exists():
+            net = net.model_copy(update={"local": net.local.model_copy(update={"ckpt": "last"})})
+        fit(net, command(net))
+    return folder / WEIGHTS
 
 
-def _loggers(settings: Settings, out: Path) -> list[Logger]:
-    name = f"{settings.data}-{settings.arch}-{settings.method}-{settings.label}-seed{settings.seed}"
-    config = settings.science() | {"seed": settings.seed, "T": settings.steps}
-    return make_loggers(settings.logger, out, name, config)
+def command(spec: RunSpec) -> list[str]:
+    """A command line that asks for a run; its folder and what else does not decide a result is left to the defaults."""
+    arch = spec.arch if spec.arch in ARCHITECTURES else f"timm/{spec.arch}"
+    words = ["python", "-m", "bench", "fit", "--method", spec.method, "--arch", arch, "--data", spec.data]
+    words += ["--seed", str(spec.seed), *(f"--{override}" for override in spec.overrides)]
+    return words
+
+
+def _logged(spec: RunSpec, config: Options) -> Options:
+    return {**config, "seed": spec.seed, "T": list(spec.local.T)}
 
 
 def _record(
-    settings: Settings,
-    model: Any,
-    datamodule: Any,
-    header: dict[str, Any],
-    loggers: list[Logger],
-    out: Path,
-    argv: list[str],
+    net: Trained, steps: tuple[int, ...], trainer: Options, loggers: Sequence[Logger], out: Path, argv: list[str]
 ) -> Path:
-    entry, steps = METHODS[settings.method], settings.steps
-    return evaluate_and_record(model, datamodule, entry, header, steps, settings.trainer_args, loggers, out, argv)
+    keep_weights(net, out)
+    record = evaluate(net, steps, trainer, loggers, out, argv)
+    return out / RECORD if record is None else publish(record, out, loggers)
 
 
-def evaluate(
-    ckpt: Path, steps: tuple[int, ...], out: Path, logger: str, options: dict[str, Any], argv: list[str]
+@quiet()
+def evaluate_checkpoint(
+    ckpt: Path, steps: tuple[int, ...], out: Path, logger: str, data: Options, accelerator: str, argv: list[str]
 ) -> Path:
     """Repeats conversion and evaluation from a checkpoint.
 
@@ -163,7 +114,8 @@ def evaluate(
         steps: values of T.
         out: folder for the record.
         logger: as for ``fit``.
-        options: ``accelerator``, and data arguments that do not change results.
+        data: options of the data module that do not change results.
+        accelerator: ``auto``, ``cpu`` or ``gpu``.
         argv: the command, for the record.
 
     Returns:
@@ -172,64 +124,16 @@ def evaluate(
     Raises:
         UserError: the checkpoint is damaged, not ours, or its weights do not fit what its header says.
     """
-    quiet()
     code_state()
     if (out / "checkpoints").exists() and ckpt.parent.resolve() not in (out.resolve(), (out / "checkpoints").resolve()):
         raise UserError(f"--out {out}: holds another training, whose weights would be lost; give another folder")
-    trained = load_trained(ckpt, {key: value for key, value in options.items() if key != "accelerator"})
+    net = load(ckpt, data)
     require_writable(out)
-    header = trained.weights.header
-    config = header["recipe"]["config"]
+    header = net.header
     # One process evaluates, however many have trained.
-    one = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
-    trainer_args = {**config.get("trainer", {}), "accelerator": options.get("accelerator", "auto"), **one}
-    with working_in(out, trainer_args):
-        name = f"evaluate-{header['data']}-{header['arch']}-{header['method']}-seed{header['seed']}"
-        loggers = make_loggers(logger, out, name, config | {"seed": header["seed"], "T": steps})
-        return evaluate_and_record(
-            trained.model, trained.datamodule, trained.entry, header, steps, trainer_args, loggers, out, argv
-        )
-
-
-def _find_resume(settings: Settings, folder: Path, header: dict[str, Any]) -> Path | None:
-    ours = settings.ckpt is not None and (settings.ckpt == "last" or Path(settings.ckpt).parent == folder)
-    there = any(path.exists() for path in (folder / LAST, *(folder.parent / name for name in RESULTS)))
-    if not ours and there and not settings.overwrite:
-        go_on = "go on with --ckpt last, " if (folder / LAST).exists() else ""
-        raise UserError(
-            f"{folder.parent} already holds a run; {go_on}begin anew with --overwrite, or give another --out"
-        )
-    if settings.ckpt is None:
-        return None
-    if is_asked(settings.ckpt):
-        raise UserError(f"--ckpt {settings.ckpt}: {settings.method} trains its own net, from random weights")
-    path = folder / LAST if settings.ckpt == "last" else Path(settings.ckpt)
-    if settings.ckpt == "last" and not path.exists():
-        path = folder.parent / WEIGHTS
-        if not path.exists():
-            raise UserError(f"--ckpt last: there is no checkpoint in {folder} yet; leave --ckpt out to begin")
-    elif path.suffix == ".safetensors":
-        raise UserError(f"--ckpt {path}: holds weights only, and a training resumes from a .ckpt file")
-    try:
-        found = checkpoints.read(path)
-    except UserError as error:
-        if settings.ckpt != "last" or not (folder / PREVIOUS).exists():
-            raise
-        path = folder / PREVIOUS
-        print(f"warning: {error}; going on from {path}", file=sys.stderr)
-        found = checkpoints.read(path)
-    old = found.header
-    for key in ("method", "arch", "data", "seed"):
-        if old[key] != header[key]:
-            raise UserError(f"--ckpt {path}: is of {key} {old[key]}, not {header[key]}")
-    changed = differences(completed(old["recipe"]["config"]), completed(header["recipe"]["config"]))
-    if changed:
-        raise UserError(f"--ckpt {path}: was trained with other settings ({', '.join(changed)} is new); repeat its own")
-    if path.name == WEIGHTS:
-        epochs, whole = old["epochs"], settings.trainer_args["max_epochs"]
-        if epochs < whole:
-            raise UserError(
-                f"--ckpt last: {path} has {epochs} of {whole} epochs, and there is no checkpoint to go on from"
-            )
-        print(f"note: {path} has all {whole} epochs: it is evaluated")
-    return path
+    one: Options = {"accelerator": accelerator, "devices": 1, "num_nodes": 1, "strategy": "auto"}
+    trainer = {**header.recipe.part("trainer"), **one}
+    with working_in(out, trainer):
+        name = f"evaluate-{header.data}-{header.arch}-{header.method}-seed{header.seed}"
+        config: Options = {**header.recipe.config, "seed": header.seed, "T": list(steps)}
+        return _record(net, steps, trainer, make_loggers(logger, out, name, config), out, argv)

@@ -7,7 +7,7 @@ import netrc
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -15,13 +15,13 @@ from urllib.parse import urlparse
 from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
-from bench.records.record import Record
+from bench.records.record import Options, Record
 
 # Seconds to wait for W&B at the beginning and at the end of a run; what is not uploaded by then stays on disk.
 INIT_SECONDS, FINISH_SECONDS = 60, 120
 
 
-def make_loggers(kind: str, out: Path, name: str, config: dict[str, Any]) -> list[Logger]:
+def make_loggers(kind: str, out: Path, name: str, config: Options) -> list[Logger]:
     """Makes the loggers of a run.
 
     ``csv`` writes ``csv/version_<n>/metrics.csv``, a new one for each part of a resumed run; ``wandb`` does so too
@@ -100,7 +100,7 @@ def _forget_service() -> None:
         wandb.teardown()
 
 
-def _wandb_logger(out: Path, name: str, config: dict[str, Any]) -> WandbLogger:
+def _wandb_logger(out: Path, name: str, config: Options) -> WandbLogger:
     import wandb
 
     disabled = os.environ.get("WANDB_MODE") == "disabled"
@@ -147,12 +147,12 @@ def _in_netrc(host: str) -> bool:
         return False
 
 
-def log_record(loggers: list[Logger], record: Record, path: Path) -> None:
+def log_record(loggers: Sequence[Logger], record: Record, path: Path) -> None:
     """Sends the accuracy-vs-T curve, as a table and as a picture, and the record as an artifact to W&B."""
     send_to_wandb(loggers, lambda logger: _send(logger, record, path), path)
 
 
-def send_to_wandb(loggers: list[Logger], send: Callable[[WandbLogger], object], where: Path) -> None:
+def send_to_wandb(loggers: Sequence[Logger], send: Callable[[WandbLogger], object], where: Path) -> None:
     """Calls ``send`` with each logger of W&B; a server that cannot be reached is warned of.
 
     Args:
@@ -181,7 +181,7 @@ def _send(logger: WandbLogger, record: Record, path: Path) -> None:
     logger.experiment.log_artifact(artifact)
 
 
-def finish(loggers: list[Logger]) -> None:
+def finish(loggers: Sequence[Logger]) -> None:
     """Completes the logs, so that what is on disk is whole when the command ends."""
     for logger in loggers:
         logger.finalize("success")

@@ -8,10 +8,10 @@ import platform
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from bench.records.header import Header
 from bench.records.record import Arithmetic, Code, Environment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -83,40 +83,40 @@ def arithmetic(device: torch.device, world_size: int, compiled: bool, precision:
     )
 
 
-def trained_by(before: dict[str, Any], now: dict[str, Any], max_epochs: int) -> dict[str, Any]:
-    """The code of a whole training that goes on: that which began, changed where other code trains the rest.
+def trained_by(before: Header, now: Code, max_epochs: int) -> Code:
+    """The code of a whole training that goes on: that which began, changed if other code trains the rest.
 
     Args:
         before: header of the checkpoint that is resumed from.
         now: this process's code.
         max_epochs: of the training.
     """
-    began: dict[str, Any] = before["code"]
-    if before["epochs"] >= max_epochs:
+    began = before.code
+    if before.epochs >= max_epochs:
         return began
-    dirty = began["dirty"] or now["dirty"] or not same_code(began["commit"], now["commit"])
+    dirty = began.dirty or now.dirty or not same_code(began.commit, now.commit)
     if dirty:
-        first = began["commit"][:10]
+        first = began.commit[:10]
         print(
-            f"note: no one commit describes this training, which {first} began and {now['commit'][:10]} goes on "
+            f"note: no one commit describes this training, which {first} began and {now.commit[:10]} goes on "
             f"with: its record will never be ranked; go on in a clean checkout of {first}, or begin anew with "
             "--overwrite"
         )
-    return {**began, "dirty": dirty}
+    return Code(commit=began.commit, dirty=dirty)
 
 
-def trained_on(before: dict[str, Any] | None, here: dict[str, Any], max_epochs: int) -> dict[str, Any] | None:
-    """The arithmetic of a whole training; ``None`` where it is not known, or not one.
+def trained_on(before: Header | None, here: Arithmetic, max_epochs: int) -> Arithmetic | None:
+    """The arithmetic of a whole training; ``None`` if it is not known, or not one.
 
     Args:
         before: header of the checkpoint that is resumed from.
         here: this process's.
         max_epochs: of the training.
     """
-    if before is None or before["epochs"] == 0:
+    if before is None or before.epochs == 0:
         return here
-    earlier: dict[str, Any] | None = before.get("arithmetic")
-    return earlier if earlier == here or before["epochs"] >= max_epochs else None
+    earlier = before.arithmetic
+    return earlier if earlier == here or before.epochs >= max_epochs else None
 
 
 def cpuinfo() -> dict[str, str]:

@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,14 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from bench.errors import Interrupted, UserError
+from bench.records.header import Header
+from bench.records.record import Options
 from bench.run import checkpoints
+from bench.run.checkpoints import LAST
 from bench.run.epochs import EpochLine
 from bench.run.trainer_options import require_accelerator
-
-LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+from datamodules.base import ImageDataModule
+from datamodules.sampler import BatchSampler
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -32,13 +35,18 @@ class LastCheckpoint(ModelCheckpoint):
 
     Args:
         folder: where.
-        header: method, architecture, data set, configuration and code of the run.
+        datamodule: of the training.
         seconds_before: training time up to the checkpoint that is resumed from.
+
+    Attributes:
+        header: of the training; to be set before it begins.
     """
 
-    def __init__(self, folder: Path, header: dict[str, Any], seconds_before: float = 0.0) -> None:
+    header: Header
+
+    def __init__(self, folder: Path, datamodule: ImageDataModule, seconds_before: float = 0.0) -> None:
         super().__init__(folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
-        self.header, self.seconds_before = header, seconds_before
+        self.datamodule, self.seconds_before = datamodule, seconds_before
         self.started = time.monotonic()
 
     @property
@@ -53,33 +61,42 @@ class LastCheckpoint(ModelCheckpoint):
             assert self.dirpath is not None
             trainer.save_checkpoint(Path(self.dirpath) / LAST)
 
-    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: Any) -> None:
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, object]
+    ) -> None:
         """Adds the header."""
+        # Counted when an epoch is over, unlike current_epoch; Lightning's own counters are typed without it.
         epochs = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
         # Damaged images may have been replaced since the training began.
-        limited = self.header["limited"] or trainer.datamodule.limited_training  # type: ignore[attr-defined]
+        limited = self.header.limited or self.datamodule.limited_training
         now = {"epochs": epochs, "seconds": self.seconds, "limited": limited}
-        checkpoint[checkpoints.HEADER] = {**self.header, **now}
+        checkpoint[checkpoints.HEADER] = self.header.model_copy(update=now).dump()
 
 
-def quiet() -> None:
-    """Leaves out what Lightning says about itself, and a deprecation inside it that users cannot act on."""
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Leaves out what Lightning says about itself, and warnings that users cannot act on."""
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # Lightning 2.6 with torch 2.15: https://github.com/Lightning-AI/pytorch-lightning/issues/21326
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
-    # Batches are prepared in the training process on purpose: they are cut from memory a whole batch at a time.
-    warnings.filterwarnings("ignore", message=".*does not have many workers")
-    # A folder that holds a run is refused, resumed or overwritten on request before Lightning looks at it.
-    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty")
-    # A run may be moved and resumed: what Lightning then forgets is which checkpoint was best, and none is chosen here.
-    warnings.filterwarnings("ignore", message="The dirpath has changed from")
-    # Where it is not used, a CPU was asked for, or it is Apple's, which cannot be.
-    warnings.filterwarnings("ignore", message="GPU available but not used")
+    with warnings.catch_warnings():
+        for message in (
+            # Lightning 2.6 with torch 2.15: https://github.com/Lightning-AI/pytorch-lightning/issues/21326
+            ".*LeafSpec.*is deprecated",
+            # Batches are prepared in the training process on purpose: they are cut from memory a whole batch at a time.
+            ".*does not have many workers",
+            # A folder that holds a run is refused, resumed or overwritten on request before Lightning looks at it.
+            ".*Checkpoint directory .* exists and is not empty",
+            # A run may be moved and resumed: Lightning then forgets which checkpoint was best, and none is chosen here.
+            "The dirpath has changed from",
+            # If it is not used, a CPU was asked for, or it is Apple's, which cannot be.
+            "GPU available but not used",
+        ):
+            warnings.filterwarnings("ignore", message=message)
+        yield
 
 
 def make_trainer(
-    arguments: dict[str, Any], loggers: list[Logger], callbacks: list[Callback], out: Path, **fixed: Any
+    arguments: Options, loggers: Sequence[Logger], callbacks: Sequence[Callback], out: Path, **fixed: str | int
 ) -> pl.Trainer:
     """A Trainer from ``--trainer.*`` and the suite's own choices; a progress bar only where somebody looks.
 
@@ -90,10 +107,9 @@ def make_trainer(
         out: the run's folder.
         **fixed: what the caller decides against ``arguments``.
     """
-    quiet()
-    options = {key: value for key, value in arguments.items() if value is not None}
+    given = {key: value for key, value in arguments.items() if value is not None}
     ours = {"accelerator": "auto", "devices": 1, "num_nodes": 1, "enable_model_summary": False}
-    options = {**ours, "enable_progress_bar": sys.stdout.isatty(), **options, **fixed}
+    options: dict[str, Any] = {**ours, "enable_progress_bar": sys.stdout.isatty(), **given, **fixed}
     options["accelerator"] = _device_type(options["accelerator"])
     if options["accelerator"] == "cpu" and options.get("precision") == "16-mixed":
         # Lightning would take bf16-mixed, and the record would not say so.
@@ -105,17 +121,18 @@ def make_trainer(
         options["strategy"] = "ddp"  # in a notebook, Lightning would fork
     callbacks = [*callbacks, RichProgressBar() if options["enable_progress_bar"] else EpochLine()]
     try:
-        trainer = pl.Trainer(
-            **options,
-            logger=loggers or False,
-            callbacks=callbacks,
-            plugins=[checkpoints.AtomicCheckpointIO()],
-            default_root_dir=out,
-            use_distributed_sampler=False,
-            num_sanity_val_steps=0,
-            log_every_n_steps=1,
-            enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
-        )
+        with quiet():
+            trainer = pl.Trainer(
+                **options,
+                logger=list(loggers) or False,
+                callbacks=callbacks,
+                plugins=[checkpoints.AtomicCheckpointIO()],
+                default_root_dir=out,
+                use_distributed_sampler=False,
+                num_sanity_val_steps=0,
+                log_every_n_steps=1,
+                enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
+            )
     except (MisconfigurationException, ValueError, TypeError, KeyError, ImportError, RuntimeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"--trainer.*: {reason[:300]}") from error
@@ -136,7 +153,7 @@ def _device_type(accelerator: str) -> str:
     return "cuda" if there and accelerator != "cpu" else "cpu"
 
 
-def require_batches(trainer: pl.Trainer, datamodule: Any, *splits: str) -> None:
+def require_batches(trainer: pl.Trainer, datamodule: ImageDataModule, *splits: str) -> None:
     """Finds out now what Lightning would find when it comes to the first batch of each split.
 
     Args:
@@ -158,11 +175,12 @@ def require_batches(trainer: pl.Trainer, datamodule: Any, *splits: str) -> None:
             )
 
 
-def training_images(trainer: pl.Trainer, datamodule: Any) -> int:
+def training_images(trainer: pl.Trainer, datamodule: ImageDataModule) -> int:
     """How many images an epoch trains on, after limits; says if a last batch that was to be kept cannot be."""
     datamodule.trainer = trainer  # which processes share the images
     loader, limit = datamodule.train_dataloader(), trainer.limit_train_batches
     batches = int(len(loader) * limit) if isinstance(limit, float) else min(len(loader), limit or 0)
+    assert isinstance(loader.sampler, BatchSampler)
     left_out = loader.sampler.left_out
     if left_out and datamodule.last_batch == "keep" and trainer.is_global_zero:
         why = (
@@ -209,7 +227,7 @@ def _usable_precision(precision: object, device_type: str) -> object:
     return precision if there else "32-true"
 
 
-def train(trainer: pl.Trainer, model: pl.LightningModule, datamodule: Any, resume: Path | None) -> None:
+def train(trainer: pl.Trainer, model: pl.LightningModule, datamodule: ImageDataModule, resume: Path | None) -> None:
     """``Trainer.fit``.
 
     Raises:

@@ -9,6 +9,13 @@ from typing import Any
 
 from bench.errors import UserError
 
+# What decides the result of a training; which test batches are measured; and over how many processes it is spread.
+# Everything else, such as the accelerator or the precision, changes how sums are rounded and no more.
+TRAINING = (
+    "max_epochs", "gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches", "limit_train_batches",
+)  # fmt: skip
+EVALUATION = ("limit_test_batches",)
+PROCESSES = ("devices", "num_nodes")
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
 # Results stay in the process that made them, so processes that are forked or spawned take theirs with them when they
 # end; sharded strategies have no whole network that could be converted.

@@ -11,8 +11,8 @@ from rich.table import Table
 
 from bench.errors import UserError
 from bench.leaderboard.load import reasons
-from bench.records.record import read_record
-from bench.sweep.estimate import Estimator, duration
+from bench.records.record import duration, read_record
+from bench.sweep.estimate import Estimator
 from bench.sweep.plan import Job, Planner, plain
 from bench.sweep.scheduler import Resources, Scheduler
 from bench.sweep.sweep_file import read_sweep

@@ -6,13 +6,15 @@ import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from pydantic import JsonValue
 
 from bench.errors import UserError
-from bench.records.record import Record, read_record
+from bench.records.record import Record, part, read_record
 from bench.sweep.plan import Job
 
-Key = tuple[str, str, str, Any]
+Key = tuple[str, str, str, JsonValue]
 
 
 class Cost(NamedTuple):
@@ -38,17 +40,17 @@ class Estimator:
             except UserError:
                 continue
             if cost := _cost(record):
-                subset = record.recipe.config["data"].get("subset")
+                subset = part(record.recipe.config, "data").get("subset")
                 self.measured[(record.method.name, record.arch.name, record.data.name, subset)].append(cost)
                 self.devices.add(record.environment.device)
 
     def seconds(self, job: Job) -> float | None:
         """Of one run, as the median of the records; ``None`` where there are none. The T are not accounted for."""
-        s = job.settings
-        costs = self.measured.get((s.method, s.arch, s.data, s.data_args.get("subset")))
+        s = job.spec
+        costs = self.measured.get((s.method, s.arch, s.data, s.data_options.get("subset")))
         if not costs:
             return None
-        epochs = s.trainer_args.get("max_epochs") or 0
+        epochs = int(str((s.trainer or {}).get("max_epochs") or 0))
         return statistics.median(cost.epoch * epochs + cost.evaluation for cost in costs)
 
 
@@ -59,11 +61,3 @@ def _cost(record: Record) -> Cost | None:
     if not training.seconds or not training.epochs:
         return None
     return Cost(training.seconds / training.epochs, record.run.seconds)
-
-
-def duration(seconds: float) -> str:
-    """``1 h 02 min``, ``3 min 20 s`` or ``12 s``."""
-    whole = round(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
-    return f"{whole // 60} min {whole % 60:02} s" if whole >= 60 else f"{whole} s"

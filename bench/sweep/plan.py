@@ -6,21 +6,22 @@ import itertools
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.cli.resolve import Settings, differences, parse_fit
+from bench.cli.resolve import Chosen, resolve
 from bench.errors import UserError
 from bench.records import record as records
+from bench.records.record import Options, differences
+from bench.records.spec import RunSpec
+from bench.registry.datasets import DATA
+from bench.registry.entries import lookup
 from bench.registry.methods import METHODS
-from bench.sweep.sweep_file import Options, SweepFile, full_names
+from bench.run.checkpoints import LAST, RECORD, WEIGHTS
+from bench.run.trainer_options import TRAINING
+from bench.sweep.sweep_file import SweepFile, full_names
 
-# What means something to a method that does not train: which images, where, how they are loaded and on what.
-FOR_CONVERSION = ("T", "logger", "overwrite", "data.subset", "data.val_split", "data.eval_split", "data.root",
-                  "data.num_workers", "data.eval_batch_size", "data.partial", "data.check", "data.eval_resize",
-                  "data.eval_interpolation", "trainer.accelerator",
-                  "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.limit_test_batches")  # fmt: skip
 State = Literal["recorded", "begun", "new"]
 
 
@@ -29,14 +30,14 @@ class Job:
     """One run.
 
     Attributes:
-        settings: resolved.
+        spec: of the run.
         folder: of the run; it depends on all that decides the result.
         arguments: of ``python -m bench``.
         source: folder of the run whose net this one converts.
         weights: whether another run converts its net.
     """
 
-    settings: Settings
+    spec: RunSpec
     folder: Path
     arguments: list[str] = field(compare=False)
     source: Path | None = None
@@ -45,35 +46,35 @@ class Job:
     @property
     def title(self) -> str:
         """For tables: what tells runs apart."""
-        s = self.settings
+        s = self.spec
         return f"{s.method} {s.arch} {s.data} {self.folder.name.rpartition('-')[0]}"
 
     @property
     def trains(self) -> bool:
         """Whether it trains its net itself."""
-        return METHODS[self.settings.method].source is None
+        return self.spec.trains
 
     def state(self) -> State:
         """Whether its record is there, of the present source net and for all its T, or a checkpoint to go on from.
 
         Weights do as well: they are written when the training is over, and its checkpoints may have been removed.
         """
-        kept = any((self.folder / name).exists() for name in ("checkpoints/last.ckpt", "model.safetensors"))
+        kept = any((self.folder / name).exists() for name in (f"checkpoints/{LAST}", WEIGHTS))
         begun: State = "begun" if self.trains and kept else "new"
         try:
-            record = records.read_record(self.folder / "record.json")
+            record = records.read_record(self.folder / RECORD)
         except UserError:
             return begun
-        if self.weights and not (self.folder / "model.safetensors").exists():
+        if self.weights and not (self.folder / WEIGHTS).exists():
             return begun  # others need its weights
         if self.source is not None:
             try:
-                source = records.read_record(self.source / "record.json")
+                source = records.read_record(self.source / RECORD)
             except UserError:
                 return "begun"  # its net will be another
             if record.conversion.source_sha256 != source.checkpoint.sha256:
                 return "begun"
-        if set(self.settings.steps) <= {point.T for point in record.snn}:
+        if set(self.spec.local.T) <= {point.T for point in record.snn}:
             return "recorded"
         return begun if self.trains else "begun"  # a conversion takes its source net once more
 
@@ -83,7 +84,7 @@ class Job:
         if self.trains and state == "begun":
             return [*self.arguments, "--ckpt", "last"]
         # A record that is not what is asked for now, and nothing to complete it from.
-        stale = state != "recorded" and (self.folder / "record.json").exists()
+        stale = state != "recorded" and (self.folder / RECORD).exists()
         return [*self.arguments, "--overwrite"] if stale else self.arguments
 
 
@@ -99,8 +100,10 @@ def _words(options: Mapping[str, Any]) -> list[str]:
     return words
 
 
-def _combinations(grid: Mapping[str, list[Any]]) -> Iterator[Options]:
-    for values in itertools.product(*grid.values()):
+def _combinations(grid: Options) -> Iterator[Options]:
+    for values in itertools.product(
+        *(choices if isinstance(choices, list) else [choices] for choices in grid.values())
+    ):
         yield dict(zip(grid, values, strict=True))
 
 
@@ -132,69 +135,78 @@ class Planner:
         return list(self.jobs.values())
 
     def _add(self, method: str, where: tuple[str, str, int], common: Options, own: Options, net: Options) -> Job:
-        entry = METHODS.get(method)
-        converts = entry is not None and entry.source is not None
-        shared = {name: value for name, value in common.items() if name in FOR_CONVERSION or not converts}
-        options = shared | own
-        settings, base = _resolve(method, where, options)
-        if not converts:
-            return self._file(settings, settings.folder(self.root), base)
-        assert entry is not None
-        kind = entry.source_for(settings.model_args)
-        if settings.ckpt:
+        entry = lookup("methods", method, METHODS)
+        if entry.source is None:
+            spec, words = _resolve(method, where, common | own)
+            return self._file(spec, spec.folder(self.root), words)
+        shared = {name: value for name, value in common.items() if _for_conversion(name, where[1])}
+        spec, words = _resolve(method, where, shared | own)
+        kind = entry.source_for(spec.model)
+        if spec.local.ckpt:
             if net:
                 raise UserError(f"{method}: ckpt and source exclude each other; the net is that of the checkpoint")
             # Nothing is trained, so nobody else would notice a wrong name among the training options.
             _resolve(kind, where, {name: value for name, value in common.items() if name not in shared})
-            return self._file(settings, settings.folder(self.root, settings.ckpt, source=settings.ckpt), base)
+            return self._file(spec, spec.folder_of(spec.local.ckpt, spec.local.ckpt, [], self.root), words)
         source = self._add(kind, where, common, full_names(self.sweep.sources.get(kind, {})) | net, {})
         source = self.jobs[source.folder] = replace(source, weights=True)
-        net_of = source.settings
-        folder = settings.folder(self.root, net_of.recipe, net_of.overrides, net_of.science())
-        return self._file(settings, folder, base, source.folder)
+        net_of = source.spec
+        folder = spec.folder_of(net_of.config(), net_of.recipe, list(net_of.overrides), self.root)
+        return self._file(spec, folder, words, source.folder)
 
-    def _file(self, settings: Settings, folder: Path, base: list[str], source: Path | None = None) -> Job:
+    def _file(self, spec: RunSpec, folder: Path, base: list[str], source: Path | None = None) -> Job:
         """Two that differ in T alone are one run, for the T of both."""
         arguments = ["fit", *base, "--out", str(folder)]
         if source is not None:
-            arguments += ["--ckpt", str(source / "model.safetensors")]
-        job = Job(settings, folder, arguments, source)
+            arguments += ["--ckpt", str(source / WEIGHTS)]
+        job = Job(spec, folder, arguments, source)
         known = self.jobs.setdefault(folder, job)
         if known is job:
             return job
         ours, theirs = _by_name(arguments), _by_name(known.arguments)
         # The same settings can be asked for in other words: a default may be given or not.
-        differ = differences(asdict(known.settings), asdict(replace(settings, steps=known.settings.steps)))
+        here, there = spec.local, known.spec.local
+        differ = differences(there.model_dump(mode="json", exclude={"T"}), here.model_dump(mode="json", exclude={"T"}))
         if differ:
-            fields = {entry.partition("=")[0].replace("_args.", ".") for entry in differ}
+            fields = {entry.partition("=")[0] for entry in differ}
             name = min(name for name in {*ours, *theirs} if name[2:] in fields)
             raise UserError(
                 f"{folder}: asked for twice, and {name} is {theirs.get(name, 'not given')} and "
                 f"{ours.get(name, 'not given')}, which does not make them two runs; give both the same"
             )
-        if set(settings.steps) - set(known.settings.steps):
-            steps = sorted({*settings.steps, *known.settings.steps})
+        if set(here.T) - set(there.T):
+            steps = sorted({*here.T, *there.T})
             whole = {**theirs, "--T": ",".join(map(str, steps))}
+            local = there.model_copy(update={"T": tuple(steps)})
             known = replace(
                 known,
-                settings=replace(known.settings, steps=tuple(steps)),
+                spec=known.spec.model_copy(update={"local": local}),
                 arguments=["fit", *(word for pair in whole.items() for word in pair)],
             )
             self.jobs[folder] = known
         return known
 
 
-def _resolve(method: str, where: tuple[str, str, int], options: Options) -> tuple[Settings, list[str]]:
-    """Settings of a run, and the options that give them."""
+def _for_conversion(option: str, data: str) -> bool:
+    """Whether an option means something to a run that does not train: which images, where, and on what."""
+    group, _, name = option.rpartition(".")
+    if group == "data":
+        return name in lookup("--data", data, DATA).load().roles
+    if group == "trainer":
+        return name not in TRAINING
+    return option in ("T", "logger", "overwrite")
+
+
+def _resolve(method: str, where: tuple[str, str, int], options: Options) -> tuple[RunSpec, list[str]]:
+    """A run, and the options that ask for it."""
     arch, data, seed = where
-    title = f"{method}, {arch}, {data}, seed {seed}"
+    recipe = str(options.get("recipe") or "")
+    rest = {name: value for name, value in options.items() if name != "recipe"}
     try:
-        base = ["--method", method, "--arch", arch, "--data", data, "--seed", str(seed), *_words(options)]
-        return parse_fit(base), base
+        words = ["--method", method, "--arch", arch, "--data", data, "--seed", str(seed), *_words(options)]
+        return resolve(Chosen(method, arch, data, recipe), ("options", {**rest, "seed": seed})), words
     except UserError as error:
-        raise UserError(f"{title}: {error}") from error
-    except SystemExit as stop:
-        raise UserError(f"{title}: help and print_config are no options here") from stop
+        raise UserError(f"{method}, {arch}, {data}, seed {seed}: {error}") from error
 
 
 def _by_name(arguments: list[str]) -> dict[str, str]:

@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from bench.sweep.estimate import duration
+from bench.records.record import duration
 from bench.sweep.plan import Job
 
 Phase = Literal["recorded", "waiting", "queued", "running", "done", "failed"]

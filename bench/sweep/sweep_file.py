@@ -4,25 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, JsonValue, ValidationError
 
 from bench.cli.options import SHORTHANDS, flatten
 from bench.errors import UserError, first_error
+from bench.records.record import Options, Strict
 from bench.registry.entries import nearest
 from bench.registry.methods import METHODS
 from bench.yaml_files import UNREADABLE, read_yaml
 
-Options = dict[str, Any]
-Grid = dict[str, Annotated[list[Any], Field(min_length=1)]]
+Grid = dict[str, Annotated[list[JsonValue], Field(min_length=1)]]
 FIXED = ("method", "arch", "data", "data.name", "seed", "out", "config", "print_config", "help")
-
-
-class Strict(BaseModel):
-    """Unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class MethodItem(Strict):
@@ -68,15 +62,16 @@ def read_sweep(path: Path) -> SweepFile:
         content = read_yaml(path)
         sweep = SweepFile.model_validate(content)
     except ValidationError as error:
-        raise UserError(f"{path}: {first_error(error)}") from error
+        raise UserError(f"{path}: {first_error(error, show_input=True)}") from error
     except UNREADABLE as error:
         raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
     items = sweep.items
+    own: list[tuple[str, Mapping[str, object]]]
     own = [(f"{i.name}.{part}", options) for i in items for part, options in (("options", i.options), ("grid", i.grid))]
     of_sources = [(f"sources.{kind}", options) for kind, options in sweep.sources.items()]
     of_sources += [(f"{item.name}.source", item.source) for item in items]
     # A net that is there already is named for one method at a time, never for what is trained here.
-    shared = [("options", sweep.options), ("grid", sweep.grid), *of_sources]
+    shared: list[tuple[str, Mapping[str, object]]] = [("options", sweep.options), ("grid", sweep.grid), *of_sources]
     for owners, refused in ((shared, {*FIXED, "ckpt"}), (own, {*FIXED})):
         for where, options in owners:
             for name in full_names(options):
@@ -94,6 +89,8 @@ def read_sweep(path: Path) -> SweepFile:
     return sweep
 
 
-def full_names(options: Mapping[str, Any]) -> Options:
+def full_names(options: Mapping[str, object]) -> Options:
     """Options by their full names, nested or short forms resolved."""
-    return {SHORTHANDS.get(f"--{key}", f"--{key}")[2:]: value for key, value in flatten(dict(options)).items()}
+    return {
+        SHORTHANDS.get(f"--{key}", f"--{key}")[2:]: value for key, value in flatten(cast(Options, {**options})).items()
+    }

@@ -125,13 +125,13 @@ def quick_records() -> dict[str, Record]:
 def test_committed_sweeps_train_every_net_once_and_for_as_many_epochs() -> None:
     plans = {file: Planner(read_sweep(file), Path("runs")).plan() for file in (LEADERBOARDS / "sweeps").glob("*.yaml")}
     for file, jobs in plans.items():
-        trained = [job.settings for job in jobs if METHODS[job.settings.method].source is None]
-        epochs = {settings.trainer_args["max_epochs"] for settings in trained}
+        trained = [job.spec for job in jobs if METHODS[job.spec.method].source is None]
+        epochs = {spec.all_trainer_options["max_epochs"] for spec in trained}
         assert len(epochs) == 1 and f"_{epochs.pop()}_epochs" in file.name, file
-        assert {settings.recipe for settings in trained} == {"quick"}, file
-        assert len({(settings.seed, str(settings.science())) for settings in trained}) == len(trained), file
+        assert {spec.recipe for spec in trained} == {"quick"}, file
+        assert len({(spec.seed, str(spec.config())) for spec in trained}) == len(trained), file
     every = plans[LEADERBOARDS / "sweeps/resnet20_16_epochs.yaml"]
-    assert {job.settings.method for job in every} == set(METHODS) - {"snnc_ap"}
+    assert {job.spec.method for job in every} == set(METHODS) - {"snnc_ap"}
 
 
 def test_methods_come_in_the_order_that_their_papers_say() -> None:

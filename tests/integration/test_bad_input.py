@@ -132,8 +132,8 @@ def test_a_recipe_of_another_net_is_not_the_paper_s_for_this_one():
         ("cifar10_vgg16.yaml", "file.paper"),
         ("digits.yaml", "file.digits"),
     ):
-        settings = parse_fit(["--method", "qcfs", "--recipe", str(recipes / file)])
-        assert settings.recipe == name
+        spec = parse_fit(["--method", "qcfs", "--recipe", str(recipes / file)])
+        assert spec.recipe == name
     assert parse_fit(["--method", "nq", "--recipe", str(recipes / "cifar10_resnet20.yaml")]).recipe == "file.paper"
 
 
@@ -155,7 +155,7 @@ def test_a_run_begun_anew_and_stopped_at_once_cannot_be_taken_for_the_old_one(be
         raise UserError("stopped")
 
     with monkeypatch.context() as patch:
-        patch.setattr("bench.run.fit.train", stopped)
+        patch.setattr("bench.run.training.train", stopped)
         assert bench("fit", *TINY, "--out", "run", "--overwrite").status == 2
     assert not list(Path("run").rglob("*.ckpt")) and not Path("run/record.json").exists()
     refused(bench("fit", *TINY, "--out", "run", "--ckpt", "last"), "no checkpoint")

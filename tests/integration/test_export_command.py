@@ -52,8 +52,8 @@ def answers(snn: SpikingNetwork, images: torch.Tensor) -> torch.Tensor:
 def committed(weights: checkpoints.Weights) -> SpikingNetwork:
     """The committed CIFAR-10 net, without its data."""
     header = weights.header
-    net = architectures.create(header["arch"], 10)
-    model = METHODS[header["method"]].load()(net, **header["recipe"]["config"]["model"])
+    net = architectures.create(header.arch, 10)
+    model = METHODS[header.method].load()(net, **header.recipe.part("model"))
     model.load_state_dict(weights.state)
     with torch.no_grad():
         return model.eval().convert(T, [])
@@ -71,7 +71,7 @@ def test_each_format_answers_1000_images_as_the_trained_net_does(thousand, tmp_p
     expected = answers(snn, thousand)
     assert len(expected) == 1000
     assert expected.bincount().topk(3).values.min() > 20
-    (tmp_path / "again.safetensors").write_bytes(checkpoints.to_safetensors(*weights))
+    (tmp_path / "again.safetensors").write_bytes(weights.to_safetensors())
     again = {
         "safetensors": answers(committed(checkpoints.read(tmp_path / "again.safetensors")), thousand),
         "onnx": predict(to_onnx(snn, thousand[:1], T), list(thousand.split(250))).argmax(1),

@@ -165,7 +165,7 @@ def test_a_fall_back_keeps_the_whole_checkpoint_whatever_comes_next(bench, unint
         raise UserError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr("bench.run.fit.train", killed)
+        patch.setattr("bench.run.training.train", killed)
         result = bench("fit", *LONG, "--out", "run", "--ckpt", "last")
     assert result.status == 2 and "going on from run/checkpoints/previous.ckpt" in result.err
     assert sha256(folder / "last.ckpt") == sha256(folder / "previous.ckpt") == good

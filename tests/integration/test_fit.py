@@ -13,10 +13,10 @@ from conftest import ROOT, TINY, sha256
 
 from bench.cli.resolve import differences
 from bench.errors import UserError
-from bench.records.record import Code, read_record
-from bench.run.checkpoints import read, to_safetensors
+from bench.records.header import Header, is_cut
+from bench.records.record import Arithmetic, Code, read_record
+from bench.run.checkpoints import read
 from bench.run.provenance import environment, trained_on
-from bench.run.results import is_cut
 
 
 def without_times(path: Path) -> str:
@@ -87,7 +87,7 @@ def test_a_precision_that_the_processor_lacks_falls_back_to_32_bits_and_says_so(
     bench, monkeypatch, instructions, precision
 ):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: instructions)
-    monkeypatch.setattr("bench.run.fit.train", lambda *_: (_ for _ in ()).throw(UserError("no more is needed")))
+    monkeypatch.setattr("bench.run.training.train", lambda *_: (_ for _ in ()).throw(UserError("no more is needed")))
     result = bench("fit", *TINY, "--trainer.precision", precision, "--out", "run")
     assert (result.status, result.err) == (2, "error: no more is needed\n")
     falls_back = instructions == "AVX2" and precision == "bf16-mixed"
@@ -105,7 +105,7 @@ def test_a_training_that_other_code_goes_on_with_is_said_to_be_no_longer_ranked(
     """Where there is nothing left to train it does not matter which code is there now."""
 
     def resumed_by(commit: str, *options: str) -> tuple[str, Code]:
-        monkeypatch.setattr("bench.run.fit.code_state", lambda: Code(commit=commit * 40, dirty=False))
+        monkeypatch.setattr("bench.run.training.code_state", lambda: Code(commit=commit * 40, dirty=False))
         result = bench("fit", *TINY, "--T", "1", "--out", "run", *options)
         assert result.status == 0, result.err
         return result.out, read_record(Path("run/record.json")).training.code
@@ -120,18 +120,16 @@ def test_a_training_that_other_code_goes_on_with_is_said_to_be_no_longer_ranked(
 
 
 @pytest.mark.parametrize(
-    ("before", "expected"),
-    [
-        (None, {"threads": 1}),
-        ({"epochs": 0, "arithmetic": {"threads": 2}}, {"threads": 1}),
-        ({"epochs": 3, "arithmetic": {"threads": 1}}, {"threads": 1}),
-        ({"epochs": 3, "arithmetic": {"threads": 2}}, None),
-        ({"epochs": 3}, None),
-        ({"epochs": 9, "arithmetic": {"threads": 2}}, {"threads": 2}),
-    ],
+    ("epochs", "threads", "expected"), [(0, 2, 1), (3, 1, 1), (3, 2, None), (3, None, None), (9, 2, 2)]
 )
-def test_a_training_that_went_on_elsewhere_has_no_one_arithmetic(before, expected):
-    assert trained_on(before, {"threads": 1}, 9) == expected
+def test_a_training_that_went_on_elsewhere_has_no_one_arithmetic(epochs, threads, expected):
+    def arithmetic(threads: int | None) -> Arithmetic | None:
+        return threads and Arithmetic(torch="2", device="cpu", threads=threads, world_size=1)
+
+    here = arithmetic(1)
+    before = Header.model_construct(epochs=epochs, arithmetic=arithmetic(threads))
+    assert trained_on(before, here, 9) == arithmetic(expected)
+    assert trained_on(None, here, 9) == here
 
 
 def test_the_evaluation_batch_size_does_not_change_the_training(bench):
@@ -212,7 +210,8 @@ def test_a_finished_run_without_its_checkpoints_is_evaluated_at_further_T(bench,
     assert (after.checkpoint, after.training, after.snn[:3]) == (before.checkpoint, before.training, before.snn)
     assert [point.T for point in after.snn] == [1, 2, 4, 8] and not Path("run/checkpoints").exists()
     weights = read(Path("run/model.safetensors"))
-    Path("run/model.safetensors").write_bytes(to_safetensors(weights.state, {**weights.header, "epochs": 1}))
+    changed = weights._replace(header=weights.header.model_copy(update={"epochs": 1}))
+    Path("run/model.safetensors").write_bytes(changed.to_safetensors())
     result = bench("fit", *TINY, "--out", "run", "--ckpt", "last")
     assert result.status == 2 and "has 1 of 2 epochs" in result.err
 

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.cli.resolve import parse_fit
+from bench.cli.resolve import parse_fit, with_source
 from bench.records.record import read_record
-from bench.run.conversion import _source_net
 
 CONVERT = ("--arch", "resnet20", "--data", "digits", "--subset", "64", "--T", "1,2,4", "--logger", "none")
 
@@ -58,15 +57,13 @@ def test_images_that_a_net_was_trained_on_do_not_validate_it(bench, source):
     assert result.status == 2 and "held out 0" in result.err and "--data.val_split 200" in result.err
 
 
-def test_a_source_that_is_trained_first_is_trained_as_asked(monkeypatch):
+def test_a_source_that_is_trained_first_is_trained_as_asked():
     """On the same images, by the same accelerator, with the same held-out part."""
     asked = ["--method", "cos", "--data", "digits", "--data.val_split", "200", "--data.eval_split", "val", "--compile",
              "--trainer.accelerator", "cpu", "--data.num_workers", "2"]  # fmt: skip
-    found = []
-    monkeypatch.setattr("bench.run.fit.fit", lambda settings, argv: found.append(settings))
-    _source_net(parse_fit(asked), "qcfs")
-    assert found[0].data_args["val_split"] == 200 and found[0].data_args["num_workers"] == 2
-    assert found[0].trainer_args["accelerator"] == "cpu" and found[0].compile
+    net = with_source(parse_fit(asked)).net
+    assert net.method == "qcfs" and net.data_options["val_split"] == 200 and net.local.data["num_workers"] == 2
+    assert net.local.trainer["accelerator"] == "cpu" and net.local.compile
 
 
 def test_settings_in_a_file_of_one_s_own_are_changes_of_a_conversion(bench, source):

@@ -8,13 +8,13 @@ import sys
 
 import pytest
 
-from bench.run.allocator import keep_freed_memory
+from bench.cli.main import keep_freed_memory
 
 # Ten times eight blocks of 4 MB that come and go; prints how many pages the kernel had to bring.
 CODE = """
 import resource, sys
 import numpy
-from bench.run.allocator import keep_freed_memory
+from bench.cli.main import keep_freed_memory
 if sys.argv[1] == "kept":
     assert keep_freed_memory()
 def work():

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from bench.cli.options import expand_shorthands
-from bench.cli.resolve import differences, parse_fit, parse_steps
+from bench.cli.resolve import parse_fit, parse_steps
 from bench.errors import UserError
+from bench.records.record import differences
 
 BASE = ["--method", "qcfs", "--data", "digits"]
 
@@ -18,12 +19,12 @@ def test_defaults_then_recipe_then_config_then_options(tmp_path: Path) -> None:
     recipe.write_text("name: r\nmodel: {L: 5, lr: 0.5, momentum: 0.5, lambda_percentile: 50}\n")
     config = tmp_path / "config.yaml"
     config.write_text("model: {lr: 0.25, momentum: 0.25, lambda_percentile: null}\n")
-    settings = parse_fit([*BASE, "--recipe", str(recipe), "--config", str(config), "--model.momentum", "0.125"])
-    model = settings.model_args
+    spec = parse_fit([*BASE, "--recipe", str(recipe), "--config", str(config), "--model.momentum", "0.125"])
+    model = spec.model
     assert (model["weight_decay"], model["L"], model["lr"], model["momentum"]) == (5e-4, 5, 0.25, 0.125)
-    assert settings.recipe == "file.r"
+    assert spec.recipe == "file.r"
     assert model["lambda_percentile"] is None
-    assert settings.overrides == ["model.lambda_percentile=None", "model.lr=0.25", "model.momentum=0.125"]
+    assert spec.overrides == ("model.lambda_percentile=None", "model.lr=0.25", "model.momentum=0.125")
 
 
 @pytest.mark.parametrize(
@@ -35,9 +36,9 @@ def test_defaults_then_recipe_then_config_then_options(tmp_path: Path) -> None:
 def test_a_config_file_takes_every_form_of_an_option(tmp_path: Path, text: str) -> None:
     config = tmp_path / "config.yaml"
     config.write_text("method: qcfs\n" + text)
-    settings = parse_fit(["--config", str(config)])
-    assert (settings.data, settings.data_args["subset"], settings.trainer_args["max_epochs"]) == ("digits", 7, 3)
-    assert settings.steps == (1, 2)
+    spec = parse_fit(["--config", str(config)])
+    assert (spec.data, spec.data_options["subset"], spec.all_trainer_options["max_epochs"]) == ("digits", 7, 3)
+    assert spec.local.T == (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -67,14 +68,14 @@ def test_a_net_of_timm_does_not_get_the_recipe_of_ours() -> None:
     theirs = parse_fit(["--method", "qcfs", "--arch", "timm/resnet18"])
     assert (theirs.arch, theirs.recipe) == ("resnet18", "ours")
     own = parse_fit(["--method", "qcfs", "--arch", "timm/vgg16_bn", "--data", "imagenet"])
-    assert (own.arch, own.recipe, own.model_args["L"]) == ("vgg16_bn", "paper", 16)
+    assert (own.arch, own.recipe, own.model["L"]) == ("vgg16_bn", "paper", 16)
 
 
 def test_the_hashed_part_knows_no_paths_and_no_seed() -> None:
     one = parse_fit(["--method", "qcfs", "--seed", "1", "--out", "a", "--data.root", "x", "--data.num_workers", "2"])
     two = parse_fit(["--method", "qcfs", "--seed", "2", "--out", "b", "--T", "1"])
-    assert one.science() == two.science()
-    assert parse_fit(["--method", "qcfs", "--model.L", "2"]).science() != two.science()
+    assert one.config() == two.config()
+    assert parse_fit(["--method", "qcfs", "--model.L", "2"]).config() != two.config()
 
 
 def test_short_forms() -> None:
@@ -97,8 +98,8 @@ def test_differences_name_the_option() -> None:
 
 @pytest.mark.parametrize(("text", "value"), [("1", 1), ("1.0", 1.0), ("0.5", 0.5), ("5", 5)])
 def test_one_batch_is_not_all_of_them(text: str, value: float) -> None:
-    settings = parse_fit(["--method", "qcfs", "--data", "digits", "--trainer.limit_train_batches", text])
-    found = settings.trainer_args["limit_train_batches"]
+    spec = parse_fit(["--method", "qcfs", "--data", "digits", "--trainer.limit_train_batches", text])
+    found = spec.all_trainer_options["limit_train_batches"]
     assert found == value and type(found) is type(value)
 
 
@@ -107,21 +108,21 @@ def test_processes_are_hashed_as_their_number(tmp_path: Path, text: str) -> None
     """Runs of 1 and of 8 processes are not seeds of one row, however the number is written."""
     file = tmp_path / "own.yaml"
     file.write_text(f"trainer: {{devices: {text}}}")
-    settings = parse_fit([*BASE, "--config", str(file)])
-    assert settings.science() == parse_fit([*BASE, "--trainer.devices", "8"]).science()
-    assert settings.science()["trainer"]["devices"] == 8
-    assert settings.overrides == ["trainer.devices=8"]
+    spec = parse_fit([*BASE, "--config", str(file)])
+    assert spec.config() == parse_fit([*BASE, "--trainer.devices", "8"]).config()
+    assert spec.config()["trainer"]["devices"] == 8
+    assert spec.overrides == ("trainer.devices=8",)
 
 
 def test_nothing_given_is_one_process(tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text("trainer: {devices: null, num_nodes: 1, strategy: null, accelerator: null}")
-    settings = parse_fit([*BASE, "--config", str(tmp_path / "own.yaml")])
-    assert settings.science() == parse_fit(BASE).science()
-    assert [settings.trainer_args[key] for key in ("devices", "strategy", "accelerator")] == [1, "auto", "auto"]
+    spec = parse_fit([*BASE, "--config", str(tmp_path / "own.yaml")])
+    assert spec.config() == parse_fit(BASE).config()
+    assert [spec.all_trainer_options[key] for key in ("devices", "strategy", "accelerator")] == [1, "auto", "auto"]
 
 
 @pytest.mark.parametrize(("old", "new"), [("32", "32-true"), ("bf16", "bf16-mixed"), ("16-mixed", "16-mixed")])
 def test_a_precision_has_one_name(old: str, new: str) -> None:
-    settings = parse_fit([*BASE, "--trainer.precision", old])
-    assert settings.trainer_args["precision"] == new
-    assert settings.overrides == [], "arithmetic makes no row of its own"
+    spec = parse_fit([*BASE, "--trainer.precision", old])
+    assert spec.all_trainer_options["precision"] == new
+    assert spec.overrides == (), "arithmetic makes no row of its own"

@@ -17,8 +17,9 @@ import yaml
 from torch import nn
 
 from bench.cli.main import COMMANDS, main
-from bench.cli.resolve import Settings, parse_fit
+from bench.cli.resolve import parse_fit
 from bench.recipes import all_recipes, read_recipe
+from bench.records.spec import RunSpec
 from bench.registry.entries import MethodEntry
 from bench.registry.methods import METHODS
 from bench.snn.simulate import simulate
@@ -56,7 +57,7 @@ class ParsedError(Exception):
     pass
 
 
-def parse(command: list[str], monkeypatch: pytest.MonkeyPatch) -> Settings | None:
+def parse(command: list[str], monkeypatch: pytest.MonkeyPatch) -> RunSpec | None:
     """Parses one command as the command line does, without running it."""
     if command == ["fit", "--help"]:
         assert main(command) == 0
@@ -122,9 +123,9 @@ def test_the_sweep_file_of_the_docs_can_be_planned(tmp_path, monkeypatch):
     Path("sweep.yaml").write_text(yaml.safe_dump({**yaml.safe_load(content), **one_of_each}))
     sweep = read_sweep(Path("sweep.yaml"))
     jobs = Planner(sweep, Path("runs")).plan()
-    named = {job.settings.method for job in jobs}
+    named = {job.spec.method for job in jobs}
     assert {"qcfs", "tcl", "relu", "cos", "srp", "max_norm", "nq"} == named
-    assert {job.settings.model_args["L"] for job in jobs if job.settings.method == "qcfs"} == {4, 8}
+    assert {job.spec.model["L"] for job in jobs if job.spec.method == "qcfs"} == {4, 8}
 
 
 def test_the_readme_shows_every_command_and_names_no_other():
@@ -233,11 +234,11 @@ def test_the_command_in_a_recipes_header_runs_that_recipe(owner, stem, path, mon
     [command] = re.findall(r"^# command: +(.*)$", header.group(), re.MULTILINE)
     [words] = bench_commands(command)
     # Unknown settings and wrong types are refused while parsing.
-    settings = parse(words, monkeypatch)
-    assert (settings.method, settings.recipe) == (owner, read_recipe(path).name)
-    arch = f"timm_{settings.arch}" if "timm/" in command else settings.arch.removeprefix("cifar_")
-    assert stem in (settings.data, f"{settings.data}_{arch}")
-    assert settings.overrides == []
+    spec = parse(words, monkeypatch)
+    assert (spec.method, spec.recipe) == (owner, read_recipe(path).name)
+    arch = f"timm_{spec.arch}" if "timm/" in command else spec.arch.removeprefix("cifar_")
+    assert stem in (spec.data, f"{spec.data}_{arch}")
+    assert spec.overrides == ()
 
 
 def test_names_of_recipes_are_unique():
@@ -268,8 +269,8 @@ def test_commands_of_the_workflow_parse(monkeypatch):
     runs = [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
     assert "bash .ci/run" in runs
     for command in [command for run in runs for command in bench_commands(run)]:
-        settings = parse(command, monkeypatch)
-        assert settings is None or settings.recipe != "default"
+        spec = parse(command, monkeypatch)
+        assert spec is None or spec.recipe != "default"
 
 
 def test_metadata_agrees():

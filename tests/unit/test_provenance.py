@@ -5,10 +5,11 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from bench.records.header import Header, RecipeHeader
+from bench.records.record import Code
 from bench.run import provenance
 
 
@@ -99,8 +100,13 @@ def test_a_training_is_of_one_commit_as_long_as_no_other_code_trains(
     """Documents do not train, nor does anything after the last epoch; a commit that git does not know may."""
     root, commits = repository
     monkeypatch.setattr(provenance, "ROOT", root)
-    before: dict[str, Any] = {"epochs": epochs, "code": {"commit": commits[began], "dirty": False}}
-    found = provenance.trained_by(before, {"commit": commits[now], "dirty": changed}, 2)
-    assert found == {"commit": commits[began], "dirty": expected}
-    before["code"]["dirty"] = True
-    assert provenance.trained_by(before, {"commit": commits[began], "dirty": False}, 2)["dirty"]
+
+    def before(dirty: bool) -> Header:
+        recipe = RecipeHeader(name="r", overrides=[], config={"model": {}, "data": {}})
+        code = Code(commit=commits[began], dirty=dirty)
+        names = {"method": "m", "arch": "a", "data": "d"}
+        return Header(version=1, **names, seed=0, recipe=recipe, code=code, epochs=epochs)
+
+    found = provenance.trained_by(before(False), Code(commit=commits[now], dirty=changed), 2)
+    assert found == Code(commit=commits[began], dirty=expected)
+    assert provenance.trained_by(before(True), Code(commit=commits[began], dirty=False), 2).dirty

@@ -20,8 +20,9 @@ from bench.cli.main import main
 from bench.cli.resolve import parse_fit
 from bench.errors import UserError
 from bench.recipes import Recipe
-from bench.run.results import working_in
-from bench.sweep.estimate import Estimator, duration
+from bench.records.record import duration
+from bench.run.publish import working_in
+from bench.sweep.estimate import Estimator
 from bench.sweep.plan import Job, Planner, executable
 from bench.sweep.scheduler import Resources, Scheduler
 from bench.sweep.sweep_file import SweepFile, read_sweep
@@ -35,13 +36,13 @@ def plan(**content: object) -> list[Job]:
 
 
 def by_method(jobs: list[Job]) -> dict[str, list[Job]]:
-    return {name: [job for job in jobs if job.settings.method == name] for name in {j.settings.method for j in jobs}}
+    return {name: [job for job in jobs if job.spec.method == name] for name in {j.spec.method for j in jobs}}
 
 
 def test_every_combination_is_one_run():
     jobs = plan(methods=["qcfs", "tcl"], archs=["resnet20", "vgg16"], seeds=[0, 1])
     assert len(jobs) == len({job.folder for job in jobs}) == 8
-    assert {(j.settings.method, j.settings.arch, j.settings.seed) for j in jobs} == {
+    assert {(j.spec.method, j.spec.arch, j.spec.seed) for j in jobs} == {
         (m, f"cifar_{a}", s) for m in ("qcfs", "tcl") for a in ("resnet20", "vgg16") for s in (0, 1)
     }
 
@@ -51,7 +52,7 @@ def test_records_that_will_never_be_ranked_are_named(tmp_path, monkeypatch, caps
     Path("sweep.yaml").write_text("methods: [relu, qcfs]\ndata: [digits]\nseeds: [0, 1]\noptions: {T: [8]}\n")
     jobs = Planner(read_sweep(Path("sweep.yaml")), Path("runs")).plan()
     for job in jobs:
-        dirty = job.settings.method == "qcfs"
+        dirty = job.spec.method == "qcfs"
         make_record(training__code__dirty=dirty, data__name="digits").write(job.folder / "record.json")
     assert main(["sweep", "sweep.yaml"]) == 0
     out = capsys.readouterr().out
@@ -64,7 +65,7 @@ def test_records_that_will_never_be_ranked_are_named(tmp_path, monkeypatch, caps
 def test_grids_of_the_file_and_of_a_method_multiply():
     jobs = plan(methods=[{"name": "qcfs", "grid": {"model.L": [2, 8]}}, "relu"], grid={"data.batch_size": [16, 32]})
     found = by_method(jobs)
-    assert {(j.settings.model_args["L"], j.settings.data_args["batch_size"]) for j in found["qcfs"]} == {
+    assert {(j.spec.model["L"], j.spec.data_options["batch_size"]) for j in found["qcfs"]} == {
         (2, 16), (2, 32), (8, 16), (8, 32)}  # fmt: skip
     assert len(found["relu"]) == 2
 
@@ -77,15 +78,15 @@ def test_methods_that_convert_share_one_source_trained_before_them():
     )
     for seed in (0, 1):
         for method, source in (("cos", "qcfs"), ("srp", "qcfs"), ("max_norm", "relu"), ("snm", "relu")):
-            [job] = [j for j in found[method] if j.settings.seed == seed]
-            [net] = [j for j in found[source] if j.settings.seed == seed]
+            [job] = [j for j in found[method] if j.spec.seed == seed]
+            [net] = [j for j in found[source] if j.spec.seed == seed]
             assert job.source == net.folder and jobs.index(net) < jobs.index(job)
             assert job.arguments[job.arguments.index("--ckpt") + 1] == str(net.folder / "model.safetensors")
 
 
 def test_training_options_go_to_the_source_and_not_to_what_converts_it():
     [source, job] = plan(methods=["cos"], sources={"qcfs": {"model": {"L": 2}}})
-    assert source.settings.trainer_args["max_epochs"] == 2 and source.settings.model_args["L"] == 2
+    assert source.spec.all_trainer_options["max_epochs"] == 2 and source.spec.model["L"] == 2
     assert "--trainer.max_epochs" not in job.arguments and "--data.subset" in job.arguments
     assert "model.L=2" in job.folder.name and "trainer.max_epochs=2" in job.folder.name, (
         "the label its record will have"
@@ -95,8 +96,8 @@ def test_training_options_go_to_the_source_and_not_to_what_converts_it():
 def test_a_method_can_convert_several_nets_and_a_default_may_be_given_or_not():
     twice = [{"name": "cos", "source": {"model.L": L}} for L in (4, 8)]
     jobs = by_method(plan(methods=["qcfs", *twice, {"name": "qcfs", "grid": {"model.L": [4, 8, 2]}}]))
-    assert sorted(job.settings.model_args["L"] for job in jobs["qcfs"]) == [2, 4, 8]
-    sources = {job.folder: job.settings.model_args["L"] for job in jobs["qcfs"]}
+    assert sorted(job.spec.model["L"] for job in jobs["qcfs"]) == [2, 4, 8]
+    sources = {job.folder: job.spec.model["L"] for job in jobs["qcfs"]}
     assert sorted(sources[job.source] for job in jobs["cos"]) == [4, 8]
     assert len({job.folder for job in jobs["cos"]}) == 2
 
@@ -115,9 +116,9 @@ def test_a_source_that_is_given_is_not_trained():
 
 def test_the_arguments_are_those_of_fit():
     for job in plan(methods=["qcfs", "opi"]):
-        settings = parse_fit(job.arguments[1:])
-        assert settings.out == job.folder and settings.steps == (1, 2, 4) and settings.logger == "none"
-        assert settings.science() == job.settings.science()
+        spec = parse_fit(job.arguments[1:])
+        assert spec.local.out == job.folder and spec.local.T == (1, 2, 4) and spec.local.logger == "none"
+        assert spec.config() == job.spec.config()
 
 
 def test_state_follows_what_is_on_disk(tmp_path, monkeypatch):
@@ -174,9 +175,9 @@ def test_a_conversion_is_another_where_its_source_is_trained_otherwise(monkeypat
 
 def test_runs_that_differ_in_T_alone_are_one_for_all_T():
     [job] = plan(methods=["qcfs"], options={**TINY, "T": [1]}, grid={"T": [[1, 2], [4, 8, 16]]})
-    assert job.settings.steps == (1, 2, 4, 8, 16) == parse_fit(job.arguments[1:]).steps
+    assert job.spec.local.T == (1, 2, 4, 8, 16) == parse_fit(job.arguments[1:]).local.T
     source, _ = plan(methods=["max_norm", {"name": "relu", "options": {"T": [1, 2, 4, 64]}}])
-    assert source.settings.method == "relu" and source.settings.steps == (1, 2, 4, 64) and source.weights
+    assert source.spec.method == "relu" and source.spec.local.T == (1, 2, 4, 64) and source.weights
 
 
 def test_runs_that_differ_in_what_makes_no_other_run_are_refused():

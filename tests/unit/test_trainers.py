@@ -43,11 +43,11 @@ def test_a_gpu_is_taken_where_there_is_one(monkeypatch, tmp_path, accelerator, t
         made.update(options)
         return SimpleNamespace(world_size=1)
 
-    settings = parse_fit(["--method", "qcfs", "--data", "digits", "--trainer.accelerator", accelerator])
+    spec = parse_fit(["--method", "qcfs", "--data", "digits", "--trainer.accelerator", accelerator])
     monkeypatch.setattr("bench.run.trainer.pl.Trainer", record)
-    make_trainer(settings.trainer_args, [], [], tmp_path)
+    make_trainer(spec.all_trainer_options, [], [], tmp_path)
     assert (made["accelerator"], made["devices"], made["num_nodes"]) == (taken, 1, 1)
-    assert settings.label == "digits", "where it is computed does not decide a result"
+    assert spec.label == "digits", "where it is computed does not decide a result"
 
 
 def test_a_launcher_s_processes_are_those_of_the_record(monkeypatch, tmp_path):
@@ -71,7 +71,7 @@ def test_mixed_half_precision_is_refused_where_it_would_be_another(tmp_path):
 
 @pytest.fixture(scope="module")
 def defaults() -> dict[str, object]:
-    return parse_fit(["--method", "qcfs", "--data", "digits"]).trainer_args
+    return parse_fit(["--method", "qcfs", "--data", "digits"]).all_trainer_options
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,77 @@
+"""What every checkpoint says of itself, and a record's training and source after it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from bench.records.record import Arithmetic, Code, Count, Name, Options, Strict, Text, part
+
+HEADER_VERSION: Literal[1] = 1
+
+
+def is_cut(limit: object) -> bool:
+    """Whether a ``limit_*_batches`` of the Trainer leaves batches out; 1 is one batch, 1.0 is all of them."""
+    return not (limit is None or (isinstance(limit, float) and limit == 1.0))
+
+
+class RecipeHeader(Strict):
+    """How it was trained."""
+
+    name: Name
+    overrides: list[Text]
+    config: Options
+
+    @model_validator(mode="after")
+    def _parts(self) -> Self:
+        if not all(isinstance(self.config.get(part), dict) for part in ("model", "data")):
+            raise ValueError("config lacks model or data")
+        return self
+
+    def part(self, name: str) -> Options:
+        """``model``, ``data``, ``trainer`` or ``source`` of the configuration; empty if it has no such part."""
+        return part(self.config, name)
+
+
+class Header(Strict):
+    """What every checkpoint says of itself; ``source`` is the header of the net that a conversion was made from."""
+
+    version: Literal[1]
+    method: Name
+    arch: Name
+    data: Name
+    seed: Count
+    recipe: RecipeHeader
+    code: Code
+    epochs: Count
+    seconds: Annotated[float, Field(ge=0)] | None = None
+    arithmetic: Arithmetic | None = None
+    # Whether training images were left out, and how many there were; younger than the first checkpoints.
+    limited: bool = False
+    num_train_samples: Count | None = None
+    source: Header | None = None
+
+    @property
+    def trained(self) -> Header:
+        """The header of the training: its own, or that of the net that it was converted from."""
+        return self.source or self
+
+    @property
+    def trained_on_part(self) -> bool:
+        """Whether part of the training images was left out."""
+        data, trainer = (self.trained.recipe.part(name) for name in ("data", "trainer"))
+        left_out = data.get("subset") is not None or bool(data.get("partial"))
+        return self.limited or left_out or is_cut(trainer.get("limit_train_batches"))
+
+    def dump(self) -> Options:
+        """As JSON, with what was given alone: a younger field must not change the checksum of older weights."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+    def without_seconds(self) -> Options:
+        """As JSON without times, those of a source net as well, which would make two equal trainings differ."""
+        stable = self.dump()
+        stable.pop("seconds", None)
+        if self.source is not None:
+            stable["source"] = self.source.without_seconds()
+        return stable

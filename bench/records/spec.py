@@ -1,0 +1,118 @@
+"""A run as it was asked for, resolved: all that decides its result, and what does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from bench.records.record import Name, Options, Positive, Strict, Text, config_sha256
+
+RUNS = Path("runs")
+
+
+class Local(Strict):
+    """How and where a run is made on this machine; nothing here decides a result.
+
+    Attributes:
+        T: time-steps to report, increasing.
+        logger: ``wandb``, ``csv`` or ``none``.
+        compile: training steps; ``None`` if it pays.
+        ckpt: ``last``, a file, or published weights.
+        out: folder of the run; ``None`` for its own under ``runs/``.
+        overwrite: begin anew in a folder that holds a run.
+        data: options of the data module, such as where its files are.
+        trainer: of the Trainer, such as the accelerator.
+    """
+
+    T: tuple[Positive, ...]
+    logger: Literal["wandb", "csv", "none"] = "wandb"
+    compile: bool | None = None
+    ckpt: str | None = None
+    out: Path | None = None
+    overwrite: bool = False
+    data: Options = {}
+    trainer: Options = {}
+
+
+class RunSpec(Strict):
+    """One run. Two with the same :attr:`sha256` and seed are the same experiment.
+
+    Attributes:
+        model: all options of the method.
+        data_options: those of the data module that decide the result; of a method that does not train, which images
+            are evaluated.
+        trainer: those of the Trainer that decide it; ``None`` for a method that does not train.
+        recipe: its name.
+        overrides: what was changed in it, such as ``model.L=2``.
+        net: the training whose net is converted, if no checkpoint is named.
+    """
+
+    method: Name
+    arch: Name
+    data: Name
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    recipe: Name
+    overrides: tuple[Text, ...] = ()
+    model: Options
+    data_options: Options
+    trainer: Options | None
+    local: Local
+    net: RunSpec | None = None
+
+    @property
+    def trains(self) -> bool:
+        """Whether the method trains its own net."""
+        return self.trainer is not None
+
+    @property
+    def all_data_options(self) -> Options:
+        """For the data module's constructor."""
+        return self.data_options | self.local.data
+
+    @property
+    def all_trainer_options(self) -> Options:
+        """For the Trainer's constructor."""
+        return (self.trainer or {}) | self.local.trainer
+
+    @property
+    def label(self) -> str:
+        """Recipe and what was changed."""
+        return "+".join([self.recipe, *self.overrides])
+
+    def config(self) -> Options:
+        """What decides the result, without the seed (and the source net): as it is recorded."""
+        trainer: Options = {"trainer": self.trainer} if self.trains else {}
+        data: Options = {"name": self.data, **self.data_options}
+        return {"method": self.method, "arch": self.arch, "data": data, "model": self.model, **trainer}
+
+    @property
+    def sha256(self) -> str:
+        """Of :meth:`config`."""
+        return config_sha256(self.config())
+
+    def title(self, label: str) -> str:
+        """The run's name in logs."""
+        return f"{self.data}-{self.arch}-{self.method}-{label}-seed{self.seed}"
+
+    def folder(self, root: Path = RUNS) -> Path:
+        """Where a training goes by default: a place of its own for all that decides its result."""
+        return self._folder(root, self.label, self.config())
+
+    def folder_of(self, source: Options | str, recipe: str, overrides: list[str], root: Path = RUNS) -> Path:
+        """Where a conversion goes by default.
+
+        Args:
+            source: what decides its source net: the configuration, or the name of a file.
+            recipe: of the source net, or its file.
+            overrides: of the source net.
+            root: folder of all runs.
+        """
+        label = "+".join([recipe, *sorted({*overrides, *self.overrides})])
+        return self._folder(root, label, {**self.config(), "source": source})
+
+    def _folder(self, root: Path, label: str, decides: Options) -> Path:
+        short = label.replace("/", "-").replace(" ", "")[:80]
+        leaf = f"{short}-seed{self.seed}-{config_sha256(decides)[:8]}"
+        return root / self.data / self.arch / self.method / leaf

@@ -1,0 +1,93 @@
+"""``publish``: what a run leaves in its folder, in the logs and on the screen."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from lightning_utilities.core.rank_zero import rank_zero_only
+from pytorch_lightning.loggers import Logger
+from rich.console import Console
+from rich.table import Table
+
+from bench.files import lock, write_atomically
+from bench.records.record import Options, Record
+from bench.run.build import Trained
+from bench.run.checkpoints import RECORD, WEIGHTS
+from bench.run.loggers import finish, log_record
+from bench.snn.cost import ENERGY_MODEL
+
+
+@contextmanager
+def working_in(out: Path, trainer_options: Options) -> Iterator[None]:
+    """Keeps other runs out of a run's folder, and clears what a killed one has left half-written.
+
+    Args:
+        out: the run's folder.
+        trainer_options: of the Trainer.
+
+    Raises:
+        BusyError: another process writes there.
+    """
+    before = getattr(rank_zero_only, "rank", 0)
+    if all(trainer_options.get(key) in (None, 1, "1") for key in ("devices", "num_nodes")):
+        # A launcher of several runs (srun) gives each a rank in the environment, from which Lightning has taken it
+        # when it was imported; in this run there is one process.
+        rank_zero_only.rank = 0  # type: ignore[attr-defined]  # lightning_utilities declares no type for it
+    try:
+        if getattr(rank_zero_only, "rank", 0) != 0:  # processes of one run share its folder
+            yield
+            return
+        with lock(out / ".lock"):
+            for stale in (*out.glob(".*.tmp"), *(out / "checkpoints").glob(".*.tmp")):
+                stale.unlink(missing_ok=True)
+            yield
+    finally:
+        rank_zero_only.rank = before  # type: ignore[attr-defined]  # as above
+
+
+def keep_weights(net: Trained, out: Path) -> None:
+    """Writes ``model.safetensors``: an evaluation that is interrupted loses no training."""
+    net.model.float()
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # as above
+        write_atomically(out / WEIGHTS, net.weights.to_safetensors())
+
+
+def publish(record: Record, out: Path, loggers: Sequence[Logger]) -> Path:
+    """Writes ``record.json``, completes the logs and prints the table.
+
+    Returns:
+        The record's path.
+    """
+    path = out / RECORD
+    record.write(path)
+    log_record(loggers, record, path)
+    finish(loggers)
+    print_result(record, path)
+    return path
+
+
+def print_result(record: Record, path: Path) -> None:
+    """The table at the end of a run."""
+    title = f"{record.method.name}, {record.arch.name}, {record.data.name}, {record.recipe.label}, seed {record.seed}"
+    table = Table(title=title)
+    for heading in ("T", "SNN top-1 %", "top-5 %", "quantised ANN %", "firing rate", "SynOps (M)", "energy (uJ)"):
+        table.add_column(heading, justify="right")
+    joules = ENERGY_MODEL.joules(record.arch.macs, 0)
+    table.add_row(
+        "ANN", f"{100 * record.ann.top1:.2f}", f"{100 * record.ann.top5:.2f}", "", "", "", f"{joules * 1e6:.1f}"
+    )
+    for name, value in record.extras.items():
+        table.add_row(name, f"{100 * value:.2f}")
+    for point in record.snn:
+        steps = f"{point.T}" + (f" + {point.warmup}" if point.warmup else "")
+        twin = "" if point.quantised_top1 is None else f"{100 * point.quantised_top1:.2f}"
+        assert point.synops is not None
+        assert point.energy_joule is not None
+        accuracies = (f"{100 * point.top1:.2f}", f"{100 * point.top5:.2f}", twin, f"{point.firing_rate:.4f}")
+        table.add_row(steps, *accuracies, f"{point.synops / 1e6:.2f}", f"{point.energy_joule * 1e6:.1f}")
+    Console(width=None if sys.stdout.isatty() else 100).print(table)
+    limited = " (limited: never ranked)" if record.limited else ""
+    print(f"{record.protocol.num_eval_samples} images{limited}; record: {path}")

@@ -1,0 +1,167 @@
+"""``trained``, for methods that train: from random weights, resumed, or read if all epochs are done."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pytorch_lightning.loggers import Logger
+
+from bench.errors import UserError
+from bench.records.header import HEADER_VERSION, Header, RecipeHeader
+from bench.records.record import completed, differences, read_record
+from bench.records.spec import RunSpec
+from bench.run import checkpoints
+from bench.run.build import Trained, build, build_trained
+from bench.run.callbacks import calibration_size
+from bench.run.checkpoints import LAST, PREVIOUS, RECORD, WEIGHTS
+from bench.run.epochs import EpochSeed, StopOnNaN
+from bench.run.provenance import arithmetic, code_state, trained_by, trained_on
+from bench.run.published import is_asked
+from bench.run.trainer import LastCheckpoint, make_trainer, train, training_images
+from bench.snn.compilation import can_compile, worth_compiling_training
+from methods.training import TrainingModule
+
+
+def header_of(spec: RunSpec) -> Header:
+    """What a training says of itself before its first epoch."""
+    return Header(
+        version=HEADER_VERSION,
+        method=spec.method,
+        arch=spec.arch,
+        data=spec.data,
+        seed=spec.seed,
+        recipe=RecipeHeader(name=spec.recipe, overrides=list(spec.overrides), config=spec.config()),
+        code=code_state(),
+        epochs=0,
+    )
+
+
+def trained(spec: RunSpec, header: Header, resume: Path | None, out: Path, loggers: Sequence[Logger]) -> Trained:
+    """The trained net of a run.
+
+    Args:
+        spec: the run.
+        header: from :func:`header_of`.
+        resume: from :func:`find_resume`.
+        out: the run's folder.
+        loggers: get losses and accuracies.
+
+    Raises:
+        UserError: bad input, or a loss that is not finite.
+        Interrupted: a signal ended the training.
+    """
+    if resume and resume.name == PREVIOUS and spec.local.ckpt == "last":
+        # In the damaged one's place, or the next save would make that the one to fall back to.
+        checkpoints.duplicate(resume, resume.with_name(LAST))
+    if resume and resume.name == WEIGHTS:
+        return _whole(spec, resume, out)
+    model, datamodule = build(spec.data, spec.method, spec.arch, spec.model, spec.all_data_options, spec.seed)
+    assert isinstance(model, TrainingModule) and spec.trainer is not None
+    # Refused now and not after the training, nor after what an earlier run has left is gone.
+    calibration_size(model, datamodule)
+    datamodule.check_training_files()
+    before = checkpoints.read(resume).header if resume else None
+    epochs = int(str(spec.trainer["max_epochs"]))
+    if before:
+        header = header.model_copy(update={"code": trained_by(before, header.code, epochs)})
+    else:
+        # First what an earlier run would be resumed from.
+        for path in (out / "checkpoints" / LAST, out / "checkpoints" / PREVIOUS, out / RECORD, out / WEIGHTS):
+            path.unlink(missing_ok=True)
+        model.prepare(datamodule.calibration_dataloader(min(model.start_images, len(datamodule.split("train")))))
+    keeper = LastCheckpoint(out / "checkpoints", datamodule, (before and before.seconds) or 0.0)
+    validation = {} if len(datamodule.split("val")) else {"limit_val_batches": 0}
+    trainer = make_trainer(
+        spec.all_trainer_options, loggers, [keeper, EpochSeed(spec.seed), StopOnNaN()], out, **validation
+    )
+    images = training_images(trainer, datamodule)
+    asked = spec.local.compile
+    compiled = worth_compiling_training(images * epochs) if asked is None else asked and can_compile()
+    if compiled:
+        model.compile_step()
+    here = arithmetic(trainer.strategy.root_device, trainer.world_size, compiled, str(trainer.precision))
+    keeper.header = header = header.model_copy(
+        update={
+            "num_train_samples": len(datamodule.split("train")),
+            "limited": header.trained_on_part or (before is not None and before.limited),
+            "arithmetic": trained_on(before, here, epochs),
+        }
+    )
+    if trainer.is_global_zero:
+        print(
+            f"training {spec.method} on {spec.arch} and {spec.data}: {epochs} epochs of {images} images, batch "
+            f"{datamodule.batch_size}; {here.device}, processes {here.world_size}, threads {here.threads}, "
+            f"{here.precision}, {'' if compiled else 'not '}compiled",
+            flush=True,
+        )
+    train(trainer, model, datamodule, resume)
+    limited = header.limited or datamodule.limited_training
+    done = {"epochs": trainer.current_epoch, "seconds": keeper.seconds, "limited": limited}
+    return Trained(model, datamodule, header.model_copy(update=done))
+
+
+def _whole(spec: RunSpec, ckpt: Path, out: Path) -> Trained:
+    """A whole training whose checkpoints are gone; there is nothing left to train."""
+    weights = checkpoints.read(ckpt)
+    try:
+        seconds = read_record(out / RECORD).training.seconds
+    except UserError:
+        pass  # none was written
+    else:  # which the weights do not carry
+        weights = weights._replace(header=weights.header.model_copy(update={"seconds": seconds}))
+    return build_trained(weights, spec.all_data_options, str(ckpt))
+
+
+def find_resume(spec: RunSpec, out: Path, header: Header) -> Path | None:
+    """The checkpoint that a run goes on from; ``None`` if it begins.
+
+    Args:
+        spec: the run.
+        out: its folder.
+        header: what it says of itself.
+
+    Raises:
+        UserError: the folder holds a run and nothing says what to do with it, or the checkpoint is not of this run.
+    """
+    folder, asked = out / "checkpoints", spec.local.ckpt
+    ours = asked is not None and (asked == "last" or Path(asked).parent == folder)
+    there = any(path.exists() for path in (folder / LAST, out / RECORD, out / WEIGHTS))
+    if not ours and there and not spec.local.overwrite:
+        go_on = "go on with --ckpt last, " if (folder / LAST).exists() else ""
+        raise UserError(f"{out} already holds a run; {go_on}begin anew with --overwrite, or give another --out")
+    if asked is None:
+        return None
+    if is_asked(asked):
+        raise UserError(f"--ckpt {asked}: {spec.method} trains its own net, from random weights")
+    path = folder / LAST if asked == "last" else Path(asked)
+    if asked == "last" and not path.exists():
+        path = out / WEIGHTS
+        if not path.exists():
+            raise UserError(f"--ckpt last: there is no checkpoint in {folder} yet; leave --ckpt out to begin")
+    elif path.suffix == ".safetensors":
+        raise UserError(f"--ckpt {path}: holds weights only, and a training resumes from a .ckpt file")
+    try:
+        old = checkpoints.read(path).header
+    except UserError as error:
+        if asked != "last" or not (folder / PREVIOUS).exists():
+            raise
+        path = folder / PREVIOUS
+        print(f"warning: {error}; going on from {path}", file=sys.stderr)
+        old = checkpoints.read(path).header
+    for key in ("method", "arch", "data", "seed"):
+        theirs, our = getattr(old, key), getattr(header, key)
+        if theirs != our:
+            raise UserError(f"--ckpt {path}: is of {key} {theirs}, not {our}")
+    changed = differences(completed(old.recipe.config), completed(header.recipe.config))
+    if changed:
+        raise UserError(f"--ckpt {path}: was trained with other settings ({', '.join(changed)} is new); repeat its own")
+    if path.name == WEIGHTS:
+        whole = header.recipe.part("trainer")["max_epochs"]
+        if old.epochs != whole:
+            raise UserError(
+                f"--ckpt last: {path} has {old.epochs} of {whole} epochs, and there is no checkpoint to go on from"
+            )
+        print(f"note: {path} has all {whole} epochs: it is evaluated")
+    return path
