@@ -188,6 +188,16 @@ class ImageDataModule(pl.LightningDataModule):
         """The evaluated images, plain, in file order."""
         return self._loader(self.split(self.eval_split), self.eval_batch_size)
 
+    def first_evaluated(self, number: int) -> list[tuple[Tensor, Tensor]]:
+        """The first ``number`` evaluated images and their labels, in batches; all of them if there are fewer."""
+        batches: list[tuple[Tensor, Tensor]] = []
+        for images, labels in self.test_dataloader():
+            batches.append((images[:number], labels[:number]))
+            number -= len(images)
+            if number <= 0:
+                break
+        return batches
+
     def calibration_dataloader(self, n: int) -> DataLoader[tuple[Tensor, Tensor]]:
         """``n`` training images (a fixed choice), without augmentation.
 

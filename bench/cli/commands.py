@@ -6,8 +6,8 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from bench.cli.arguments import Parser
 from bench.errors import UserError
+from bench.run.options import Parser
 
 COMMANDS = {
     "fit": "train a network, convert it, evaluate the SNN at every T, write the record",
@@ -55,8 +55,8 @@ def diagnose(arguments: list[str]) -> int:
     made.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     add_data_files(made)
     options = made.parse_args(arguments)
-    from bench.cli.resolve import parse_steps
     from bench.diagnose.command import FILE, run
+    from bench.run.resolve import parse_steps
 
     out = options.out or options.ckpt.parent / "diagnose"
     if (out / FILE).exists() and not options.overwrite:

@@ -123,7 +123,7 @@ def _fit(arguments: list[str]) -> int:
     if arguments in (["-h"], ["--help"]):
         print(FIT_HELP, end="")
         return 0
-    from bench.cli.resolve import parse_fit, with_source
+    from bench.run.resolve import parse_fit, with_source
 
     try:
         spec = with_source(parse_fit(arguments))
@@ -147,8 +147,8 @@ def _evaluate(arguments: list[str]) -> int:
     parser.add_argument("--data.num_workers", dest="num_workers", type=int)
     parser.add_argument("--data.eval_batch_size", dest="eval_batch_size", type=int)
     options = parser.parse_args(arguments)
-    from bench.cli.resolve import parse_steps
     from bench.run.fit import evaluate_checkpoint
+    from bench.run.resolve import parse_steps
 
     data = commands.given(options, "root", "check", "num_workers", "eval_batch_size")
     out = options.out or options.ckpt.parent / "evaluate"

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from pytorch_lightning.loggers import WandbLogger
-from torch import Tensor
 
 from bench.diagnose.pictures import draw, to_svg
 from bench.errors import UserError
@@ -85,7 +84,7 @@ def run(
 def diagnoses(trained: Trained, steps: tuple[int, ...], images: int, device: str = "cpu") -> list[dict[str, Any]]:
     """One diagnosis (:func:`bench.snn.diagnosis.diagnose`) for each T."""
     model, datamodule = trained.model.float().eval().to(device), trained.datamodule
-    batches = first_images(datamodule, images, device)
+    batches = [(x.to(device), y.to(device)) for x, y in datamodule.first_evaluated(images)]
     found = []
     with torch.no_grad():
         calibration = calibration_batches(model, datamodule)
@@ -95,17 +94,6 @@ def diagnoses(trained: Trained, steps: tuple[int, ...], images: int, device: str
             converted = model.convert(T, calibration).to(device) if snn is None else snn
             found.append(diagnose(model.net, converted, batches, T))
     return found
-
-
-def first_images(datamodule: Any, number: int, device: str = "cpu") -> list[tuple[Tensor, Tensor]]:
-    """The first evaluation images and their labels, in batches."""
-    batches: list[tuple[Tensor, Tensor]] = []
-    for images, labels in datamodule.test_dataloader():
-        batches.append((images[:number].to(device), labels[:number].to(device)))
-        number -= len(images)
-        if number <= 0:
-            break
-    return batches
 
 
 def verdict(found: dict[str, Any]) -> str:

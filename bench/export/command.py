@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.diagnose.command import first_images
 from bench.errors import UserError
 from bench.files import require_writable, write_atomically
 from bench.records.record import Record, read_record
@@ -86,7 +85,7 @@ def run(wanted: Wanted) -> int:
     with full_precision(), torch.no_grad():
         trained.model.float().eval()
         snn = _convert(trained, wanted.T)
-        batches = [images for images, _ in first_images(trained.datamodule, wanted.images)]
+        batches = [images for images, _ in trained.datamodule.first_evaluated(wanted.images)]
         if record is not None:
             files, answer = _safetensors(trained, record, wanted)
         else:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.cli.resolve import Chosen, resolve
 from bench.errors import UserError
 from bench.records import record as records
 from bench.records.record import Options, differences
@@ -19,6 +18,7 @@ from bench.registry.datasets import DATA
 from bench.registry.entries import lookup
 from bench.registry.methods import METHODS
 from bench.run.checkpoints import LAST, RECORD, WEIGHTS
+from bench.run.resolve import Chosen, resolve
 from bench.run.trainer_options import TRAINING
 from bench.sweep.sweep_file import SweepFile, full_names
 

@@ -8,11 +8,11 @@ from typing import Annotated, cast
 
 from pydantic import Field, JsonValue, ValidationError
 
-from bench.cli.options import SHORTHANDS, flatten
 from bench.errors import UserError, first_error
 from bench.records.record import Options, Strict
 from bench.registry.entries import nearest
 from bench.registry.methods import METHODS
+from bench.run.options import SHORTHANDS, flatten
 from bench.yaml_files import UNREADABLE, read_yaml
 
 Grid = dict[str, Annotated[list[JsonValue], Field(min_length=1)]]

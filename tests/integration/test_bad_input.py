@@ -9,10 +9,10 @@ import pytest
 import torch
 from conftest import TINY, sha256
 
-from bench.cli.resolve import parse_fit
 from bench.errors import UserError
 from bench.recipes import FOLDER
 from bench.run import checkpoints
+from bench.run.resolve import parse_fit
 
 COS = ("fit", "--method", "cos", "--logger", "none")
 TAKE_PATHS = (

@@ -11,12 +11,12 @@ import pytest
 import torch
 from conftest import ROOT, TINY, sha256
 
-from bench.cli.resolve import differences
 from bench.errors import UserError
 from bench.records.header import Header, is_cut
 from bench.records.record import Arithmetic, Code, read_record
 from bench.run.checkpoints import read
 from bench.run.provenance import environment, trained_on
+from bench.run.resolve import differences
 
 
 def without_times(path: Path) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.cli.resolve import parse_fit, with_source
 from bench.records.record import read_record
+from bench.run.resolve import parse_fit, with_source
 
 CONVERT = ("--arch", "resnet20", "--data", "digits", "--subset", "64", "--T", "1,2,4", "--logger", "none")
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.cli.options import expand_shorthands
-from bench.cli.resolve import parse_fit, parse_steps
 from bench.errors import UserError
 from bench.records.record import differences
+from bench.run.options import expand_shorthands
+from bench.run.resolve import parse_fit, parse_steps
 
 BASE = ["--method", "qcfs", "--data", "digits"]
 

@@ -17,11 +17,11 @@ import yaml
 from torch import nn
 
 from bench.cli.main import COMMANDS, main
-from bench.cli.resolve import parse_fit
 from bench.recipes import all_recipes, read_recipe
 from bench.records.spec import RunSpec
 from bench.registry.entries import MethodEntry
 from bench.registry.methods import METHODS
+from bench.run.resolve import parse_fit
 from bench.snn.simulate import simulate
 from bench.sweep.plan import Planner
 from bench.sweep.sweep_file import read_sweep

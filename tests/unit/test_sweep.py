@@ -15,13 +15,13 @@ import pytest
 from lightning_utilities.core.rank_zero import rank_zero_only
 from record_factory import make_record, point
 
-import bench.cli.resolve
+import bench.run.resolve
 from bench.cli.main import main
-from bench.cli.resolve import parse_fit
 from bench.errors import UserError
 from bench.recipes import Recipe
 from bench.records.record import duration
 from bench.run.publish import working_in
+from bench.run.resolve import parse_fit
 from bench.sweep.estimate import Estimator
 from bench.sweep.plan import Job, Planner, executable
 from bench.sweep.scheduler import Resources, Scheduler
@@ -162,13 +162,13 @@ def write(path: Path, steps: tuple[int, ...], **fields: object) -> None:
 def test_a_conversion_is_another_where_its_source_is_trained_otherwise(monkeypatch):
     """The label does not tell: a recipe's file may be edited."""
     _, before = plan(methods=["max_norm"])
-    find = bench.cli.resolve.find_recipe
+    find = bench.run.resolve.find_recipe
 
     def edited(*names: str) -> Recipe:
         found = find(*names)
         return dataclasses.replace(found, settings={**found.settings, "data": {"val_split": 9}})
 
-    monkeypatch.setattr(bench.cli.resolve, "find_recipe", edited)
+    monkeypatch.setattr(bench.run.resolve, "find_recipe", edited)
     _, after = plan(methods=["max_norm"])
     assert before.folder != after.folder
 

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 from pytorch_lightning.accelerators import CPUAccelerator, CUDAAccelerator, MPSAccelerator
 
-from bench.cli.resolve import parse_fit
 from bench.errors import UserError
 from bench.registry.datasets import DATA
+from bench.run.resolve import parse_fit
 from bench.run.trainer import make_trainer, require_batches
 from bench.run.trainer_options import checked
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import operator
 import typing
 from argparse import ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
-from bench.cli.arguments import Parser
 from bench.errors import UserError
 from bench.records.record import Options
 from bench.registry.entries import nearest
@@ -29,6 +29,17 @@ MANAGED = {
 
 SHORTHANDS = {"--data": "--data.name", "--max_epochs": "--trainer.max_epochs", "--subset": "--data.subset"}
 SWITCHES = ("--overwrite", "--compile")
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises :class:`UserError` instead of printing its usage; names the nearest option."""
+
+    def error(self, message: str) -> NoReturn:
+        """Called by argparse."""
+        known = [option for action in self._actions for option in action.option_strings if option.startswith("--")]
+        _, unrecognised, rest = message.partition("unrecognized arguments: ")
+        hint = nearest(rest.split()[0].partition("=")[0], known) if unrecognised and rest else ""
+        raise UserError(f"{self.prog}: {message}{hint}")
 
 
 def expand_shorthands(argv: Sequence[str]) -> list[str]:

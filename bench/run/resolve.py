@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import ValidationError
 
-from bench.cli.options import expand_shorthands, first_stage, layered, read_config, second_stage, without
 from bench.errors import UserError, first_error
 from bench.recipes import Recipe, find_recipe
 from bench.records.record import Options, differences
@@ -23,6 +22,7 @@ from bench.registry.datasets import DATA
 from bench.registry.entries import lookup
 from bench.registry.methods import METHODS
 from bench.registry.nets import ARCHITECTURES
+from bench.run.options import expand_shorthands, first_stage, layered, read_config, second_stage, without
 from bench.run.trainer_options import EVALUATION, PROCESSES, TRAINING, checked
 
 if TYPE_CHECKING:  # it imports torch
