@@ -42,13 +42,16 @@ def decode(path: Path) -> Image.Image:
     """Reads one image as RGB; grey, palette and CMYK ones are converted, whatever the file's ending says.
 
     Raises:
-        UnreadableError: empty, truncated or not an image.
+        UnreadableError: empty, truncated, not an image, or of more than 8 bits a channel (PIL's modes I, I;16 and F),
+            which PIL cuts off at 255 instead of scaling them.
     """
     try:
         with warnings.catch_warnings():
             # Some ImageNet files have broken EXIF data, which is not looked at.
             warnings.simplefilter("ignore", UserWarning)
             with Image.open(path) as image:
+                if image.mode.startswith(("I", "F")):
+                    raise ValueError(f"mode {image.mode}: more than 8 bits a channel; scale it to 8 bits")
                 return image.convert("RGB")
     except DAMAGE as error:
         size = f"{path.stat().st_size} bytes, " if path.exists() else ""

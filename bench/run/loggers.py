@@ -9,12 +9,15 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlparse
+from urllib.request import getproxies, proxy_bypass
 
 from lightning_utilities.core.rank_zero import rank_zero_only
+from pydantic import ValidationError
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
+from bench.errors import UserError, first_error
 from bench.records.record import Options, Record
 
 # Seconds to wait for W&B at the beginning and at the end of a run; what is not uploaded by then stays on disk.
@@ -101,48 +104,86 @@ def _forget_service() -> None:
 
 
 def _wandb_logger(out: Path, name: str, config: Options) -> WandbLogger:
+    """A logger whose run has begun: settings that W&B refuses are refused now, before anything is computed.
+
+    Raises:
+        UserError: W&B refuses its settings, which come from its environment variables and files, or cannot write.
+    """
     import wandb
 
     disabled = os.environ.get("WANDB_MODE") == "disabled"
-    mode: Any = "disabled" if disabled else "online" if wandb_reachable() else "offline"
+    offline = None if disabled else why_offline()
+    if offline and os.environ.get("WANDB_MODE") != "offline":
+        _say(f"note: W&B logs this run offline: {offline}")
     # A server that goes away in mid-run must not keep the run from ending; releases before these settings wait for it.
     limits = {"init_timeout": INIT_SECONDS, "finish_timeout": FINISH_SECONDS}
     known = {key: value for key, value in limits.items() if key in wandb.Settings.model_fields}
 
-    def logger(mode: Any) -> WandbLogger:
+    def begin(mode: Literal["online", "offline", "disabled"]) -> WandbLogger:
         project = os.environ.get("WANDB_PROJECT", "ann2snn-bench")
-        return SturdyWandbLogger(name=name, save_dir=out, project=project, mode=mode, config=config, log_model=False,
+        made = SturdyWandbLogger(name=name, save_dir=out, project=project, mode=mode, config=config, log_model=False,
                                  settings=wandb.Settings(**known))  # fmt: skip
+        made.experiment  # noqa: B018 - begins the run
+        return made
 
-    made = logger(mode)
-    if mode == "online":
-        try:
-            made.experiment  # noqa: B018 - begins the run, now and not in the middle of a training
-        except (wandb.errors.Error, TimeoutError, OSError) as error:
-            reason = " ".join(str(error).split())[:120]
-            print(f"warning: W&B does not answer ({reason}); this run is logged offline", file=sys.stderr)
-            made = logger("offline")
-    return made
-
-
-def wandb_reachable() -> bool:
-    """Whether there is a key and a network; without either W&B would prompt or hang."""
-    if os.environ.get("WANDB_MODE") in ("offline", "disabled"):
-        return False
-    url = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
-    host = url.hostname or "api.wandb.ai"
-    if not os.environ.get("WANDB_API_KEY") and not _in_netrc(host):
-        return False
     try:
-        socket.create_connection((host, url.port or (80 if url.scheme == "http" else 443)), timeout=3).close()
-    except OSError:
-        return False
-    return True
+        if not disabled and offline is None:
+            try:
+                return begin("online")
+            except (wandb.errors.CommError, TimeoutError, OSError) as error:
+                print(f"warning: W&B does not answer ({_reason(error)}); this run is logged offline", file=sys.stderr)
+        return begin("disabled" if disabled else "offline")
+    except (wandb.errors.Error, OSError, ValueError, TypeError) as error:
+        raise UserError(f"W&B: {_reason(error)}; see to $WANDB_* and its settings, or log with --logger csv") from error
+
+
+@rank_zero_only
+def _say(line: str) -> None:
+    print(line)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        return first_error(error, show_input=True)
+    return " ".join(str(error).split())[:160] or type(error).__name__
+
+
+def why_offline() -> str | None:
+    """Why a run cannot be logged online, by W&B's own settings; ``None`` if it can.
+
+    Without a key or a network W&B would prompt or hang.
+
+    Raises:
+        UserError: W&B refuses its settings.
+    """
+    import wandb
+
+    try:
+        settings = wandb.setup().settings
+        server = urlparse(str(settings.base_url))
+        port = server.port or (80 if server.scheme == "http" else 443)
+    except (wandb.errors.Error, OSError, ValueError, TypeError) as error:
+        raise UserError(f"W&B: {_reason(error)}; see to $WANDB_* and its settings, or log with --logger csv") from error
+    host = server.hostname or str(settings.base_url)
+    if settings.mode in ("offline", "disabled"):
+        return f"its mode is {settings.mode}"
+    if not settings.api_key and not any(_in_netrc(name) for name in (server.netloc, host)):
+        return f"no key for {host} found (wandb login, or $WANDB_API_KEY)"
+    proxy = getproxies().get(server.scheme)
+    if proxy and not proxy_bypass(host):
+        through = urlparse(proxy if "://" in proxy else f"http://{proxy}")
+        host, port = through.hostname or host, through.port or 80
+    try:
+        socket.create_connection((host, port), timeout=3).close()
+    except OSError as error:
+        return f"{host}:{port} does not answer ({error})"
+    return None
 
 
 def _in_netrc(host: str) -> bool:
     try:
-        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+        # By name: as its default file, netrc would refuse one that others may read, which W&B does not.
+        return netrc.netrc(os.environ.get("NETRC") or Path.home() / ".netrc").authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):
         return False
 

@@ -103,6 +103,8 @@ def resolve(chosen: Chosen, settings: tuple[str, Options], arguments: Sequence[s
     overrides = differences(before.deciding, now.deciding)
     if method.source:
         _refuse_training_options(overrides, chosen.method, method.source_for(now.model), data_class.roles)
+    if not 0 <= config["seed"] < 2**32:
+        raise UserError(f"--seed {config['seed']}: must be between 0 and {2**32 - 1}")
     trains = method.source is None
     evaluated = {key: value for key, value in now.images.items() if data_class.roles.get(key) == "evaluation"}
     try:
@@ -128,7 +130,7 @@ def resolve(chosen: Chosen, settings: tuple[str, Options], arguments: Sequence[s
             ),
         )
     except ValidationError as error:
-        raise UserError(f"--{first_error(error, show_input=True)}") from error
+        raise UserError(f"this cannot stand in a record: {first_error(error, show_input=True)}") from error
 
 
 class _Parts(NamedTuple):

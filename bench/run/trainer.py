@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -13,6 +15,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments import SLURMEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.accelerators import CUDAAccelerator
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
@@ -119,6 +122,8 @@ def make_trainer(
     processes = options["devices"] * options["num_nodes"]
     if processes > 1 and options.get("strategy", "auto") == "auto":
         options["strategy"] = "ddp"  # in a notebook, Lightning would fork
+    # Lightning's own requeueing would begin another job from a checkpoint that no command has named.
+    environments = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
     callbacks = [*callbacks, RichProgressBar() if options["enable_progress_bar"] else EpochLine()]
     try:
         with quiet():
@@ -126,8 +131,9 @@ def make_trainer(
                 **options,
                 logger=list(loggers) or False,
                 callbacks=callbacks,
-                plugins=[checkpoints.AtomicCheckpointIO()],
-                default_root_dir=out,
+                plugins=[checkpoints.AtomicCheckpointIO(), *environments],
+                # A folder that is never there: Lightning loads any hpc_ckpt_*.ckpt of its root, whatever run it is of.
+                default_root_dir=out / ".lightning",
                 use_distributed_sampler=False,
                 num_sanity_val_steps=0,
                 log_every_n_steps=1,
@@ -193,16 +199,18 @@ def training_images(trainer: pl.Trainer, datamodule: ImageDataModule) -> int:
 
 @contextmanager
 def interruptible(doing: str, advice: str) -> Iterator[None]:
-    """Makes Lightning's ways to end on a signal one.
+    """Makes Lightning's ways to end on a signal one, and SIGUSR1, by which SLURM announces the end of a job, SIGTERM.
 
     Args:
         doing: what was under way, for the message.
         advice: how to go on.
 
     Raises:
-        Interrupted: SIGINT or SIGTERM came.
+        Interrupted: SIGINT, SIGTERM or SIGUSR1 came.
         UserError: the disk is full, or something on it cannot be read or written any more.
     """
+    here = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGUSR1, lambda *_: signal.raise_signal(signal.SIGTERM)) if here else None
     try:
         yield
     except SIGTERMException as error:
@@ -212,6 +220,9 @@ def interruptible(doing: str, advice: str) -> Iterator[None]:
     except OSError as error:  # a full disk, a folder that has become read-only: in a log, most often
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{doing} ended: {reason}; {advice}") from error
+    finally:
+        if here:
+            signal.signal(signal.SIGUSR1, before)
 
 
 def _usable_precision(precision: object, device_type: str) -> object:
@@ -234,7 +245,6 @@ def train(trainer: pl.Trainer, model: pl.LightningModule, datamodule: ImageDataM
         Interrupted: SIGINT or SIGTERM came; the last whole epoch is in the checkpoint.
         UserError: nothing would be trained on or evaluated.
     """
-    require_batches(trainer, datamodule, "train", "test")
     with interruptible("training", "the last whole epoch is kept; go on with the same command and --ckpt last"):
         trainer.fit(model, datamodule=datamodule, ckpt_path=resume and str(resume), weights_only=True)
     if not trainer.state.finished:

@@ -19,7 +19,7 @@ from bench.run.checkpoints import LAST, PREVIOUS, RECORD, WEIGHTS
 from bench.run.epochs import EpochSeed, StopOnNaN
 from bench.run.provenance import arithmetic, code_state, trained_by, trained_on
 from bench.run.published import is_asked
-from bench.run.trainer import LastCheckpoint, make_trainer, train, training_images
+from bench.run.trainer import LastCheckpoint, make_trainer, require_batches, train, training_images
 from bench.snn.compilation import can_compile, worth_compiling_training
 from methods.training import TrainingModule
 
@@ -67,9 +67,6 @@ def trained(spec: RunSpec, header: Header, resume: Path | None, out: Path, logge
     if before:
         header = header.model_copy(update={"code": trained_by(before, header.code, epochs)})
     else:
-        # First what an earlier run would be resumed from.
-        for path in (out / "checkpoints" / LAST, out / "checkpoints" / PREVIOUS, out / RECORD, out / WEIGHTS):
-            path.unlink(missing_ok=True)
         model.prepare(datamodule.calibration_dataloader(min(model.start_images, len(datamodule.split("train")))))
     keeper = LastCheckpoint(out / "checkpoints", datamodule, (before and before.seconds) or 0.0)
     validation = {} if len(datamodule.split("val")) else {"limit_val_batches": 0}
@@ -89,6 +86,11 @@ def trained(spec: RunSpec, header: Header, resume: Path | None, out: Path, logge
             "arithmetic": trained_on(before, here, epochs),
         }
     )
+    require_batches(trainer, datamodule, "train", "test")
+    if before is None and trainer.is_global_zero:
+        # Only now, as nothing refuses any more; and first what an earlier run would be resumed from.
+        for path in (out / "checkpoints" / LAST, out / "checkpoints" / PREVIOUS, out / RECORD, out / WEIGHTS):
+            path.unlink(missing_ok=True)
     if trainer.is_global_zero:
         print(
             f"training {spec.method} on {spec.arch} and {spec.data}: {epochs} epochs of {images} images, batch "
@@ -127,16 +129,20 @@ def find_resume(spec: RunSpec, out: Path, header: Header) -> Path | None:
     """
     folder, asked = out / "checkpoints", spec.local.ckpt
     ours = asked is not None and (asked == "last" or Path(asked).parent == folder)
-    there = any(path.exists() for path in (folder / LAST, out / RECORD, out / WEIGHTS))
+    resumable = any((folder / name).exists() for name in (LAST, PREVIOUS))
+    there = resumable or any((out / name).exists() for name in (RECORD, WEIGHTS))
     if not ours and there and not spec.local.overwrite:
-        go_on = "go on with --ckpt last, " if (folder / LAST).exists() else ""
+        go_on = "go on with --ckpt last, " if resumable else ""
         raise UserError(f"{out} already holds a run; {go_on}begin anew with --overwrite, or give another --out")
     if asked is None:
         return None
     if is_asked(asked):
         raise UserError(f"--ckpt {asked}: {spec.method} trains its own net, from random weights")
     path = folder / LAST if asked == "last" else Path(asked)
-    if asked == "last" and not path.exists():
+    if asked == "last" and not path.exists() and (folder / PREVIOUS).exists():
+        path = folder / PREVIOUS
+        print(f"warning: no {folder / LAST} found; going on from {path}", file=sys.stderr)
+    elif asked == "last" and not path.exists():
         path = out / WEIGHTS
         if not path.exists():
             raise UserError(f"--ckpt last: there is no checkpoint in {folder} yet; leave --ckpt out to begin")
@@ -145,7 +151,7 @@ def find_resume(spec: RunSpec, out: Path, header: Header) -> Path | None:
     try:
         old = checkpoints.read(path).header
     except UserError as error:
-        if asked != "last" or not (folder / PREVIOUS).exists():
+        if asked != "last" or path.name == PREVIOUS or not (folder / PREVIOUS).exists():
             raise
         path = folder / PREVIOUS
         print(f"warning: {error}; going on from {path}", file=sys.stderr)

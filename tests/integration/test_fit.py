@@ -227,6 +227,47 @@ def test_a_net_evaluated_into_another_training_s_folder_is_refused(bench, traine
     assert again.status == 0, again.err
 
 
+@pytest.mark.parametrize(
+    "refused",
+    [
+        ("--trainer.precision", "16-mixed"),
+        ("--trainer.limit_train_batches", "0.01"),
+        ("--trainer.limit_test_batches", "0.01"),
+        ("--trainer.precision", "transformer-engine"),
+        ("--model.calibration_images", "0"),
+    ],
+    ids=" ".join,
+)
+def test_an_option_that_is_refused_overwrites_nothing(bench, trained, refused):
+    shutil.copytree(trained, "run")
+    before = {path: path.read_bytes() for path in Path("run").rglob("*.*") if path.is_file()}
+    result = bench("fit", *TINY, "--out", "run", "--overwrite", *refused)
+    assert result.status == 2 and len(result.err.splitlines()) == 1, result.err
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_the_last_if_that_is_gone(bench, trained):
+    shutil.copytree(trained, "run")
+    for name in ("record.json", "model.safetensors", "checkpoints/last.ckpt"):
+        Path("run", name).unlink()
+    previous = Path("run/checkpoints/previous.ckpt").read_bytes()
+    begun_anew = bench("fit", *TINY, "--seed", "5", "--out", "run")
+    assert begun_anew.status == 2 and "--ckpt last" in begun_anew.err
+    assert Path("run/checkpoints/previous.ckpt").read_bytes() == previous
+    result = bench("fit", *TINY, "--out", "run", "--ckpt", "last")
+    assert result.status == 0 and "going on from run/checkpoints/previous.ckpt" in result.err
+    assert sha256(Path("run/model.safetensors")) == sha256(trained / "model.safetensors")
+
+
+def test_no_checkpoint_is_loaded_that_no_command_has_named(bench, trained):
+    """Lightning's requeueing under SLURM leaves such a file, and loads any that is there."""
+    Path("run").mkdir()
+    shutil.copy(trained / "checkpoints/last.ckpt", "run/hpc_ckpt_1.ckpt")
+    result = bench("fit", *TINY, "--out", "run", "--seed", "1")
+    assert result.status == 0 and "epoch 1/2" in result.out
+    assert sha256(Path("run/model.safetensors")) != sha256(trained / "model.safetensors")
+
+
 def test_compiled_steps_train_the_same_weights_by_name(bench):
     if not torch._dynamo.is_dynamo_supported():
         pytest.skip("torch.compile is not supported here")

@@ -15,7 +15,8 @@ from bench.records.record import read_record
 @pytest.mark.parametrize(
     ("number", "status", "epochs", "workers"),
     [
-        (signal.SIGINT, 130, 2, 1),
+        (signal.SIGUSR1, 143, 2, 1),  # by which SLURM announces the end of a job
+        pytest.param(signal.SIGINT, 130, 2, 1, marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, 130, 2, 0, marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, 143, 2, 0, marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, 143, 0, 1, marks=pytest.mark.slow),

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import socket
 import struct
 from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 from conftest import TINY
 
-from bench.run.loggers import wandb_reachable
+from bench.run.loggers import why_offline
 
 
 def read_offline_run(folder: Path) -> list[Any]:
@@ -66,8 +70,65 @@ def test_offline_run_is_complete(bench):
     assert Path("run/csv/version_0/metrics.csv").exists(), "the CSV log is always there"
 
 
-def test_no_key_or_no_network_means_offline(monkeypatch, tmp_path):
-    assert not wandb_reachable()
+@pytest.fixture
+def home(monkeypatch, tmp_path):
+    """A user's home folder with nothing in it, whose W&B settings are read anew."""
+    wandb.teardown()
+    for name in [name for name in os.environ if name.startswith("WANDB_") or name in ("NETRC", "HTTPS_PROXY")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def network():
+    """A port of this machine that answers."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(9)
+        yield server.getsockname()[1]
+
+
+def test_no_key_or_no_network_means_offline_and_the_reason_is_said(monkeypatch, home):
+    assert "no key for" in why_offline()
+    wandb.teardown()
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    assert not wandb_reachable()
+    assert "127.0.0.1:9 does not answer" in why_offline()
+
+
+def test_the_key_that_a_login_files_is_found(home, network):
+    """For the server of ``wandb login --host``, which W&B keeps in its own settings."""
+    (home / ".netrc").write_text(f"machine 127.0.0.1:{network}\n  login user\n  password {'x' * 40}\n")
+    (home / ".config/wandb").mkdir(parents=True)
+    (home / ".config/wandb/settings").write_text(f"[default]\nbase_url = http://127.0.0.1:{network}\n")
+    assert why_offline() is None
+
+
+def test_a_network_behind_a_proxy_is_one(monkeypatch, home, network):
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.invalid")
+    assert "wandb.invalid:443 does not answer" in why_offline()
+    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{network}")
+    assert why_offline() is None
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "word"),
+    [
+        ("WANDB_PROJECT", "team/proj", "team/proj"),
+        ("WANDB_MODE", "Offline", "mode"),
+        ("WANDB_BASE_URL", "localhost:8080", "base_url"),
+        ("WANDB_RUN_ID", "a/b", "Run ID"),
+        ("WANDB_INIT_TIMEOUT", "1m", "init_timeout"),
+    ],
+)
+def test_settings_that_wandb_refuses_are_one_line_before_anything_is_lost(
+    bench, home, monkeypatch, trained, variable, value, word
+):
+    shutil.copytree(trained, "run")
+    monkeypatch.setenv(variable, value)
+    result = bench("fit", *TINY, "--logger", "wandb", "--out", "run", "--overwrite")
+    assert result.status == 2 and len(result.err.splitlines()) == 1, result.err
+    assert result.err.startswith("error: W&B: ") and word in result.err
+    assert {path.name for path in Path("run").iterdir()} >= {path.name for path in trained.iterdir()}
