@@ -12,6 +12,11 @@ from pathlib import Path
 from bench.errors import BusyError, UserError
 
 
+def expand(path: str | Path) -> Path:
+    """A path as a shell would read it, ``~`` and ``$HOME`` included: YAML and ``--out=~/x`` reach us as they are."""
+    return Path(os.path.expandvars(path)).expanduser()
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes to a temporary file beside ``path``, flushes it to disk, then renames it into place.
 

@@ -6,14 +6,13 @@ import os
 import pickle
 import shutil
 import tarfile
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from bench.errors import UserError
-from bench.files import lock
+from bench.files import expand, lock
 from datamodules.augment import Pipeline
 from datamodules.base import ImageDataModule
 from datamodules.splits import Images
@@ -48,7 +47,7 @@ class CIFARDataModule(ImageDataModule):
         super().__init__(**kwargs)
         if not 0 <= cutout <= self.input_shape[1]:
             raise UserError(f"--data.cutout {cutout}: must be between 0 and {self.input_shape[1]}")
-        self.root = Path(root or os.environ.get("BENCH_DATA_DIR") or "data")
+        self.root = expand(root or os.environ.get("BENCH_DATA_DIR") or "data")
         self.autoaugment, self.cutout = autoaugment, cutout
 
     def prepare_data(self) -> None:
@@ -86,6 +85,8 @@ class CIFARDataModule(ImageDataModule):
         try:
             # torchvision checks the MD5 of each file before it unpickles anything.
             data: Any = self.source(str(self.root), train=train)
+        except PermissionError as error:
+            raise UserError(f"{error.filename}: may not be read (permission denied)") from error
         except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
             raise UserError(
                 f"{self.root / self.source.base_folder}: files are missing or damaged (their MD5 differs); "

@@ -17,6 +17,7 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as tvf
 
 from bench.errors import UserError
+from bench.files import expand
 from datamodules.augment import Pipeline
 from datamodules.base import ImageDataModule, cores
 from datamodules.imagefiles import Check, ImageFiles
@@ -116,7 +117,7 @@ class ImageNetDataModule(ImageDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(num_workers=min(16, cores()) if num_workers is None else num_workers, **kwargs)
-        self.root = Path(root or Path(os.environ.get("BENCH_DATA_DIR") or "data") / "imagenet")
+        self.root = expand(root or Path(os.environ.get("BENCH_DATA_DIR") or "data") / "imagenet")
         self.color_jitter, self.check, self.partial = color_jitter, check, partial
         if eval_resize is not None and eval_resize < Crops.size:
             raise UserError(f"--data.eval_resize {eval_resize}: must be at least {Crops.size}, what is cut from it")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
+from bench.files import expand
 from bench.run.options import Parser
 
 COMMANDS = {
@@ -45,10 +46,10 @@ def given(options: Namespace, *names: str) -> dict[str, Any]:
 def diagnose(arguments: list[str]) -> int:
     """``python -m bench diagnose``."""
     made = parser("diagnose")
-    made.add_argument("--ckpt", required=True, type=Path, help="last.ckpt or model.safetensors of a run")
+    made.add_argument("--ckpt", required=True, type=expand, help="last.ckpt or model.safetensors of a run")
     made.add_argument("--T", default="2,8,32", help="time-steps to look at [2,8,32]")
     made.add_argument("--images", type=int, default=200, help="evaluation images to look at, the first ones [200]")
-    made.add_argument("--out", type=Path, help="folder of the files (default: diagnose/ beside the checkpoint)")
+    made.add_argument("--out", type=expand, help="folder of the files (default: diagnose/ beside the checkpoint)")
     made.add_argument("--overwrite", action="store_true", help="replace the files in --out")
     made.add_argument("--json", action="store_true", help="print JSON instead of tables")
     made.add_argument("--wandb", action="store_true", help="log tables and pictures to W&B (offline without a key)")
@@ -68,13 +69,13 @@ def diagnose(arguments: list[str]) -> int:
 def export(arguments: list[str]) -> int:
     """``python -m bench export``."""
     made = parser("export")
-    made.add_argument("--ckpt", required=True, type=Path, help="last.ckpt or model.safetensors of a run")
+    made.add_argument("--ckpt", required=True, type=expand, help="last.ckpt or model.safetensors of a run")
     made.add_argument("--format", required=True, choices=["safetensors", "onnx", "nir"])
     made.add_argument("--T", type=int, default=8, help="time-steps that ONNX unrolls and answers are compared at [8]")
     made.add_argument("--images", type=int, default=1000, help="evaluation images to compare answers on [1000]")
-    made.add_argument("--out", type=Path, help="folder of the files (default: export/ beside the checkpoint)")
+    made.add_argument("--out", type=expand, help="folder of the files (default: export/ beside the checkpoint)")
     made.add_argument("--overwrite", action="store_true", help="replace the files in --out")
-    made.add_argument("--record", type=Path, help="record for the model card (default: record.json beside --ckpt)")
+    made.add_argument("--record", type=expand, help="record for the model card (default: record.json beside --ckpt)")
     made.add_argument("--push", metavar="REPO", help="upload safetensors, card and record to the Hugging Face Hub")
     add_data_files(made)
     options = made.parse_args(arguments)
@@ -92,7 +93,7 @@ def compare(arguments: list[str]) -> int:
     what = "record.json, folder of a run, or key of a committed record (such as qcfs/quick-seed0)"
     made.add_argument("a", metavar="A", help=what)
     made.add_argument("b", metavar="B", help="likewise")
-    made.add_argument("--results", type=Path, default=Path("leaderboards/results"), help="where keys are looked up")
+    made.add_argument("--results", type=expand, default=Path("leaderboards/results"), help="where keys are looked up")
     made.add_argument("--json", action="store_true", help="print the differences as JSON")
     options = made.parse_args(arguments)
     from bench.compare import run

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 from bench.cli import commands
 from bench.cli.commands import COMMANDS as COMMANDS
 from bench.errors import BusyError, Interrupted, UserError
+from bench.files import expand
 from bench.registry.entries import nearest
 
 # Names and numbers of glibc's <malloc.h>.
@@ -53,8 +58,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         work in the folder; 130 and 143 after a signal.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # Closed by whoever started us, such as cron.
+    sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
     try:
-        return _dispatch(arguments)
+        if arguments[:1] and arguments[0] in COMPUTING:
+            with contextlib.redirect_stdout(SturdyOutput(sys.stdout)):
+                return _dispatch(arguments)
+        status = _dispatch(arguments)
+        sys.stdout.flush()
+        return status
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return os.EX_TEMPFAIL if isinstance(error, BusyError) else 2
@@ -68,13 +80,62 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output has gone (`| head`); there is nobody left to tell.
         sys.stderr.close()
         return 141
-    except OSError as error:  # a name that is too long, a folder that may not be entered
-        if error.filename is None:
-            raise
+    except OSError as error:  # a name that is too long, a folder that may not be entered, a full disk
         from bench.leaderboard.text import one_line
 
-        print(one_line(f"error: {error.filename}: {error.strerror}", 400), file=sys.stderr)
+        if error.errno == errno.ENOSPC and error.filename is None:
+            to_nowhere(sys.stdout)
+        where = error.filename or "standard output, or a temporary file"
+        print(one_line(f"error: {where}: {error.strerror or error}", 400), file=sys.stderr)
         return 2
+
+
+def to_nowhere(stream: TextIO) -> None:
+    """Sends what a stream still holds, and all that follows, nowhere: it cannot be written any more."""
+    with contextlib.suppress(OSError, ValueError):  # a stream that is no file
+        descriptor = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(descriptor, stream.fileno())
+        os.close(descriptor)
+
+
+class SturdyOutput(io.TextIOBase):
+    """Standard output of a command that computes: its results are files, and do not depend on who reads its lines."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]  # a plain attribute there
+        """As the stream's."""
+        return self.stream.encoding
+
+    def isatty(self) -> bool:
+        """As the stream."""
+        return self.stream.isatty()
+
+    def fileno(self) -> int:
+        """As the stream."""
+        return self.stream.fileno()
+
+    def write(self, text: str) -> int:
+        """Writes, or goes on without a reader (``fit | head -1``) and on a full disk."""
+        try:
+            self.stream.write(text)
+        except OSError as error:
+            self._lost(error)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flushes, if that is still possible."""
+        try:
+            self.stream.flush()
+        except OSError as error:
+            self._lost(error)
+
+    def _lost(self, error: OSError) -> None:
+        to_nowhere(self.stream)
+        if not isinstance(error, BrokenPipeError):
+            print(f"warning: standard output cannot be written ({error.strerror}); going on without", file=sys.stderr)
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -137,9 +198,9 @@ def _fit(arguments: list[str]) -> int:
 
 def _evaluate(arguments: list[str]) -> int:
     parser = commands.parser("evaluate")
-    parser.add_argument("--ckpt", required=True, type=Path, help="last.ckpt or model.safetensors of a run")
+    parser.add_argument("--ckpt", required=True, type=expand, help="last.ckpt or model.safetensors of a run")
     parser.add_argument("--T", default="1,2,4,8,16,32", help="time-steps to report")
-    parser.add_argument("--out", type=Path, help="folder of the record (default: evaluate/ beside the checkpoint)")
+    parser.add_argument("--out", type=expand, help="folder of the record (default: evaluate/ beside the checkpoint)")
     parser.add_argument("--logger", choices=["wandb", "csv", "none"], default="csv")
     parser.add_argument("--overwrite", action="store_true", help="replace the record in --out")
     parser.add_argument("--accelerator", default="auto", help="cpu, gpu or auto")
@@ -161,7 +222,7 @@ def _evaluate(arguments: list[str]) -> int:
 
 def _sweep(arguments: list[str]) -> int:
     parser = commands.parser("sweep")
-    parser.add_argument("file", type=Path, metavar="FILE", help="YAML: methods, archs, data, seeds, options, grid")
+    parser.add_argument("file", type=expand, metavar="FILE", help="YAML: methods, archs, data, seeds, options, grid")
     parser.add_argument("--address", help="of a Ray cluster (host:port, or auto); default: this machine, no set-up")
     parser.add_argument("--cpus", type=int, help="cores of this machine to use (default: all)")
     parser.add_argument("--cpus-per-run", type=float, default=1.0, help="cores, and threads, of each run")
@@ -169,7 +230,7 @@ def _sweep(arguments: list[str]) -> int:
         "--gpus-per-run", type=float, help="0.25 lets four share one GPU (default: 1 where there are any)"
     )
     parser.add_argument("--retries", type=int, default=2, help="of a failed run, from its last checkpoint")
-    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of the runs, seen by all machines")
+    parser.add_argument("--out", type=expand, default=Path("runs"), help="folder of the runs, seen by all machines")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and its estimated cost")
     parser.add_argument("--print", action="store_true", help="print the commands, for another scheduler")
     options = parser.parse_args(arguments)
@@ -209,18 +270,24 @@ def _leaderboard(arguments: list[str]) -> int:
     parser = commands.parser("leaderboard")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where a generated file is stale")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
-    parser.add_argument("--add", type=Path, nargs="+", default=[], metavar="RECORD", help="file these records first")
-    parser.add_argument("--wandb-dir", type=Path, metavar="DIR", help="file the records of offline W&B runs below DIR")
+    parser.add_argument("--add", type=expand, nargs="+", default=[], metavar="RECORD", help="file these records first")
+    parser.add_argument(
+        "--wandb-dir", type=expand, metavar="DIR", help="file the records of offline W&B runs in DIR"
+    )
     parser.add_argument("--wandb", metavar="ENTITY/PROJECT", help="file the records of that project's runs on W&B")
-    parser.add_argument("--results", type=Path, default=Path("leaderboards/results"))
-    parser.add_argument("--reported", type=Path, default=Path("leaderboards/reported"))
-    parser.add_argument("--out", type=Path, default=Path("leaderboards"))
+    parser.add_argument("--results", type=expand, default=Path("leaderboards/results"))
+    parser.add_argument("--reported", type=expand, default=Path("leaderboards/reported"))
+    parser.add_argument("--out", type=expand, default=Path("leaderboards"))
     options = parser.parse_args(arguments)
     import tempfile
 
     from bench.leaderboard import run
 
-    with tempfile.TemporaryDirectory() as folder:
+    try:
+        temporary = tempfile.TemporaryDirectory()
+    except OSError as error:
+        raise UserError(f"no temporary folder can be made ({error.strerror}); set $TMPDIR to one that can") from error
+    with temporary as folder:
         add = options.add
         if options.wandb_dir is not None or options.wandb is not None:
             if options.check:

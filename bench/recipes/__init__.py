@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bench.errors import UserError
+from bench.files import expand
 from bench.records.record import Options
 from bench.registry.entries import nearest
 from bench.yaml_files import UNREADABLE, read_yaml
@@ -77,7 +78,7 @@ def find_recipe(wanted: str, method: str, data: str, arch: str) -> Recipe:
     """
     stems = (f"{data}_{arch.replace('/', '_')}", data)
     if wanted.endswith((".yaml", ".yml")) or "/" in wanted:
-        path = Path(wanted).resolve()
+        path = expand(wanted).resolve()
         recipe = read_recipe(path)
         fits = path.parent == FOLDER / method and path.name.split(".")[0] in stems
         # The paper's settings for another net, or of another method, are not the paper's for this one.

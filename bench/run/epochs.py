@@ -58,6 +58,10 @@ class EpochLine(pl.Callback):
         self.epoch_started = now
 
 
+# A training goes on with its own settings alone, so others begin anew.
+ADVICE = "the training diverges; begin anew with a lower --model.lr or --trainer.precision 32-true, and --overwrite"
+
+
 class StopOnNaN(pl.Callback):
     """Ends a training whose loss is not finite, saying at which step."""
 
@@ -77,8 +81,11 @@ class StopOnNaN(pl.Callback):
             flags = torch.stack(self.bad).tolist()
             if any(flags):
                 step = trainer.global_step - len(flags) + flags.index(True)
-                raise UserError(
-                    f"the loss is not finite at step {step} (epoch {trainer.current_epoch}); lower --model.lr, or use "
-                    "--trainer.precision 32-true; the last whole epoch is in the checkpoint"
-                )
+                raise UserError(f"the loss is not finite at step {step} (epoch {trainer.current_epoch}): {ADVICE}")
             self.bad.clear()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Looks at the weights: the last step of an epoch may have broken them after a finite loss."""
+        broken = [name for name, weight in pl_module.named_parameters() if not bool(torch.isfinite(weight).all())]
+        if broken:
+            raise UserError(f"{broken[0]} is not finite after epoch {trainer.current_epoch}: {ADVICE}")

@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from argparse import Namespace
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import ValidationError
 
 from bench.errors import UserError, first_error
+from bench.files import expand
 from bench.recipes import Recipe, find_recipe
 from bench.records.record import Options, differences
 from bench.records.spec import Local, RunSpec
@@ -60,7 +60,7 @@ def parse_fit(argv: Sequence[str]) -> RunSpec:
     for option in ("config", "recipe"):
         if getattr(first, option) == "":
             raise UserError(f"--{option}: is empty")
-    from_file = read_config(Path(first.config)) if first.config else {}
+    from_file = read_config(expand(first.config)) if first.config else {}
     return resolve(_chosen(first, from_file), (f"--config {first.config}", from_file), without(arguments, "--config"))
 
 
@@ -122,8 +122,8 @@ def resolve(chosen: Chosen, settings: tuple[str, Options], arguments: Sequence[s
                 T=parse_steps(config["T"]),
                 logger=config["logger"],
                 compile=None if config["compile"] == "auto" else config["compile"],
-                ckpt=config["ckpt"],
-                out=Path(config["out"]) if config["out"] else None,
+                ckpt=config["ckpt"] and str(expand(config["ckpt"])),
+                out=expand(config["out"]) if config["out"] else None,
                 overwrite=config["overwrite"],
                 data=now.local_images,
                 trainer=now.local_trainer if trains else now.local_trainer | now.trainer,

@@ -279,3 +279,23 @@ def test_a_wandb_server_that_never_answers_means_offline(bench, monkeypatch):
     assert result.status == 0, result.err
     assert "logged offline" in result.err
     assert list(Path("run/wandb").glob("offline-run-*/*.wandb"))
+
+
+def test_a_run_needs_nobody_who_reads_its_lines():
+    """A reader that leaves after one line, and a standard output that is closed, as cron's may be."""
+    words = [sys.executable, "-m", "bench", "fit", *TINY, "--max_epochs", "1", "--T", "1"]
+    left = subprocess.Popen([*words, "--out", "left"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert left.stdout.readline().startswith(b"training")
+    left.stdout.close()
+    closed = subprocess.Popen(["bash", "-c", 'exec "$@" >&-', "-", *words, "--out", "closed"])
+    for process, folder in ((left, "left"), (closed, "closed")):
+        assert process.wait(200) == 0
+        assert read_record(Path(folder, "record.json")).training.epochs == 1
+
+
+def test_a_full_disk_behind_standard_output_is_one_line():
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full on this system")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "bench", "list"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "No space left" in done.stderr

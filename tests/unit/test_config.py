@@ -8,6 +8,7 @@ import pytest
 
 from bench.errors import UserError
 from bench.records.record import differences
+from bench.registry.datasets import DATA
 from bench.run.options import expand_shorthands
 from bench.run.resolve import parse_fit, parse_steps
 
@@ -126,3 +127,14 @@ def test_a_precision_has_one_name(old: str, new: str) -> None:
     spec = parse_fit([*BASE, "--trainer.precision", old])
     assert spec.all_trainer_options["precision"] == new
     assert spec.overrides == (), "arithmetic makes no row of its own"
+
+
+def test_home_folder_and_variables_are_known_wherever_a_path_is_given(tmp_path: Path, monkeypatch) -> None:
+    """No shell has seen ``--out=~/x``, nor a file's paths."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "own.yaml").write_text("out: ~/a\nckpt: $HOME/b\ndata: {name: cifar10, root: ~/c}\n")
+    spec = parse_fit(["--method", "qcfs", "--config=~/own.yaml"])
+    assert (spec.local.out, spec.local.ckpt) == (tmp_path / "a", str(tmp_path / "b"))
+    assert DATA["cifar10"].load()(**spec.all_data_options).root == tmp_path / "c"
+    monkeypatch.setenv("BENCH_DATA_DIR", "~/d")
+    assert DATA["imagenet"].load()().root == tmp_path / "d/imagenet"
