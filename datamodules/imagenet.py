@@ -176,7 +176,7 @@ class ImageNetDataModule(ImageDataModule):
         here = int(self.split("train").replacements)
         return super().limited_training or self.partial or max(self._replaced, here) > 0
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """Nothing; but Lightning asks all processes at each checkpoint, and what each has replaced is added up.
 
         The last checkpoint is written after the last epoch, so the record knows of all as well.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 import torch
+from PIL import Image
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
@@ -25,7 +26,7 @@ class Split(Protocol):
     def take(self, rows: Tensor) -> Self:
         """The images at ``rows``."""
 
-    def fetch(self, rows: Tensor, training: bool) -> tuple[Any, Tensor]:
+    def fetch(self, rows: Tensor, training: bool) -> tuple[Tensor | list[Image.Image], Tensor]:
         """A batch as the data module's pipeline takes it, and its labels."""
 
     def fingerprint(self) -> str:

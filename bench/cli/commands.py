@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
+
+from pydantic import JsonValue
 
 from bench.errors import UserError
 from bench.files import expand
@@ -38,7 +39,7 @@ def add_data_files(made: Parser) -> None:
                       help="what is looked at of the evaluated files first (imagenet) [quick]")  # fmt: skip
 
 
-def given(options: Namespace, *names: str) -> dict[str, Any]:
+def given(options: Namespace, *names: str) -> dict[str, JsonValue]:
     """Those of the options that were given, by name."""
     return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
 

@@ -13,6 +13,7 @@ from pytorch_lightning.loggers import WandbLogger
 from bench.diagnose.pictures import draw, to_svg
 from bench.errors import UserError
 from bench.files import require_writable, write_atomically
+from bench.records.record import Options
 from bench.run.build import Trained, load
 from bench.run.callbacks import calibration_batches
 from bench.run.loggers import finish, make_loggers, send_to_wandb
@@ -32,7 +33,7 @@ def run(
     as_json: bool,
     wandb: bool,
     device: str,
-    data_options: dict[str, Any],
+    data_options: Options,
 ) -> int:
     """Converts a checkpoint's net, compares it with its ANN layer by layer, writes and prints what it found.
 

@@ -7,14 +7,13 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench.errors import UserError
 from bench.files import require_writable, write_atomically
-from bench.records.record import Record, read_record
+from bench.records.record import Options, Record, read_record
 from bench.run.build import Trained, load
 from bench.run.callbacks import calibration_batches
 from bench.run.trainer import quiet
@@ -59,7 +58,7 @@ class Wanted:
     record: Path | None
     push: str | None
     overwrite: bool
-    data_options: dict[str, Any]
+    data_options: Options
 
 
 @quiet()

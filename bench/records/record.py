@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
@@ -271,7 +271,7 @@ def completed(config: Options) -> Options:
     return today
 
 
-def _sound(config: dict[str, Any]) -> None:
+def _sound(config: Options) -> None:
     """Refuses configurations that no run resolves to, and that would break what reads them later."""
     source = config.get("source", {})
     for where, part in (("config", config), ("config.source", source)):
@@ -324,12 +324,12 @@ def read_record(path: Path) -> Record:
         raise UserError(f"{path}: not a readable record: {error}") from error
 
 
-def _depth(tree: Any) -> int:
+def _depth(tree: object) -> int:
     inner = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else None
     return 0 if inner is None else 1 + max(map(_depth, inner), default=0)
 
 
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _no_duplicates(pairs: list[tuple[str, JsonValue]]) -> Options:
     keys = [key for key, _ in pairs]
     if len(keys) != len(set(keys)):
         raise ValueError(f"duplicate key {next(key for key in keys if keys.count(key) > 1)!r}")

@@ -13,7 +13,7 @@ import os
 import pickle
 import shutil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import safetensors
 import safetensors.torch
@@ -21,6 +21,7 @@ import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pydantic import ValidationError
 from torch import Tensor
+from torch.serialization import MAP_LOCATION
 
 from bench.errors import UserError, first_error
 from bench.files import write_atomically
@@ -118,7 +119,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     A crash during a save leaves the old file; a last file damaged later leaves the one before it.
     """
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, object], path: str | Path, storage_options: object = None) -> None:
         """Writes ``path`` and keeps what was there as ``previous.ckpt``."""
         target = Path(path)
         buffer = io.BytesIO()
@@ -128,7 +129,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             duplicate(target, target.with_name(PREVIOUS))
         write_atomically(target, buffer.getvalue())
 
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(
+        self, path: str | Path, map_location: MAP_LOCATION = None, weights_only: bool | None = None
+    ) -> dict[str, object]:
         """Loads tensors and plain values only, whatever the caller asks."""
-        loaded: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        loaded: dict[str, object] = torch.load(path, map_location=map_location or "cpu", weights_only=True)
         return loaded

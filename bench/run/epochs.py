@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Mapping
 
 import pytorch_lightning as pl
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_only
+from pytorch_lightning.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
 from bench.errors import UserError
 from bench.records.record import duration
+from bench.snn.calibration import Batch
 
 
 @rank_zero_only
@@ -72,9 +74,10 @@ class StopOnNaN(pl.Callback):
         self.bad: list[Tensor] = []
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int
     ) -> None:
         """Checks every loss, on an accelerator in groups."""
+        assert isinstance(outputs, Mapping)
         self.bad.append(~torch.isfinite(outputs["loss"].detach()))
         last = batch_idx + 1 == trainer.num_training_batches
         if trainer.strategy.root_device.type == "cpu" or len(self.bad) == self.every or last:

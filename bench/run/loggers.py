@@ -7,9 +7,9 @@ import netrc
 import os
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlparse
 from urllib.request import getproxies, proxy_bypass
 
@@ -19,6 +19,9 @@ from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
 from bench.errors import UserError, first_error
 from bench.records.record import Options, Record
+
+if TYPE_CHECKING:  # slow to import and not needed otherwise
+    from matplotlib.figure import Figure
 
 # Seconds to wait for W&B at the beginning and at the end of a run; what is not uploaded by then stays on disk.
 INIT_SECONDS, FINISH_SECONDS = 60, 120
@@ -60,7 +63,7 @@ class SturdyWandbLogger(WandbLogger):
     gone = False
 
     @rank_zero_only
-    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """See :class:`pytorch_lightning.loggers.WandbLogger`."""
         self.attempt(lambda: super(SturdyWandbLogger, self).log_metrics(metrics, step), Path(self.save_dir or "."))
 
@@ -230,7 +233,7 @@ def finish(loggers: Sequence[Logger]) -> None:
             logger.end()
 
 
-def draw_curve(record: Record) -> Any:
+def draw_curve(record: Record) -> Figure:
     """A matplotlib figure of accuracy against T, with the ANN as a dashed line."""
     from matplotlib.figure import Figure
 

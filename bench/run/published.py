@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import timm
 
@@ -17,6 +16,7 @@ from bench.registry.methods import METHODS
 from bench.registry.nets import ARCHITECTURES
 from bench.run.checkpoints import Weights
 from bench.run.provenance import code_state
+from datamodules.base import ImageDataModule
 
 NAME = "timm"
 SOURCE = "relu"
@@ -61,7 +61,7 @@ def timm_weights(spec: RunSpec, kind: str) -> tuple[Weights, RunSpec]:
     tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{spec.arch}.*")]
     if pretrained is None or not tags:
         raise UserError(f"{asked}: timm has no weights for {full}; it has {', '.join(tags) or 'none for this net'}")
-    data: Any = DATA[spec.data].load()
+    data: type[ImageDataModule] = DATA[spec.data].load()
     if pretrained.num_classes != data.num_classes:
         raise UserError(f"{asked}: is for {pretrained.num_classes} classes, and {spec.data} has {data.num_classes}")
     for what in ("mean", "std"):

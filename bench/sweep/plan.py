@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from bench.errors import UserError
 from bench.records import record as records
@@ -88,7 +88,7 @@ class Job:
         return [*self.arguments, "--overwrite"] if stale else self.arguments
 
 
-def _words(options: Mapping[str, Any]) -> list[str]:
+def _words(options: Options) -> list[str]:
     words = []
     for name, value in options.items():
         if name == "T" and isinstance(value, list):

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Protocol
 
 from bench.errors import Interrupted, UserError
 from bench.sweep import worker
@@ -47,7 +48,7 @@ class Resources:
 
 
 @contextmanager
-def connected(resources: Resources) -> Iterator[Any]:
+def connected(resources: Resources) -> Iterator[ModuleType]:
     """Ray, started or joined.
 
     Raises:
@@ -69,7 +70,7 @@ def connected(resources: Resources) -> Iterator[Any]:
         except (OSError, OverflowError) as error:
             raise UserError(f"--address {resources.address}: Ray cannot be reached ({error})") from error
     own = {"address": "local", "include_dashboard": False, "num_cpus": resources.cpus}
-    options: dict[str, Any] = own if resources.address is None else {"address": resources.address}
+    options: dict[str, object] = own if resources.address is None else {"address": resources.address}
     try:
         ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
@@ -79,6 +80,13 @@ def connected(resources: Resources) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+class Remote(Protocol):
+    """What Ray makes of a function."""
+
+    def remote(self, *arguments: object) -> object:
+        """Starts it on some machine; gives a reference to what it will return."""
 
 
 class Scheduler:
@@ -95,7 +103,7 @@ class Scheduler:
         for run in self.runs.values():
             if run.job.state() == "recorded":
                 run.phase = "recorded"
-        self.pending: dict[Any, Progress] = {}
+        self.pending: dict[object, Progress] = {}
         self.terminated = False
 
     def run(self) -> list[Progress]:
@@ -134,7 +142,7 @@ class Scheduler:
     def _terminate(self, *_: object) -> None:
         self.terminated = True  # an exception out of a signal handler would not come through Ray's compiled code
 
-    def _task(self, ray: Any) -> Any:
+    def _task(self, ray: ModuleType) -> Remote:
         from ray import cloudpickle
 
         cpus, gpus = self.resources.cpus_per_run, self.resources.gpus_per_run
@@ -151,9 +159,10 @@ class Scheduler:
             )
         cloudpickle.register_pickle_by_value(worker)
         # Ray's own retries would begin anew; here a retry goes on from the last checkpoint.
-        return ray.remote(worker.run_command).options(num_cpus=cpus, num_gpus=gpus, max_retries=0)
+        task: Remote = ray.remote(worker.run_command).options(num_cpus=cpus, num_gpus=gpus, max_retries=0)
+        return task
 
-    def _loop(self, ray: Any, task: Any, display: Display) -> None:
+    def _loop(self, ray: ModuleType, task: Remote, display: Display) -> None:
         names = {*PASSED, *(name for name in os.environ if name.startswith(PASSED_PREFIXES))}
         environment = {name: os.environ[name] for name in sorted(names) if name in os.environ}
         environment["OMP_NUM_THREADS"] = str(max(1, int(self.resources.cpus_per_run)))
@@ -183,7 +192,7 @@ class Scheduler:
             return False
         return source is None or source.phase in ("recorded", "done")
 
-    def _finished(self, ray: Any, reference: Any, display: Display) -> None:
+    def _finished(self, ray: ModuleType, reference: object, display: Display) -> None:
         run = self.pending.pop(reference)
         status: int | None = None
         try:
