@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from bench.records.record import YOUNGER, Conversion, Protocol, Record, completed, config_sha256
+from bench.records.record import Conversion, Protocol, Record, config_sha256
+from bench.registry.methods import METHODS
+from bench.registry.younger import completed
 
 
 def experiment(config: dict[str, Any]) -> dict[str, Any]:
@@ -37,11 +39,12 @@ def ledger(protocol: Protocol, conversion: Conversion) -> str:
 
 def identity(record: Record) -> tuple[object, ...]:
     """What all repetitions have in common."""
+    younger = METHODS[record.method.name].younger if record.method.name in METHODS else {}
     return (
         record.data.name,
         *(record.arch.name, record.arch.parameters, record.arch.macs),
         record.method.name,
-        json.dumps({**YOUNGER["model"], **record.method.options}, sort_keys=True),
+        json.dumps({**younger, **record.method.options}, sort_keys=True),
         label(record),
         config_sha256(experiment(record.recipe.config)),
         ledger(record.protocol, record.conversion),

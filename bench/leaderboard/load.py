@@ -11,9 +11,8 @@ from bench.errors import UserError
 from bench.leaderboard.identity import identity
 from bench.leaderboard.text import one_line
 from bench.records.record import PROTOCOL_VERSION, Record, read_record
+from bench.registry.datasets import DATA
 
-# A record that evaluated another number of images did not evaluate the test set.
-TEST_IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "digits": 360, "imagenet": 50_000}
 MAX_FILE_NAME = 255
 # Of a line of an error message, in characters.
 LIMIT = 400
@@ -98,11 +97,11 @@ def reasons(record: Record) -> Iterator[str]:
         yield f"protocol.eval_split is {record.protocol.eval_split}, not test"
     if record.protocol.version > PROTOCOL_VERSION:
         yield f"protocol.version {record.protocol.version} is newer than this suite's {PROTOCOL_VERSION}"
-    expected = TEST_IMAGES.get(record.data.name)
-    if expected is None:
-        yield f"data.name: no leaderboard for {record.data.name}; there is one for {', '.join(TEST_IMAGES)}"
-    elif record.protocol.num_eval_samples != expected:
-        yield f"protocol.num_eval_samples is {record.protocol.num_eval_samples}; the test set has {expected}"
+    data = DATA.get(record.data.name)
+    if data is None:
+        yield f"data.name: no leaderboard for {record.data.name}; there is one for {', '.join(DATA)}"
+    elif record.protocol.num_eval_samples != data.num_test:
+        yield f"protocol.num_eval_samples is {record.protocol.num_eval_samples}; the test set has {data.num_test}"
 
 
 def _files(results: Path, refusals: Refusals) -> Iterator[Path]:

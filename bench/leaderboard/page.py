@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -16,7 +16,7 @@ FOLDER = Path(__file__).with_name("templates")
 SCRIPTS = ("state.js", "plot.js", "table.js", "detail.js", "main.js")
 
 
-def page(marker: str, data: Any) -> str:
+def page(marker: str, data: Mapping[str, object]) -> str:
     """The page's text.
 
     Args:
@@ -47,7 +47,7 @@ def page(marker: str, data: Any) -> str:
     )
 
 
-def embedded(data: Any) -> str:
+def embedded(data: object) -> str:
     """JSON that no HTML parser can take for markup: ASCII, and neither ``<``, ``>`` nor ``&``."""
     text = json.dumps(data, ensure_ascii=True, allow_nan=False, sort_keys=True, separators=(",", ":"))
     for character in "<>&":

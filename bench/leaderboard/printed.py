@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from bench.leaderboard.aggregate import ReportedOnly
-from bench.leaderboard.reported import KINDS, REPLICATIONS
+from bench.leaderboard.reported import KINDS, REPLICATIONS, ReportedRow
+from bench.leaderboard.row import Row, printed
+from bench.leaderboard.tables import Table
 
 COLUMNS = (1, 2, 4, 8, 16, 32)
 UNKNOWN = "net not stated"
@@ -18,8 +19,7 @@ class Group:
     """One net's table and its numbered notes."""
 
     title: str
-    head: list[str]
-    body: list[list[object]]
+    table: Table
     notes: list[str]
 
 
@@ -32,16 +32,13 @@ class Part:
     groups: list[Group]
 
 
-def printed_parts(items: Sequence[ReportedOnly]) -> list[Part]:
+def printed_parts(rows: Sequence[Row]) -> list[Part]:
     """Splits printed rows into the papers' own section and that of replications; empty ones are left out."""
-    papers = [item for item in items if item.paper != REPLICATIONS]
-    others = [item for item in items if item.paper == REPLICATIONS]
+    again = [row.printed_by == REPLICATIONS for row in rows]
+    papers, others = ([row for row, other in zip(rows, again, strict=True) if other is kind] for kind in (False, True))
+    own = "Printed by papers, with nothing measured here at the same T, warm-up, L, net and method."
     parts = [
-        Part(
-            "Reported only",
-            "Printed by papers, with nothing measured here at the same T, warm-up, L, net and method.",
-            _groups(papers, "paper"),
-        ),
+        Part("Reported only", own, _groups(papers, "paper")),
         Part(
             "Measured again by others", "Replications; never taken for the paper's own number.", _groups(others, "by")
         ),
@@ -49,51 +46,55 @@ def printed_parts(items: Sequence[ReportedOnly]) -> list[Part]:
     return [part for part in parts if part.groups]
 
 
-def _groups(items: Sequence[ReportedOnly], origin: str) -> list[Group]:
-    return [_group(title, list(group), origin) for title, group in groupby(sorted(items, key=_order), key=_net)]
+def _groups(rows: Sequence[Row], origin: str) -> list[Group]:
+    lines = sorted(printed(rows), key=_order)
+    return [_group(title, list(group), origin) for title, group in groupby(lines, key=lambda line: _net(_of(line)))]
 
 
-def _net(item: ReportedOnly) -> str:
-    return item.row.arch or UNKNOWN
+def _of(line: Sequence[Row]) -> ReportedRow:
+    assert line[0].printed is not None
+    return line[0].printed
 
 
-def _order(item: ReportedOnly) -> tuple[object, ...]:
+def _net(row: ReportedRow) -> str:
+    return row.arch or UNKNOWN
+
+
+def _order(line: Sequence[Row]) -> tuple[object, ...]:
     # The sort is stable, so rows that agree in all of this stay in the order of the file.
-    row = item.row
-    return (row.arch is None, _net(item), row.method.lower(), row.method, item.paper, KINDS.index(row.kind))
+    row = _of(line)
+    names = (row.method.lower(), row.method, line[0].printed_by)
+    return (row.arch is None, _net(row), *names, KINDS.index(row.kind))
 
 
-def _group(title: str, items: Sequence[ReportedOnly], origin: str) -> Group:
-    other = any(_is_other(steps) for item in items for steps in item.top1)
+def _group(title: str, lines: Sequence[Sequence[Row]], origin: str) -> Group:
+    other = any(_is_other(cell) for line in lines for cell in line)
     head = ["method", origin, "net here", "L", "warm-up", "kind", "ANN", *(f"T={T}" for T in COLUMNS), "64 and more"]
     head += ["other T"] * other + ["note"]
     notes: list[str] = []
     body: list[list[object]] = []
-    for item in items:
-        row = item.row
-        text = _note(item)
+    for cells in lines:
+        row, text = _of(cells), _note(_of(cells))
         if text and text not in notes:
             notes.append(text)
-        cells = [item.top1.get(str(T)) for T in COLUMNS]
-        long = [steps for steps in item.top1 if int(steps.rstrip("+")) >= 64]
-        rare = [steps for steps in item.top1 if _is_other(steps)]
-        line: list[object] = [row.method, row.who or item.paper, row.same_as.arch, row.L, row.warmup or None]
-        line += [row.kind.replace("_", " "), row.ann_top1, *cells, _listed(item, long)]
-        line += [_listed(item, rare)] * other + [notes.index(text) + 1 if text else None]
-        body.append(line)
-    return Group(title, head, body, notes)
+        at = {cell.T: cell.reported_top1 for cell in cells}
+        line: list[object] = [row.method, row.who or cells[0].printed_by, row.same_as.arch, row.L, row.warmup or None]
+        line += [row.kind.replace("_", " "), row.ann_top1, *(at.get(T) for T in COLUMNS)]
+        line += [_listed(cell for cell in cells if cell.steps >= 64)]
+        line += [_listed(cell for cell in cells if _is_other(cell))] * other
+        body.append([*line, notes.index(text) + 1 if text else None])
+    return Group(title, Table(head, body), notes)
 
 
-def _is_other(steps: str) -> bool:
-    return int(steps.rstrip("+")) < 64 and steps not in {str(T) for T in COLUMNS}
+def _is_other(cell: Row) -> bool:
+    return cell.steps < 64 and cell.T not in COLUMNS
 
 
-def _listed(item: ReportedOnly, steps: Sequence[str]) -> str:
-    return ", ".join(f"{T}: {item.top1[T]:f}" for T in steps)
+def _listed(cells: Iterable[Row]) -> str:
+    return ", ".join(f"{cell.T}: {cell.reported_top1:f}" for cell in cells)
 
 
-def _note(item: ReportedOnly) -> str:
-    row = item.row
+def _note(row: ReportedRow) -> str:
     also = f"also {', '.join(row.also)}" if row.also else None
     parts = [part for part in (row.table, row.source, also, row.note) if part]
     return "; ".join(dict.fromkeys(parts))

@@ -246,27 +246,6 @@ class Record(Strict):
         write_atomically(path, self.dumps())
 
 
-# Options that are younger than the first records, with what runs did before there was a choice. An option that is added
-# to a method with records belongs here, or its new records make a second row.
-YOUNGER: dict[str, dict[str, Any]] = {
-    "data": {"val_augment": False, "last_batch": "drop"},
-    "model": {"max_pool": "average", "v_init": 0.0, "init": "kaiming_normal"},
-}
-
-
-def completed(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration as it would be recorded today.
-
-    It gets the options that it is too old to have, and loses the precision of its training, which is arithmetic.
-    """
-    today = {**config, **{part: {**older, **(config.get(part) or {})} for part, older in YOUNGER.items()}}
-    if isinstance(config.get("trainer"), dict):
-        today["trainer"] = {key: value for key, value in config["trainer"].items() if key != "precision"}
-    if "source" in config:
-        today["source"] = completed(config["source"])
-    return today
-
-
 def _sound(config: dict[str, Any]) -> None:
     """Refuses configurations that no run resolves to, and that would break what reads them later."""
     source = config.get("source", {})

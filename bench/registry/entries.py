@@ -1,6 +1,6 @@
-"""Names to classes without importing them: what a registry line holds, and how a name is looked up.
+"""What a registry line holds, and how a name is looked up.
 
-Nothing here imports torch, so ``bench list`` and ``bench --help`` answer at once.
+Nothing here imports torch, so ``bench list``, ``bench --help`` and the leaderboard answer at once.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from bench.errors import UserError
@@ -18,15 +18,20 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Entry:
-    """One registry line.
+    """One registry line of a class.
 
     Attributes:
         target: ``module:Class``.
         summary: one line for ``bench list``.
+        title: how the papers write its name.
+        younger: options that are younger than its first records, with what runs did before there was a choice. An
+            option that is added where there are records belongs here, or its new records make a second row.
     """
 
     target: str
     summary: str
+    title: str = field(kw_only=True)
+    younger: Mapping[str, object] = field(default_factory=dict, kw_only=True)
 
     def load(self) -> Any:
         """Imports and returns the class."""
@@ -34,22 +39,44 @@ class Entry:
         return getattr(importlib.import_module(module), name)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class DataEntry(Entry):
+    """A registry line of a data set.
+
+    Attributes:
+        num_test: images of its test set; a record that evaluated another number did not evaluate the test set.
+    """
+
+    num_test: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class MethodEntry(Entry):
     """A registry line of a method.
 
     Attributes:
         paper: key of the paper in ``leaderboards/reported``.
+        year: when the paper came out.
+        venue: where.
+        link: address of the paper.
         source: name of the method whose checkpoint it converts; ``None`` where it trains its own net. Where the
             method's option ``source`` chooses, a mapping from its values to names.
+        source_only: trains nets for others to convert, so it has no ranked row of its own.
         per_T: the conversion depends on T and is done once for each.
         warmup: has steps before the first counted one.
+        reference_ann: the extra classifier of the record whose accuracy the paper prints as that of its ANN; ``None``
+            where that is the ANN itself.
     """
 
     paper: str
+    year: int
+    venue: str
+    link: str | None = None
     source: str | Mapping[str, str] | None = None
+    source_only: bool = False
     per_T: bool = False
     warmup: bool = False
+    reference_ann: str | None = None
 
     def source_for(self, options: Mapping[str, Any]) -> str:
         """The method whose checkpoint it converts under these options (``--model.*``)."""
@@ -67,6 +94,35 @@ class MethodEntry(Entry):
     def origin(self) -> str:
         """Where its network comes from, for ``bench list``."""
         return f"converts a {' or '.join(self.sources)} net" if self.sources else "trains"
+
+    @property
+    def display(self) -> str:
+        """Its name with its origin: ``QCFS (ICLR 2022)``."""
+        return f"{self.title} ({self.venue} {self.year})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetEntry:
+    """A registry line of a net.
+
+    Attributes:
+        shape: what sets it apart, for ``bench list``.
+        title: how the papers write its name.
+        activations: number of ReLU modules.
+        weights: in millions, with ten classes.
+        imagenet: it is the papers' net for ImageNet as well.
+    """
+
+    shape: str
+    title: str
+    activations: int
+    weights: float
+    imagenet: bool = False
+
+    @property
+    def summary(self) -> str:
+        """One line for ``bench list``."""
+        return f"{self.shape}, {self.activations} activations, {self.weights} M weights"
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

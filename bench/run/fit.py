@@ -11,8 +11,9 @@ from pytorch_lightning.loggers import Logger
 from bench.cli.resolve import Settings, differences
 from bench.errors import UserError
 from bench.files import require_writable
-from bench.records.record import completed, read_record
+from bench.records.record import read_record
 from bench.registry.methods import METHODS
+from bench.registry.younger import completed
 from bench.run import checkpoints
 from bench.run.build import HEADER_VERSION, build, build_trained, load_trained
 from bench.run.callbacks import calibration_size
