@@ -1,6 +1,6 @@
 """YAML as all files of the suite are read: no key twice, and values either plain or as they are written.
 
-PyYAML has no option that refuses equal keys, hence the subclass. ruamel.yaml refuses them, but it reads 1e-4 and "on" by
+PyYAML has no option that refuses equal keys, hence the subclass. ruamel.yaml refuses them, but reads 1e-4 and "on" by
 other rules than the PyYAML of Lightning and jsonargparse, and needs a subclass to leave 95.40 as it is written.
 """
 

@@ -11,7 +11,7 @@ from decimal import Context, Decimal, localcontext
 from bench.leaderboard.identity import identity, label, options
 from bench.leaderboard.match import compared, reported_only
 from bench.leaderboard.reported import Paper
-from bench.leaderboard.row import Row, reference_of
+from bench.leaderboard.row import COLUMNS, Row, reference_of
 from bench.leaderboard.text import percent
 from bench.records.record import PROTOCOL_VERSION, Record
 from bench.registry.methods import METHODS
@@ -40,12 +40,10 @@ def place(experiment: Sequence[Row]) -> tuple[object, ...]:
     return (*row.net, -(row.protocol or 0), score is None, -(score or 0), *names)
 
 
-def _conversions(records: Sequence[Record]) -> Iterator[Record]:
+def _conversions(records: Sequence[Record]) -> list[Record]:
     """Leaves out source nets whose conversion is a record of its own: that of the method of the same paper."""
-    converted = {(record.method.paper, record.conversion.source_sha256) for record in records}
-    for record in records:
-        if not (_is_source(record) and (record.method.paper, record.checkpoint.sha256) in converted):
-            yield record
+    converted = {(r.method.paper, r.conversion.source_sha256) for r in records}
+    return [r for r in records if not (_is_source(r) and (r.method.paper, r.checkpoint.sha256) in converted)]
 
 
 def _is_source(record: Record) -> bool:
@@ -55,7 +53,6 @@ def _is_source(record: Record) -> bool:
 
 def _experiment(group: Sequence[Record], papers: Sequence[Paper]) -> list[Row]:
     first = group[0]
-    protocol, conversion = first.protocol, first.conversion
     source = first.recipe.config.get("source") or {}
     levels = first.method.options.get("L", source.get("model", {}).get("L"))
     ann, ann_std = _accuracy(record.ann.top1 for record in group)
@@ -70,24 +67,16 @@ def _experiment(group: Sequence[Record], papers: Sequence[Paper]) -> list[Row]:
         L=levels if type(levels) is int else None,
         recipe=label(first),
         recipe_sha256=first.recipe.sha256,
-        protocol=protocol.version,
-        checkpoint_selection=protocol.checkpoint_selection,
-        precision=protocol.precision,
-        reset=protocol.reset,
-        bn_folded=protocol.bn_folded,
-        calibration_images=protocol.calibration_images,
-        train_samples=protocol.num_train_samples,
+        protocol=first.protocol.version,
+        train_samples=first.protocol.num_train_samples,
         seeds=tuple(record.seed for record in group),
         n=len(group),
         ann_top1=ann,
         ann_std=ann_std,
         reference_ann=reference,
         reference_std=reference_std,
-        alphabet=conversion.alphabet,
-        levels_per_step=conversion.levels_per_step,
-        causal=conversion.causal,
-        per_T=conversion.per_T,
-        retrained=conversion.retrained,
+        # What is called the same there: precision, reset, causal and so on.
+        **{name: value for name, value in (*first.protocol, *first.conversion) if name in COLUMNS},
         options=options(first),
         experiment=identity(first),
         records=tuple(group),

@@ -6,24 +6,17 @@ import csv
 import io
 import json
 from collections.abc import Iterable
-from dataclasses import fields
 from decimal import Decimal
 
-from bench.leaderboard.row import Row
+from bench.leaderboard.row import COLUMNS, Row
 from bench.leaderboard.text import csv_text, fixed
 from bench.registry.methods import METHODS
 
 Value = str | int | bool | Decimal | None
 
-_NAMES = [field.name for field in fields(Row)]
-_NAMES = _NAMES[: _NAMES.index("remark") + 1]
 # Each kind of reference ANN has a column of its own, named as in the records.
-_REFERENCES = sorted({entry.reference_ann for entry in METHODS.values() if entry.reference_ann})
-COLUMNS = tuple(
-    column
-    for name in _NAMES
-    for column in ([f"{kind}_top1" for kind in _REFERENCES] if name == "reference_ann" else [name])
-)
+_REFERENCES = sorted({f"{entry.reference_ann}_top1" for entry in METHODS.values() if entry.reference_ann})
+HEAD = tuple(name for column in COLUMNS for name in (_REFERENCES if column == "reference_ann" else [column]))
 # Decimals of what is not a percentage; counts of operations are shown whole, joules in full.
 PLACES = {"firing_rate": 4, "synops": 0, "snn_macs": 0, "membrane_updates": 0, "energy_joule": 9}
 AS_PRINTED = ("reported_top1", "reported_ann")
@@ -31,7 +24,7 @@ AS_PRINTED = ("reported_top1", "reported_ann")
 
 def line(row: Row) -> dict[str, Value]:
     """The row's values by column."""
-    values: dict[str, Value] = {column: getattr(row, column, None) for column in COLUMNS}
+    values: dict[str, Value] = {column: getattr(row, column, None) for column in HEAD}
     if row.reference_ann is not None:
         values[f"{METHODS[row.method].reference_ann}_top1"] = row.reference_ann
     if row.records:
@@ -43,7 +36,7 @@ def to_csv(rows: Iterable[Row]) -> str:
     """CSV with a header, fixed decimals, ``true``/``false``, and nothing where a value is unknown."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer.writerow(HEAD)
     writer.writerows([_text(column, value) for column, value in line(row).items()] for row in rows)
     return out.getvalue()
 

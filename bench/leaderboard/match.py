@@ -33,28 +33,10 @@ def reported_only(rows: Sequence[Row], papers: Sequence[Paper]) -> list[Row]:
     """What the papers print and no row of ours is compared with, in the order of the files."""
     used = {(id(row.printed), str(row.T)) for row in rows}
     return [
-        Row(
-            dataset=printed.dataset,
-            # A net or method that is not exactly ours keeps the paper's name, in the paper's own space.
-            arch=printed.same_as.arch or f"{paper.key}/{printed.arch or 'not stated'}",
-            method=printed.same_as.method or f"{paper.key}/{printed.method}",
-            paper=paper.key,
-            T=int(steps) if steps.isdigit() else steps,
-            warmup=printed.warmup,
-            reported_top1=top1,
-            reported_ann=printed.ann_top1,
-            reported_L=printed.L,
-            reported_kind=printed.kind,
-            reported_in=printed.who or printed.table or printed.source,
-            reported_as=printed.method,
-            badge="reported only",
-            remark=printed.note,
-            printed=printed,
-            printed_by=paper.key,
-        )
+        _stated(_alone(paper.key, printed, steps), paper.key, printed, printed.who or printed.table or printed.source)
         for paper in papers
         for printed in paper.rows
-        for steps, top1 in printed.top1.items()
+        for steps in printed.top1
         if (id(printed), steps) not in used
     ]
 
@@ -79,22 +61,38 @@ def _same(row: Row, printed: ReportedRow) -> bool:
 
 
 def _beside(row: Row, key: str, printed: ReportedRow) -> Row:
-    top1 = printed.top1[str(row.T)]
     assert row.top1 is not None
-    difference = row.top1 - top1
+    difference = row.top1 - printed.top1[str(row.T)]
     altered = [change for change in _changes(row) if not change.startswith("L=")]
     ours = f"ours with {', '.join(altered)}" if altered else ""
+    remark = "; ".join(part for part in (_doubt(row.L, printed.L), ours, printed.note) if part)
+    beside = replace(row, difference=difference, badge=badge(difference, row.std), remark=remark)
+    return _stated(beside, key, printed, printed.table or printed.source or key)
+
+
+def _alone(key: str, printed: ReportedRow, steps: str) -> Row:
+    return Row(
+        dataset=printed.dataset,
+        # A net or method that is not exactly ours keeps the paper's name, in the paper's own space.
+        arch=printed.same_as.arch or f"{key}/{printed.arch or 'not stated'}",
+        method=printed.same_as.method or f"{key}/{printed.method}",
+        paper=key,
+        T=int(steps) if steps.isdigit() else steps,
+        warmup=printed.warmup,
+        badge="reported only",
+        remark=printed.note,
+    )
+
+
+def _stated(row: Row, key: str, printed: ReportedRow, where: str | None) -> Row:
     return replace(
         row,
-        reported_top1=top1,
+        reported_top1=printed.top1[str(row.T)],
         reported_ann=printed.ann_top1,
         reported_L=printed.L,
         reported_kind=printed.kind,
-        reported_in=printed.table or printed.source or key,
+        reported_in=where,
         reported_as=printed.method,
-        difference=difference,
-        badge=badge(difference, row.std),
-        remark="; ".join(part for part in (_doubt(row.L, printed.L), ours, printed.note) if part),
         printed=printed,
         printed_by=key,
     )
@@ -103,6 +101,4 @@ def _beside(row: Row, key: str, printed: ReportedRow) -> Row:
 def _doubt(ours: int | None, theirs: int | None) -> str:
     if ours == theirs:
         return ""
-    if theirs is None:
-        return f"the paper states no L (ours {ours})"
-    return f"the record states no L (paper {theirs})"
+    return f"the paper states no L (ours {ours})" if theirs is None else f"the record states no L (paper {theirs})"

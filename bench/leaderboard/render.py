@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-
-import jinja2
 
 from bench.leaderboard.aggregate import ENOUGH_SEEDS, RANK_LATENCY
 from bench.leaderboard.curves import MARKER, Picture, pictures
 from bench.leaderboard.lines import to_csv
 from bench.leaderboard.match import TOLERANCE
-from bench.leaderboard.page import page
+from bench.leaderboard.page import environment, page
 from bench.leaderboard.payload import payload
-from bench.leaderboard.printed import printed_parts
-from bench.leaderboard.reported import REPLICATIONS, Paper
-from bench.leaderboard.row import Row, measured
-from bench.leaderboard.tables import Table, accuracy, comparisons, ledger
-from bench.leaderboard.text import Safe, link, markdown
+from bench.leaderboard.reported import KINDS, REPLICATIONS, Paper, ReportedRow
+from bench.leaderboard.row import Row, measured, printed
+from bench.leaderboard.text import Safe, fixed, link, markdown
 from bench.records.record import PROTOCOL_VERSION
 from bench.registry.datasets import DATA
 from bench.registry.methods import METHODS
 
 DOCTYPE = "<!doctype html>\n"
+# Steps that have a column of their own among printed numbers.
+COMMON = (1, 2, 4, 8, 16, 32)
 
 
 def render(rows: Sequence[Row], papers: Sequence[Paper], notes: Collection[str] = ()) -> dict[str, str | Picture]:
@@ -36,21 +34,35 @@ def render(rows: Sequence[Row], papers: Sequence[Paper], notes: Collection[str] 
         notes: data sets that have a hand-written page, ``notes/<data set>.md``.
     """
     names = sorted({row.dataset for paper in papers for row in paper.rows} | {row.dataset for row in rows})
-    files: dict[str, str | Picture] = {"README.md": _page("overview.md.j2", **_overview(names, rows, papers))}
+    here = {name: [row for row in rows if row.dataset == name] for name in names}
     drawn = pictures(rows)
-    files |= {picture.file: picture for picture in drawn.values()}
+    files: dict[str, str | Picture] = {picture.file: picture for picture in drawn.values()}
+    files["README.md"] = _page(
+        "overview.md.j2",
+        datasets=[(name, measured(here[name]), Counter(row.badge for row in here[name])) for name in names],
+        best=[row for row in rows if row.rank == 1 and row.ranked],
+        papers=[paper for paper in papers if paper.key != REPLICATIONS],
+        replicated=sum(len(row.top1) for paper in papers if paper.key == REPLICATIONS for row in paper.rows),
+        enough=ENOUGH_SEEDS,
+        latency=RANK_LATENCY,
+        tolerance=TOLERANCE,
+        references={name: entry.reference_ann for name, entry in METHODS.items() if entry.reference_ann},
+    )
     for name in names:
-        here = [row for row in rows if row.dataset == name]
+        ours = (row for row in here[name] if row.records)
+        boards = [(list(board), Safe(drawn[place].file)) for place, board in groupby(ours, key=lambda row: row.board)]
         files[f"{name}.md"] = _page(
             "dataset.md.j2",
             name=name,
             title=DATA[name].title,
             notes=name in notes,
-            boards=list(_boards(here, drawn)),
-            others=_links(drawn, name),
-            parts=printed_parts([row for row in here if not row.records]),
+            boards=boards,
+            others=[(net[1], Safe(p.file)) for net, p in drawn.items() if net[0] == name and len(net) == 2],
+            parts=_parts(printed(here[name])),
+            newest=PROTOCOL_VERSION,
+            common=COMMON,
         )
-        files[f"{name}.csv"] = to_csv(here)
+        files[f"{name}.csv"] = to_csv(here[name])
     files["index.html"] = page(MARKER, payload(names, rows, papers))
     return files
 
@@ -65,76 +77,67 @@ def is_generated(path: Path) -> bool:
 
 
 def _page(template: str, **values: object) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
-        # Every value is escaped for Markdown on its way out, wherever it comes from; only Safe ones are not.
-        finalize=markdown,
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    text = environment.get_template(template).render(marker=MARKER, **values)
-    return text.rstrip("\n") + "\n"
+    # Every value is escaped for Markdown on its way out, wherever it comes from; only Safe ones are not.
+    templates = environment(finalize=markdown)
+    templates.filters |= {"fixed": fixed, "signed": lambda value: fixed(value, sign=True), "note": _note}
+    templates.globals |= {"data": DATA, "measured": measured, "comparisons": _comparisons, "matching": _matching}
+    templates.globals |= {"headed": lambda steps: [f"T={T}" for T in steps], "links": _links, "marker": MARKER}
+    return templates.get_template(template).render(values).rstrip("\n") + "\n"
 
 
-def _overview(names: Sequence[str], rows: Sequence[Row], papers: Sequence[Paper]) -> dict[str, object]:
-    head = ["data set", "rows", "runs", "matches", "differs", "ours only", "reported only", "table"]
-    datasets = Table(head, [_summary(name, rows) for name in names])
-    head = ["data set", "net", "method", "recipe", "n", "T", "latency", "top-1", "marks"]
-    best = Table(head, [_leader(row) for row in rows if row.rank == 1 and row.ranked])
-    head = ["key", "title", "venue", "year", "links", "printed cells"]
-    return {
-        "datasets": datasets,
-        "best": best,
-        "papers": Table(head, [_paper(paper) for paper in papers if paper.key != REPLICATIONS]),
-        "replicated": sum(len(row.top1) for paper in papers if paper.key == REPLICATIONS for row in paper.rows),
-        "enough": ENOUGH_SEEDS,
-        "latency": RANK_LATENCY,
-        "tolerance": TOLERANCE,
-        "references": {name: entry.reference_ann for name, entry in METHODS.items() if entry.reference_ann},
-    }
-
-
-def _summary(name: str, rows: Sequence[Row]) -> list[object]:
-    here = [row for row in rows if row.dataset == name]
-    badges, experiments = Counter(row.badge for row in here), measured(here)
-    counts = [badges[badge] for badge in ("matches", "differs", "ours only", "reported only")]
-    page = Safe(f"[{markdown(DATA[name].title)}]({name}.md)")
-    runs = sum(len(cells[0].records) for cells in experiments)
-    return [page, len(experiments), runs, *counts, Safe(f"[{name}.csv]({name}.csv)")]
-
-
-def _leader(row: Row) -> list[object]:
-    names = (DATA[row.dataset].title, row.arch, row.method, row.recipe)
-    return [*names, row.n, row.T, row.latency, row.shown, "; ".join(row.marks or ())]
-
-
-def _paper(paper: Paper) -> list[object]:
+def _links(paper: Paper) -> Safe:
     links = [link("arXiv", f"https://arxiv.org/abs/{paper.arxiv}")] if paper.arxiv else []
     links += [link("DOI", f"https://doi.org/{paper.doi}")] if paper.doi else []
-    links += [link("code", address) for address in paper.code]
-    cells = sum(len(row.top1) for row in paper.rows)
-    key = Safe(f"[{markdown(paper.key)}](reported/{paper.key}.yaml)")
-    return [key, paper.title or "(title not seen)", paper.venue, paper.year, Safe(", ".join(links)), cells]
+    return Safe(", ".join([*links, *(link("code", address) for address in paper.code)]))
 
 
-def _links(drawn: Mapping[tuple[object, ...], Picture], name: str) -> Safe:
-    nets = [(place[1], picture.file) for place, picture in drawn.items() if place[0] == name and len(place) == 2]
-    return Safe(", ".join(f"[{markdown(net)}]({file})" for net, file in nets))
+def _comparisons(board: Sequence[Row]) -> Iterator[tuple[str, list[Row], str, list[str]]]:
+    """Title, rows, and the heads of what differs between the two kinds of tables."""
+    yield "Against the papers", [row for row in board if row.printed is not None], "paper", ["kind", "printed in"]
+    again = [other for row in board for other in row.replications]
+    yield "Against others who ran it again", again, "theirs", ["by", "source"]
 
 
-def _boards(rows: Sequence[Row], drawn: Mapping[tuple[object, ...], Picture]) -> Iterable[dict[str, object]]:
-    for place, group in groupby((row for row in rows if row.records), key=lambda row: row.board):
-        board = list(group)
-        first = board[0]
-        earlier = "" if first.protocol == PROTOCOL_VERSION else " (earlier, never ranked)"
-        yield {
-            "title": f"{first.arch}, protocol {first.protocol}{earlier}",
-            "facts": f"{first.parameters:,} parameters, {first.macs:,} multiply-accumulates for one image.",
-            "picture": Safe(f"![Accuracy of {markdown(first.arch)} against T]({drawn[place].file})"),
-            "accuracy": accuracy(board),
-            "comparisons": list(comparisons(board)),
-            "ledger": ledger(board),
-        }
+def _matching(rows: Sequence[Row]) -> str:
+    """How many rows match, and how many of those that are of a paper's recipe."""
+    badges = [row.badge for row in rows]
+    full = [row.badge for row in rows if row.recipe == "paper"]
+    return (
+        f"{badges.count('matches')} of {len(badges)} within {TOLERANCE} points or two standard deviations; "
+        f"of the papers' own recipes {full.count('matches')} of {len(full)}"
+    )
+
+
+def _parts(lines: Sequence[Sequence[Row]]) -> Iterator[Mapping[str, object]]:
+    """Printed numbers that nothing of ours is compared with: the papers' own, and replications, by net."""
+    lines = sorted(lines, key=_order)
+    own = "Printed by papers, with nothing measured here at the same T, warm-up, L, net and method."
+    again = "Replications; never taken for the paper's own number."
+    for title, intro, origin in (("Reported only", own, "paper"), ("Measured again by others", again, "by")):
+        chosen = [line for line in lines if (line[0].printed_by == REPLICATIONS) is (intro is again)]
+        nets = [(net, list(group)) for net, group in groupby(chosen, key=lambda line: _of(line).arch)]
+        yield {"title": title, "intro": intro, "origin": origin, "groups": [_group(*net) for net in nets]}
+
+
+def _of(line: Sequence[Row]) -> ReportedRow:
+    assert line[0].printed is not None
+    return line[0].printed
+
+
+def _order(line: Sequence[Row]) -> tuple[object, ...]:
+    # The sort is stable, so rows that agree in all of this stay in the order of the file.
+    row = _of(line)
+    names = (row.method.lower(), row.method, line[0].printed_by)
+    return (row.arch is None, row.arch or "", *names, KINDS.index(row.kind))
+
+
+def _group(net: str | None, lines: Sequence[Sequence[Row]]) -> dict[str, object]:
+    """One net's lines and their notes, which are numbered."""
+    notes = list(dict.fromkeys(note for line in lines if (note := _note(_of(line)))))
+    rare = any(cell.steps < 64 and cell.T not in COMMON for line in lines for cell in line)
+    return {"title": net or "net not stated", "lines": lines, "rare": rare, "notes": notes}
+
+
+def _note(row: ReportedRow) -> str:
+    also = f"also {', '.join(row.also)}" if row.also else None
+    return "; ".join(dict.fromkeys(part for part in (row.table, row.source, also, row.note) if part))

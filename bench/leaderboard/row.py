@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from decimal import Decimal
 from itertools import groupby
 from typing import Literal
 
 from bench.leaderboard.reported import ReportedRow
-from bench.leaderboard.text import fixed, spread
+from bench.leaderboard.text import spread
 from bench.records.record import Record
 from bench.registry.methods import METHODS
 
@@ -127,7 +127,7 @@ class Row:
         return f"{ann} ({reference_label(self.method)}: {spread(self.reference_ann, self.reference_std)})"
 
     @property
-    def gaps(self) -> tuple[str, str]:
+    def gaps(self) -> tuple[Decimal | None, Decimal | None]:
         """What the SNN lacks of its ANN, ours and theirs.
 
         Theirs is unknown where no accuracy of the ANN is printed, ours where some seeds lack this T.
@@ -136,7 +136,11 @@ class Row:
         ours = (self.top1, ann if self.n_T == self.n else None)
         known = (ours, (self.reported_top1, self.reported_ann))
         first, second = (None if snn is None or ann is None else snn - ann for snn, ann in known)
-        return fixed(first, sign=True), fixed(second, sign=True)
+        return first, second
+
+
+COLUMNS = tuple(field.name for field in fields(Row))
+COLUMNS = COLUMNS[: COLUMNS.index("remark") + 1]
 
 
 def measured(rows: Iterable[Row]) -> list[list[Row]]:

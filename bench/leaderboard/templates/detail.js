@@ -62,7 +62,7 @@ function measuredDetail({ row, run }) {
     cellTable(row),
     ...[...new Set(row.cells.filter(({ paper }) => paper !== undefined).map((cell) => [`Compared with ${said(cell.where)} (${said(cell.kind)})`, said(cell.remark)].filter(Boolean).join(": ")))].map((text) => el("p", { class: "quiet" }, text + ".")),
     el("h3", {}, "To repeat it"), ...row.runs.map((one, index) => runDetail(row, one, run ? one === run : index === 0)),
-    el("h3", {}, "How it was converted and measured"), facts(row.facts.map((number, index) => [DATA.facts[index], said(number)])),
+    el("h3", {}, "How it was converted and measured"), facts(row.facts.map((pair) => pair.map(said))),
   ];
 }
 
