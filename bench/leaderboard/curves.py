@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -69,7 +70,6 @@ class Picture:
         """Draws it; the same bytes from the same version of matplotlib, whatever fonts and settings a machine has."""
         import matplotlib
         from matplotlib.figure import Figure
-        from matplotlib.ticker import FixedLocator, NullLocator
 
         buffer = io.StringIO()
         with matplotlib.rc_context():
@@ -82,9 +82,8 @@ class Picture:
             axes.set_xscale("log", base=2)
             steps = [T for series in self.series for T, _ in series.points]
             powers = [2**k for k in range(max(steps, default=1).bit_length()) if 2**k >= min(steps, default=1)]
-            axes.xaxis.set_major_locator(FixedLocator(powers))
-            axes.xaxis.set_major_formatter(lambda T, _: f"{T:.0f}")
-            axes.xaxis.set_minor_locator(NullLocator())
+            axes.set_xticks(powers, [str(T) for T in powers])
+            axes.minorticks_off()
             axes.set(title=self.title, xlabel="T (time-steps)", ylabel="top-1 (%)")
             axes.grid(axis="y", color="#e3e8ee")
             hints = ["filled: measured here", "hollow: printed by the paper", "dashed: the measured ANN"]
@@ -135,22 +134,16 @@ def pictures(rows: Sequence[Row]) -> dict[tuple[object, ...], Picture]:
         if same and same.arch and same.method and line[0].printed_by != REPLICATIONS:
             theirs.setdefault((line[0].dataset, same.arch), []).append(line)
     found: dict[tuple[object, ...], Picture] = {}
-    used: dict[tuple[object, ...], int] = {}
-    for place, board in boards.items():
-        net = place[:2]
-        used[net] = used.get(net, 0) + 1
+    used = Counter[tuple[object, ...]]()
+    for place in [*boards, *sorted(theirs.keys() - {place[:2] for place in boards}, key=str)]:
+        net, board = place[:2], boards.get(place, [])
+        used[net] += 1
         # Nets of one name but other sizes, and older protocols, are boards of their own.
-        found[place] = _picture(net, board, theirs.get(net, []), f"~{used[net]}" if used[net] > 1 else "")
-    alone = sorted((net for net in theirs if net not in used), key=str)
-    return found | {net: _picture(net, [], theirs[net], "") for net in alone}
-
-
-def _picture(
-    net: tuple[object, ...], board: Sequence[Sequence[Row]], rest: Sequence[Sequence[Row]], number: str
-) -> Picture:
-    title = f"{DATA[str(net[0])].title}, {net[1]}: top-1 accuracy against T"
-    file = f"{FOLDER}/{net[0]}-{net[1]}{number}.svg"
-    return Picture(file, title, tuple(_series(board, rest)), max(0, len(board) - MOST_ROWS))
+        file = f"{FOLDER}/{net[0]}-{net[1]}" + (f"~{used[net]}" if used[net] > 1 else "") + ".svg"
+        title = f"{DATA[str(net[0])].title}, {net[1]}: top-1 accuracy against T"
+        series = tuple(_series(board, theirs.get(net, [])))
+        found[place] = Picture(file, title, series, max(0, len(board) - MOST_ROWS))
+    return found
 
 
 def _series(board: Sequence[Sequence[Row]], rest: Sequence[Sequence[Row]]) -> list[Series]:

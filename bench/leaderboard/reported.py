@@ -11,11 +11,11 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from bench.errors import UserError, first_error
 from bench.leaderboard.text import one_line
-from bench.records.record import Name
+from bench.records.record import Name, Strict
 from bench.registry.datasets import DATA
 from bench.registry.nets import ARCHITECTURES
 from bench.yaml_files import UNREADABLE, read_yaml
@@ -38,12 +38,6 @@ Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$", max_length=60)]
 Percent = Annotated[Decimal, BeforeValidator(_printed), Field(ge=0, le=100)]
 # A column printed ``T>=512`` is written 512+: no single number of steps, so nothing of ours is compared with it.
 Steps = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,4}\+?$")]
-
-
-class Strict(BaseModel):
-    """Unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def _net(value: object) -> object:
@@ -89,7 +83,7 @@ class ReportedRow(Strict):
     who: Line | None = None
     table: Line | None = None
     source: Line | None = None
-    also: list[Line] = []
+    also: tuple[Line, ...] = ()
     note: Line | None = None
     ann_top1: Percent | None = None
     top1: Annotated[dict[Steps, Percent], Field(min_length=1)]
@@ -110,12 +104,12 @@ class Paper(Strict):
 
     key: Key
     title: Line | None = None
-    authors: list[Line] = []
+    authors: tuple[Line, ...] = ()
     venue: Line | None = None
     year: Annotated[int, Field(ge=1950, le=2100)] | None = None
     arxiv: Annotated[str, Field(pattern=r"^\d{4}\.\d{4,5}$")] | None = None
     doi: Line | None = None
-    code: list[Line] = []
+    code: tuple[Line, ...] = ()
     note: Line | None = None
     rows: list[ReportedRow]
 

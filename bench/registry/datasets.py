@@ -1,11 +1,6 @@
 """The registry of data sets: one line each, imported only when used."""
 
-from collections.abc import Mapping
-
 from bench.registry.entries import DataEntry
-
-# Options of all data modules.
-YOUNGER: Mapping[str, object] = {"val_augment": False, "last_batch": "drop"}
 
 DATA: dict[str, DataEntry] = {
     "digits": DataEntry(
@@ -13,27 +8,23 @@ DATA: dict[str, DataEntry] = {
         "scikit-learn's handwritten digits as 3x32x32, embedded",
         title="digits",
         num_test=360,
-        younger=YOUNGER,
     ),
     "cifar10": DataEntry(
         "datamodules.cifar:CIFAR10DataModule",
         "50,000 + 10,000 images, 32x32, 10 classes",
         title="CIFAR-10",
         num_test=10_000,
-        younger=YOUNGER,
     ),
     "cifar100": DataEntry(
         "datamodules.cifar:CIFAR100DataModule",
         "50,000 + 10,000 images, 32x32, 100 classes",
         title="CIFAR-100",
         num_test=10_000,
-        younger=YOUNGER,
     ),
     "imagenet": DataEntry(
         "datamodules.imagenet:ImageNetDataModule",
         "1,281,167 + 50,000 images, 224x224, 1,000 classes",
         title="ImageNet",
         num_test=50_000,
-        younger=YOUNGER,
     ),
 }

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from bench.errors import UserError
+from bench.registry.papers import PAPERS, PaperEntry
 
 T = TypeVar("T")
 
@@ -45,9 +46,11 @@ class DataEntry(Entry):
 
     Attributes:
         num_test: images of its test set; a record that evaluated another number did not evaluate the test set.
+        younger: by default the younger options of all data sets.
     """
 
     num_test: int
+    younger: Mapping[str, object] = field(default_factory=lambda: {"val_augment": False, "last_batch": "drop"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +58,7 @@ class MethodEntry(Entry):
     """A registry line of a method.
 
     Attributes:
-        paper: key of the paper in ``leaderboards/reported``.
-        year: when the paper came out.
-        venue: where.
-        link: address of the paper.
+        paper: key of the paper in ``leaderboards/reported`` and in the registry of papers.
         source: name of the method whose checkpoint it converts; ``None`` where it trains its own net. Where the
             method's option ``source`` chooses, a mapping from its values to names.
         source_only: trains nets for others to convert, so it has no ranked row of its own.
@@ -69,9 +69,6 @@ class MethodEntry(Entry):
     """
 
     paper: str
-    year: int
-    venue: str
-    link: str | None = None
     source: str | Mapping[str, str] | None = None
     source_only: bool = False
     per_T: bool = False
@@ -96,9 +93,14 @@ class MethodEntry(Entry):
         return f"converts a {' or '.join(self.sources)} net" if self.sources else "trains"
 
     @property
+    def published(self) -> PaperEntry:
+        """Where its paper came out."""
+        return PAPERS[self.paper]
+
+    @property
     def display(self) -> str:
         """Its name with its origin: ``QCFS (ICLR 2022)``."""
-        return f"{self.title} ({self.venue} {self.year})"
+        return f"{self.title} ({self.published.venue} {self.published.year})"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.records.record import PROTOCOL_VERSION, SCHEMA_VERSION, Record, config_sha256
-
-TEST_IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "digits": 360, "imagenet": 50_000}
+from bench.registry.datasets import DATA
 
 
 def sha(text: str) -> str:
@@ -21,6 +20,11 @@ def point(T: int, top1: float, warmup: int = 0, **changes: Any) -> dict[str, Any
     """One entry of ``snn``."""
     base = {"T": T, "warmup": warmup, "top1": top1, "top5": 1.0, "quantised_top1": 0.9, "firing_rate": 0.125}
     return {**base, "synops": 1e6, "energy_joule": 1e-6, **changes}
+
+
+def num_test(data: str) -> int:
+    """Images of a registered test set; of another, those of CIFAR."""
+    return DATA[data].num_test if data in DATA else 10_000
 
 
 def record_dict(seed: int = 0, snn: Sequence[dict[str, Any]] | None = None, **changes: Any) -> dict[str, Any]:
@@ -85,7 +89,7 @@ def record_dict(seed: int = 0, snn: Sequence[dict[str, Any]] | None = None, **ch
             raise KeyError(name)
         target[last] = value
     if "data__name" in changes and "protocol__num_eval_samples" not in changes:
-        data["protocol"]["num_eval_samples"] = TEST_IMAGES.get(changes["data__name"], 10_000)
+        data["protocol"]["num_eval_samples"] = num_test(changes["data__name"])
     return data
 
 
