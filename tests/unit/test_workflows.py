@@ -110,14 +110,3 @@ def test_what_may_write_runs_nothing_of_a_fork() -> None:
         "actions/github-script",
     ]
     assert "${{" not in job["steps"][1]["with"]["script"]
-
-
-FORMS = sorted((GITHUB / "ISSUE_TEMPLATE").glob("*.yml"))
-
-
-@pytest.mark.parametrize("path", FORMS, ids=lambda path: path.name)
-def test_issue_forms_hold_to_their_schema(path: Path) -> None:
-    schema = "vendor.github-issue-config" if path.name == "config.yml" else "vendor.github-issue-forms"
-    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, str(path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
