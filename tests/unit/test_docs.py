@@ -3,7 +3,6 @@
 import argparse
 import importlib
 import importlib.util
-import os
 import re
 import shlex
 import subprocess
@@ -123,8 +122,7 @@ def test_the_sweep_file_of_the_docs_can_be_planned(tmp_path, monkeypatch):
     Path("sweep.yaml").write_text(yaml.safe_dump({**yaml.safe_load(content), **one_of_each}))
     sweep = read_sweep(Path("sweep.yaml"))
     jobs = Planner(sweep, Path("runs")).plan()
-    named = {job.settings.method for job in jobs}
-    assert {"qcfs", "tcl", "relu", "cos", "srp", "max_norm", "nq"} == named
+    # What is converted is trained as well, at the values that the grid names.
     assert {job.settings.model_args["L"] for job in jobs if job.settings.method == "qcfs"} == {4, 8}
 
 
@@ -252,13 +250,3 @@ def test_metadata_agrees():
     assert citation["license"] == project["license"] == "Apache-2.0"
     assert "Apache License\n                           Version 2.0" in (ROOT / "LICENSE").read_text()
     assert f"\n## [{project['version']}]" in (ROOT / "CHANGELOG.md").read_text()
-
-
-def test_ci_takes_the_test_command_from_the_readme():
-    marked = re.findall(r"^<!-- test command.*-->\n```bash\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
-    assert len(marked) == 1
-    assert ".venv/bin/python -m pytest" in marked[0]
-    script = ROOT / ".ci/run"
-    assert os.access(script, os.X_OK)
-    assert subprocess.run(["bash", "-n", script]).returncode == 0
-    assert "-m pytest" not in script.read_text()

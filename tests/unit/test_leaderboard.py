@@ -15,6 +15,7 @@ from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given, settings
@@ -99,10 +100,8 @@ def test_mean_and_sample_deviation_agree_with_an_independent_computation() -> No
     (row,) = aggregate(records, ())
     mean = math.fsum(100 * a for a in accuracies) / 4
     std = math.sqrt(math.fsum((100 * a - mean) ** 2 for a in accuracies) / 3)
-    assert float(row.top1 or 0) == pytest.approx(mean, abs=1e-10)
-    assert float(row.std or 0) == pytest.approx(std, abs=1e-10)
-    assert float(row.ann_top1 or 0) == pytest.approx(100 * sum(anns) / 4, abs=1e-10)
-    assert row.seeds == (0, 1, 2, 3)
+    found = [float(value or 0) for value in (row.top1, row.std, row.ann_top1)]
+    assert found == pytest.approx([mean, std, 100 * sum(anns) / 4], abs=1e-10)
 
 
 def test_each_T_counts_only_the_seeds_that_have_it(papers: tuple[Paper, ...]) -> None:
@@ -119,22 +118,12 @@ def test_each_T_counts_only_the_seeds_that_have_it(papers: tuple[Paper, ...]) ->
     assert "| 70.00 (n=1) | 82.00 ± 2.00 | 90.00 (n=1) |" in pages(records, papers)["cifar10.md"]
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"arch__parameters": 1},
-        {"arch__macs": 1},
-        {"data__name": "cifar100"},
-        {"method__name": "srp"},
-        {"recipe__overrides": ["a=1"]},
-        {"config": {"other": 1}},
-        {"protocol__num_train_samples": 45_000},
-        {"conversion__causal": False},
-        {"method__options": {"L": 4, "v_init": 0}},
-    ],
-)
-def test_different_experiments_never_merge(change: dict[str, Any]) -> None:
-    assert len(experiments([make_record(0), make_record(1, **change)])) == 2
+def test_different_experiments_never_merge() -> None:
+    changes: dict[str, Any] = {"arch__parameters": 1, "arch__macs": 1, "data__name": "cifar100", "method__name": "srp"}
+    changes |= {"recipe__overrides": ["a=1"], "config": {"other": 1}, "protocol__num_train_samples": 45_000}
+    changes |= {"conversion__causal": False, "method__options": {"L": 4, "v_init": 0}}
+    for change in changes.items():
+        assert len(experiments([make_record(0), make_record(1, **dict([change]))])) == 2, change
 
 
 def converted(seed: int, **changes: Any) -> Record:
@@ -143,72 +132,41 @@ def converted(seed: int, **changes: Any) -> Record:
     source = {**settings, "sha256": sha(str(seed)), **changes}
     config = {"model": {"rho": 4}, "source": source}
     points = [point(8, 0.9 + seed / 1000)]
-    return make_record(
-        seed, points, config=config, conversion__retrained=False, conversion__source_sha256=str(source["sha256"])
-    )
+    given = {"conversion__retrained": False, "conversion__source_sha256": str(source["sha256"])}
+    return make_record(seed, points, config=config, method__options={"rho": 4}, **given)
 
 
 def test_seeds_with_their_own_source_nets_are_one_experiment_and_other_settings_another() -> None:
     assert [rows[0].n for rows in experiments([converted(k) for k in range(3)])] == [3]
-    assert len(experiments([converted(0), converted(1, model={"L": 8})])) == 2
+    # L is that of the source net.
+    assert [rows[0].L for rows in experiments([converted(0), converted(1, model={"L": 8})])] == [8, 4]
 
 
-@pytest.mark.parametrize(
-    ("younger", "merge"),
-    [
-        ({"model": {"L": 4, "init": "kaiming_normal", "max_pool": "average"}, "data": {"val_augment": False}}, True),
-        ({"model": {"L": 4, "max_pool": "keep"}}, False),
-        ({"model": {"L": 4}, "data": {"val_augment": True}}, False),
-    ],
-)
-def test_a_record_from_before_an_option_is_of_the_same_experiment_as_its_former_value(
-    younger: dict[str, Any], merge: bool
-) -> None:
-    old, new = (
-        {"method": "qcfs", **config, "data": {"name": "cifar10", **config.get("data", {})}}
-        for config in ({"model": {"L": 4}}, younger)
-    )
-    records = [make_record(k, config=config, method__options=config["model"]) for k, config in enumerate((old, new))]
-    assert len(experiments(records)) == (1 if merge else 2)
-    sources = [
-        make_record(k, config={"model": {}, "source": config}, conversion__retrained=False)
-        for k, config in enumerate((old, new))
-    ]
-    assert len(experiments(sources)) == (1 if merge else 2)
+@pytest.mark.parametrize(("pool", "merge"), [("average", True), ("keep", False)])
+def test_a_record_from_before_an_option_is_of_the_same_experiment_as_its_former_value(pool: str, merge: bool) -> None:
+    """Its own option or its source net's; what options there are is the registry's, see test_registry.py."""
+    configs = [{"method": "qcfs", "model": {"L": 4, **more}} for more in ({}, {"max_pool": pool})]
+    own = [make_record(k, config=config, method__options=config["model"]) for k, config in enumerate(configs)]
+    source = [make_record(k, config={"model": {}, "source": config}) for k, config in enumerate(configs)]
+    assert [len(experiments(records)) for records in (own, source)] == [2 - merge] * 2
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [("91.185", "91.19"), ("-0.004", "0.00"), ("0.125", "0.13"), ("1e300", "1" + "0" * 300 + ".00"), ("7", "7.00")],
-)
-def test_display_rounds_half_up_with_fixed_decimals(value: str, text: str) -> None:
-    assert fixed(Decimal(value)) == text
-
-
-def test_percent_is_exact_where_float_arithmetic_is_not() -> None:
-    assert 0.5507 * 100 != 55.07
-    assert percent(0.5507) == Decimal("55.07")
-    assert fixed(Decimal("0.4"), sign=True) == "+0.40"
-    assert fixed(None) == ""
+def test_display_rounds_half_up_with_fixed_decimals_and_percent_is_exact() -> None:
+    shown = {"91.185": "91.19", "-0.004": "0.00", "0.125": "0.13", "1e300": "1" + "0" * 300 + ".00", "7": "7.00"}
+    assert {value: fixed(Decimal(value)) for value in shown} == shown
+    assert (fixed(Decimal("0.4"), sign=True), fixed(None)) == ("+0.40", "")
+    assert 0.5507 * 100 != 55.07 and percent(0.5507) == Decimal("55.07")
 
 
 # --- badges and matches ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("difference", "std", "expected"),
-    [
-        ("0.50", None, "matches"),
-        ("-0.50", "0.01", "matches"),
-        ("0.51", None, "differs"),
-        ("-0.5000001", "0.1", "differs"),
-        ("1.00", "0.5", "matches"),
-        ("1.01", "0.5", "differs"),
-        ("-1.00", "0.5", "matches"),
-    ],
-)
-def test_badge_edges(difference: str, std: str | None, expected: str) -> None:
-    assert badge(Decimal(difference), Decimal(std) if std else None) == expected
+def test_badge_edges() -> None:
+    for std, most in ((None, "0.50"), ("0.1", "0.50"), ("0.5", "1.00")):
+        for sign in (1, -1):
+            edge = sign * Decimal(most)
+            assert badge(edge, std and Decimal(std)) == "matches"
+            assert badge(edge * Decimal("1.0000001"), std and Decimal(std)) == "differs"
 
 
 def test_edge_of_half_a_point_survives_the_floats_of_a_record(papers: tuple[Paper, ...]) -> None:
@@ -220,6 +178,7 @@ def test_edge_of_half_a_point_survives_the_floats_of_a_record(papers: tuple[Pape
 def test_ours_only_and_reported_only(papers: tuple[Paper, ...]) -> None:
     """A column printed as at least 512 is compared with nothing."""
     rows = aggregate([make_record(0, [point(4, 0.84), point(16, 0.9), point(512, 0.9241)])], papers)
+    assert str(papers[0].rows[0].top1["8"]) == "89.50", "as printed"
     assert [(row.T, row.badge) for row in rows] == [
         *((4, "matches"), (16, "ours only"), (512, "ours only")),
         *((T, "reported only") for T in (2, 8, "512+")),
@@ -236,15 +195,9 @@ def match_of(papers: tuple[Paper, ...], overrides: tuple[str, ...] = (), **chang
 def test_only_the_same_experiment_is_compared(papers: tuple[Paper, ...]) -> None:
     assert match_of(papers) == ("own", "")
     assert match_of(papers, L=None) == ("own", "the record states no L (paper 4)")
-    for change in (
-        {"L": 8},
-        {"warmup": 4},
-        {"T": 16},
-        {"arch": "cifar_resnet18"},
-        {"method": "srp"},
-        {"dataset": "cifar100"},
-    ):
-        assert match_of(papers, **change) is None, change
+    other = {"L": 8, "warmup": 4, "T": 16, "arch": "cifar_resnet18", "method": "srp", "dataset": "cifar100"}
+    for change in other.items():
+        assert match_of(papers, **dict([change])) is None, change
 
 
 def test_options_that_the_paper_s_row_does_not_have_are_named(papers: tuple[Paper, ...]) -> None:
@@ -272,15 +225,6 @@ def test_the_authors_own_number_is_preferred_and_replications_are_never_used(tmp
     assert chosen == ("secondary", ""), "of a series over L it may be any"
     write_papers(tmp_path, "key: c\nrows:\n" + exact)
     assert match_of(load_reported(tmp_path)) == ("own", "")
-
-
-def test_the_levels_of_a_converted_net_are_those_of_its_source(tmp_path: Path) -> None:
-    papers = load_reported(write_papers(tmp_path, PAPER.replace("method: qcfs,", "method: cos,")))
-    for levels, verdict in ((4, "matches"), (8, "ours only")):
-        config = {"model": {"rho": 4}, "source": {"model": {"L": levels}, "trainer": {"max_epochs": 300}}}
-        changes = {"method__name": "cos", "method__options": {"rho": 4}, "conversion__retrained": False}
-        row, *_ = aggregate([make_record(0, [point(4, 0.8375)], config=config, **changes)], papers)
-        assert (row.L, row.badge) == (levels, verdict)
 
 
 def test_others_who_measured_the_same_are_shown_and_counted(tmp_path: Path) -> None:
@@ -393,16 +337,14 @@ def test_the_overview_names_the_first_of_each_net(papers: tuple[Paper, ...]) -> 
     text = pages([named("qcfs", point(8, 0.9)), named("second", point(8, 0.8))], papers)["README.md"]
     assert "| CIFAR-10 | cifar_resnet20 | qcfs | paper | 1 | 8 | 8 | 90.00 | n &#60; 3 |" in text
     assert "second" not in text.split("## How to read it")[0]
+    assert "n &#60; 3" not in pages([make_record(k) for k in range(3)], papers)["README.md"]
     assert "| [CIFAR-10](cifar10.md) | 2 | 2 | 1 | 0 | 1 | 3 |" in text
 
 
-def test_best_test_is_shown_marked_and_never_ranked(papers: tuple[Paper, ...]) -> None:
-    records = [
-        named("chosen", point(8, 0.99), protocol__checkpoint_selection="best_test"),
-        named("honest", point(8, 0.80)),
-    ]
-    assert ranks(records) == [("honest", 1), ("chosen", None)]
-    assert "epoch chosen on the test set, not ranked" in pages(records, papers)["cifar10.md"]
+def test_best_test_is_shown_marked_and_never_ranked() -> None:
+    chosen = named("chosen", point(8, 0.99), protocol__checkpoint_selection="best_test")
+    assert ranks([chosen, named("honest", point(8, 0.80))]) == [("honest", 1), ("chosen", None)]
+    assert "epoch chosen on the test set, not ranked" in (aggregate([chosen], ())[0].marks or ())
 
 
 def test_an_older_protocol_is_apart_and_never_ranked(
@@ -415,12 +357,6 @@ def test_an_older_protocol_is_apart_and_never_ranked(
     new, old = pages(records, papers)["cifar10.md"].split("### cifar_resnet20, protocol 1 (earlier, never ranked)")
     assert "| new |" in new and "| old |" not in new
     assert "| old |" in old
-
-
-def test_few_seeds_are_marked(papers: tuple[Paper, ...]) -> None:
-    for seeds, marked in ((2, True), (3, False)):
-        text = pages([make_record(k) for k in range(seeds)], papers)["cifar10.md"]
-        assert ("| n &#60; 3 |" in text) is marked
 
 
 # --- the same bytes --------------------------------------------------------------------------------------------------
@@ -497,17 +433,7 @@ def assert_inert(page: str) -> None:
         assert len({line.count("|") for line in table.splitlines()}) == 1, table
 
 
-def test_hostile_strings_of_a_record_are_inert(papers: tuple[Paper, ...]) -> None:
-    record = make_record(0, recipe__overrides=[HOSTILE, "=1+1"], run__argv=[HOSTILE], environment__device=HOSTILE)
-    for name, text in pages([record], papers).items():
-        assert "<script>alert" not in text, name
-        if name.endswith(".md"):
-            assert_inert(text)
-        elif name.endswith(".csv"):
-            assert len({len(line) for line in csv.reader(io.StringIO(text))}) == 1
-
-
-def test_hostile_strings_of_a_reported_file_are_inert(tmp_path: Path) -> None:
+def test_hostile_strings_of_records_and_reported_files_are_inert(tmp_path: Path) -> None:
     text = json.dumps(HOSTILE.replace("\n", " "))
     hostile = f"""\
 key: evil
@@ -525,11 +451,12 @@ rows:
     note: {text}
     top1: {{4: 80.00, 5: 81.00, 512+: 82.00}}
 """
-    files = pages([], load_reported(write_papers(tmp_path, hostile)))
+    record = make_record(0, recipe__overrides=[HOSTILE, "=1+1"], run__argv=[HOSTILE], environment__device=HOSTILE)
+    files = pages([record], load_reported(write_papers(tmp_path, hostile)))
     for name, content in files.items():
         if name.endswith(".md"):
             assert_inert(content)
-    line = next(csv.DictReader(io.StringIO(files["cifar10.csv"])))
+    *_, line = csv.DictReader(io.StringIO(files["cifar10.csv"]))
     assert line["reported_in"] == "'=HYPERLINK(1)"
 
 
@@ -550,13 +477,11 @@ def test_any_text_is_one_inert_cell(edge: str, text: str) -> None:
     assert " ".join(shown.split()) == " ".join(f"{edge}{one_line(text)}{edge}".split())
 
 
-def test_emphasis_and_bare_addresses_are_broken_and_names_are_left_alone() -> None:
+def test_emphasis_and_addresses_are_broken_names_are_left_alone_and_links_go_to_http_only() -> None:
     assert markdown("cifar_resnet20 +0.38") == "cifar_resnet20 +0.38"
     assert markdown("_z_ a_ _b") == "&#95;z&#95; a&#95; &#95;b"
     assert markdown("https://e.org www.e.org a@e.org") == "https&#58;//e.org www&#46;e.org a&#64;e.org"
 
-
-def test_links_go_to_http_addresses_only() -> None:
     assert link("code", "https://e.org/a_b") == "[code](https://e.org/a_b)"
     for address in ("javascript:alert(1)", "https://e.org/) [x](y", "https://e.org/\n", 'https://e.org/"x'):
         assert "](" not in link("code", address)
@@ -573,7 +498,6 @@ def test_links_go_to_http_addresses_only() -> None:
         ({"code__dirty": True}, "code.dirty"),
         ({"training__code": {"commit": "a" * 40, "dirty": True}}, "training.code.dirty"),
         ({"code__commit": "unknown"}, "code.commit is unknown"),
-        ({"training__code": {"commit": "unknown", "dirty": False}}, "training.code.commit is unknown"),
         ({"training__epochs": 120}, "training.epochs is 120 of 300: the training was not finished"),
         ({"config": {"source": {"trainer": {"max_epochs": 400}}}}, "training.epochs is 300 of 400"),
         ({"protocol__eval_split": "val"}, "eval_split is val"),
@@ -603,22 +527,16 @@ def broken(**changes: Any) -> str:
         (broken(schema_version=2), "schema_version"),
         (broken().replace('"limited": false', '"limited": false, "limited": false'), "duplicate key 'limited'"),
         (broken().replace("0.732", "NaN"), "NaN"),
-        (broken().replace("0.732", "1e999"), "snn.0.top1"),
         (broken().replace("0.732", '"0.732"'), "snn.0.top1"),
         (broken().replace('"limited": false', '"limited": false, "more": 1'), "more"),
-        (broken().replace('"seed": 0', '"seed": -1'), "seed"),
         (broken(config={"a": 1}).replace('"a": 1', '"a": 2'), "recipe.sha256"),
         (broken(config={"a": 2.5}).replace("2.5", "1e999"), "Out of range float"),
         (broken(config={"a": json.loads("[" * 300 + "]" * 300)}), "nested more than 20 levels"),
-        *((broken(config={part: "x"}), f"{part} is not a mapping") for part in ("model", "data", "trainer")),
+        (broken(config={"data": "x"}), "data is not a mapping"),
         (broken(config={"source": {"model": {"L": 4}, "data": 1}}), "config.source: data is not a mapping"),
-        (broken(config={"source": None}), "source is not a mapping"),
         (broken(arch__name="../evil"), "arch.name"),
         ("[" * 100_000, "not a readable record"),
-        ('{"a":' * 2_000 + "1" + "}" * 2_000, "not a readable record"),
         (" " * 10_000_000, "larger than 1 MB"),
-        ("", "not a readable record"),
-        ("9" * 5_000, "not a readable record"),
         ('"\ud800"', ""),
     ],
     ids=lambda value: value[:20] if isinstance(value, str) else None,
@@ -631,13 +549,6 @@ def test_unreadable_records_are_refused_in_one_line(tmp_path: Path, text: str, r
     assert line.startswith(str(path.parent)) and "\x1b" not in line
     assert reason in line
     assert len(line) <= 400
-
-
-def test_a_record_in_another_place_is_refused(tmp_path: Path) -> None:
-    record = make_record()
-    record.write(tmp_path / "cifar10" / "moved.json")
-    (line,) = refusal(tmp_path)
-    assert f"its content belongs in {record.path()}" in line
 
 
 def test_symbolic_links_and_odd_files_are_refused(tmp_path: Path) -> None:
@@ -656,9 +567,21 @@ def test_symbolic_links_and_odd_files_are_refused(tmp_path: Path) -> None:
     ]
 
 
-def test_one_trained_net_is_not_two_seeds(tmp_path: Path) -> None:
-    first, second = (file_record(tmp_path, make_record(k, checkpoint__sha256=sha("one net"))) for k in range(2))
-    assert refusal(tmp_path) == [f"{second}: checkpoint.sha256: the same trained net as in {first}, under another seed"]
+def test_what_only_shows_across_records_is_refused(tmp_path: Path) -> None:
+    """A record in another's place, one trained net as two seeds, two test sets under one name."""
+    make_record().write(tmp_path / "0" / "cifar10" / "moved.json")
+    assert refusal(tmp_path / "0")[0].endswith(f": its content belongs in {make_record().path()}")
+    for changes, reason in (
+        (
+            {"checkpoint__sha256": sha("one net")},
+            "checkpoint.sha256: the same trained net as in {}, under another seed",
+        ),
+        ({"data__fingerprint": sha("another")}, "data.fingerprint: another cifar10 test set than in {}"),
+    ):
+        folder = tmp_path / next(iter(changes))
+        kept = changes if "checkpoint__sha256" in changes else {}
+        first, second = file_record(folder, make_record(0, **kept)), file_record(folder, make_record(1, **changes))
+        assert refusal(folder) == [f"{second}: {reason.format(first)}"]
 
 
 def test_one_seed_counts_once_however_often_its_source_net_was_trained(tmp_path: Path) -> None:
@@ -681,13 +604,6 @@ def test_conversions_of_one_source_net_are_seeds_where_they_differ(tmp_path: Pat
     assert line.startswith(f"{third}: seed 2 has the very numbers of ")
 
 
-def test_two_test_sets_under_one_name_are_refused(tmp_path: Path) -> None:
-    file_record(tmp_path, make_record(0))
-    file_record(tmp_path, make_record(1, data__fingerprint=sha("another")))
-    (line,) = refusal(tmp_path)
-    assert "another cifar10 test set" in line
-
-
 @pytest.mark.parametrize(
     ("old", "new", "reason"),
     [
@@ -696,19 +612,15 @@ def test_two_test_sets_under_one_name_are_refused(tmp_path: Path) -> None:
         ("title: A title", "title: A title\ntitle: B", "the key title is there twice"),
         ("4: 83.75", "4: 83.75, 4: 83.76", "the key 4 is there twice"),
         ("83.75", "83", "as printed"),
-        ("83.75", "183.75", "less than or equal to 100"),
         ("4: 83.75", "0: 83.75", "top1"),
         ("cifar_resnet20", "cifar_resnet21", "same_as"),
         ("dataset: CIFAR-10", "dataset: MNIST", "dataset"),
         ("dataset: CIFAR-10", "dataset: cifar10", "CIFAR-10"),
         ("dataset: CIFAR-10", "dataset: ImageNet", "only cifar_resnet34 is for ImageNet"),
         ("kind: own", "kind: replication", "who"),
-        ("kind: own", "kind: own\n    who: me", "who"),
         ("kind: own", "kind: replication\n    who: me", "replications"),
         ("title: A title", "title: &a A title\nvenue: *a", "aliases"),
         ("title: A title", "title: " + "[" * 50_000, "not a readable file"),
-        ("title: A title", "title: [unclosed", "not a readable file"),
-        ("title: A title", "title: A\x00title", "not a readable file"),
         ("title: A title", "title: " + "x" * 2_000_000, "larger than 1 MB"),
     ],
 )
@@ -720,12 +632,6 @@ def test_bad_reported_files_are_refused_in_one_line(tmp_path: Path, old: str, ne
         read_paper(path)
     (line,) = str(caught.value).splitlines()
     assert reason in line
-
-
-def test_printed_digits_are_kept_and_tags_are_inert(tmp_path: Path) -> None:
-    (paper,) = load_reported(write_papers(tmp_path, PAPER.replace("A title", "!!python/object:os.system x")))
-    assert paper.title == "x"
-    assert str(paper.rows[0].top1["8"]) == "89.50"
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
@@ -743,15 +649,12 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 
 def test_no_records_at_all(tmp_path: Path, reported: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "out"
-    assert run(tmp_path / "none", reported, out, False, False, []) == 0
-    assert files_in(out) == MADE
-    assert "No run is filed yet." in (out / "cifar10.md").read_text()
-    capsys.readouterr()
-    assert run(tmp_path / "none", reported, tmp_path / "unwritten", False, True, []) == 0
-    assert not (tmp_path / "unwritten").exists()
-    rows = json.loads(capsys.readouterr().out)
-    assert [row["badge"] for row in rows] == ["reported only"] * 4
+    assert run(tmp_path / "none", reported, tmp_path / "out", False, True, []) == 0
+    assert not (tmp_path / "out").exists()
+    assert [row["badge"] for row in json.loads(capsys.readouterr().out)] == ["reported only"] * 4
+    assert run(tmp_path / "none", reported, tmp_path / "out", False, False, []) == 0
+    assert files_in(tmp_path / "out") == MADE
+    assert "No run is filed yet." in (tmp_path / "out" / "cifar10.md").read_text()
 
 
 def test_check_writes_nothing_and_names_stale_missing_and_surplus_files(
@@ -788,18 +691,7 @@ def test_check_writes_nothing_and_names_stale_missing_and_surplus_files(
     assert files_in(out) == sorted([*MADE, "curves/own.svg", "notes.md"])
 
 
-def test_a_data_set_with_notes_links_to_them(tmp_path: Path, reported: Path) -> None:
-    out = tmp_path / "out"
-    run(tmp_path / "none", reported, out, False, False, [])
-    assert "notes" not in (out / "cifar10.md").read_text()
-    (out / "notes").mkdir()
-    (out / "notes" / "cifar10.md").write_text("by hand")
-    run(tmp_path / "none", reported, out, False, False, [])
-    assert "[notes/cifar10.md](notes/cifar10.md)" in (out / "cifar10.md").read_text()
-    assert (out / "notes" / "cifar10.md").read_text() == "by hand"
-
-
-def test_unchanged_files_are_not_rewritten(tmp_path: Path, reported: Path) -> None:
+def test_unchanged_files_are_not_rewritten_and_notes_are_linked(tmp_path: Path, reported: Path) -> None:
     results, out = tmp_path / "results", tmp_path / "out"
     run(results, reported, out, False, False, [])
     before = {name: (out / name).stat() for name in files_in(out)}
@@ -807,6 +699,12 @@ def test_unchanged_files_are_not_rewritten(tmp_path: Path, reported: Path) -> No
     run(results, reported, out, False, False, [])
     same = {"cifar10.md", "cifar10.csv", "curves/cifar10-cifar_resnet20.svg"}
     assert {name for name in before if before[name].st_ino == (out / name).stat().st_ino} == same
+    assert "notes" not in (out / "cifar10.md").read_text()
+    (out / "notes").mkdir()
+    (out / "notes" / "cifar10.md").write_text("by hand")
+    run(results, reported, out, False, False, [])
+    assert "[notes/cifar10.md](notes/cifar10.md)" in (out / "cifar10.md").read_text()
+    assert (out / "notes" / "cifar10.md").read_text() == "by hand"
 
 
 def test_add_files_a_record_and_regenerates(tmp_path: Path, reported: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -836,34 +734,31 @@ def test_a_reader_that_goes_away_leaves_no_stale_page(tmp_path: Path, reported: 
 
 
 @pytest.mark.parametrize(
-    ("changes", "reason"),
+    ("changes", "reason", "broken"),
     [
-        ([{}, {}], "given twice"),
-        ([{}, {"limited": True}], "limited"),
-        ([{"recipe__overrides": ["x" * 300]}], "too long"),
+        ([{}, {}], "given twice", ""),
+        ([{}, {"limited": True}], "limited", ""),
+        ([{"recipe__overrides": ["x" * 300]}], "too long", ""),
+        ([{}], "not drawn", "render.to_csv"),
+        ([{}], "not drawn", "curves.Picture.svg"),
     ],
 )
-def test_nothing_is_written_where_an_addition_is_refused(
-    tmp_path: Path, reported: Path, changes: list[dict[str, Any]], reason: str
+def test_nothing_is_written_where_an_addition_is_refused_or_rendering_fails(
+    tmp_path: Path,
+    reported: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: list[dict[str, Any]],
+    reason: str,
+    broken: str,
 ) -> None:
     paths = [tmp_path / f"run{index}" / "record.json" for index in range(len(changes))]
     for path, change in zip(paths, changes, strict=True):
         make_record(**change).write(path)
+    if broken:
+        monkeypatch.setattr(f"bench.leaderboard.{broken}", Mock(side_effect=UserError("not drawn")))
     before = snapshot(tmp_path)
     with pytest.raises(UserError, match=reason):
         run(tmp_path / "results", reported, tmp_path / "out", False, False, paths)
-    assert snapshot(tmp_path) == before
-
-
-@pytest.mark.parametrize("step", ["render.to_csv", "curves.Picture.svg"])
-def test_nothing_is_filed_where_rendering_fails(
-    tmp_path: Path, reported: Path, monkeypatch: pytest.MonkeyPatch, step: str
-) -> None:
-    make_record().write(tmp_path / "record.json")
-    before = snapshot(tmp_path)
-    monkeypatch.setattr(f"bench.leaderboard.{step}", lambda _: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        run(tmp_path / "results", reported, tmp_path / "out", False, False, [tmp_path / "record.json"])
     assert snapshot(tmp_path) == before
 
 
