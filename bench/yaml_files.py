@@ -14,6 +14,8 @@ import yaml
 
 # What reading may end in.
 UNREADABLE = (OSError, ValueError, RecursionError, yaml.YAMLError)
+# Levels of a file that is read as written; those of the papers' numbers have 4.
+MAX_DEPTH = 8
 
 
 class _UniqueKeys(yaml.constructor.BaseConstructor):
@@ -31,13 +33,18 @@ class _Values(_UniqueKeys, yaml.SafeLoader):
     """Plain values."""
 
 
-class _AsWritten(_UniqueKeys, yaml.BaseLoader):
-    """Every scalar as the string that is written; no alias, so that a small file cannot stand for a large one."""
+class _AsWritten(_UniqueKeys, yaml.CBaseLoader):
+    """Every scalar as the string that is written; many files of it are read at once, hence by the parser in C."""
 
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise ValueError("aliases are not allowed")
-        return super().compose_node(parent, index)
+
+def _require_flat(text: str) -> None:
+    # Events come one by one, so hostile nesting ends here instead of in the C parser's stack.
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.CBaseLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent) or depth > MAX_DEPTH:
+            line = event.start_mark.line + 1 if event.start_mark else "?"
+            raise ValueError(f"line {line}: aliases and deep nesting are not allowed")
 
 
 def read_yaml(path: Path, *, as_written: bool = False) -> Any:
@@ -45,12 +52,16 @@ def read_yaml(path: Path, *, as_written: bool = False) -> Any:
 
     Args:
         path: of the file.
-        as_written: leave every scalar the string that it is, so that 95.40 keeps its digits; aliases are refused.
+        as_written: leave every scalar the string that it is, so that 95.40 keeps its digits; aliases and more than
+            ``MAX_DEPTH`` levels are refused.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is not UTF-8, or has a key twice, or an alias that is refused.
+        ValueError: it is not UTF-8, or has a key twice, or what ``as_written`` refuses.
         yaml.YAMLError: it is not YAML.
         RecursionError: it is nested too deeply.
     """
-    return yaml.load(path.read_text(encoding="utf-8"), _AsWritten if as_written else _Values)  # noqa: S506 - both are safe
+    text = path.read_text(encoding="utf-8")
+    if as_written:
+        _require_flat(text)
+    return yaml.load(text, _AsWritten if as_written else _Values)  # noqa: S506 - both make plain values only

@@ -9,7 +9,7 @@ from dataclasses import replace
 from decimal import Context, Decimal, localcontext
 
 from bench.leaderboard.identity import identity, label, options
-from bench.leaderboard.match import compared, reported_only
+from bench.leaderboard.match import Cells, cells, compared, reported_only
 from bench.leaderboard.reported import Paper
 from bench.leaderboard.row import COLUMNS, Row, reference_of
 from bench.leaderboard.text import percent
@@ -27,8 +27,9 @@ def aggregate(records: Iterable[Record], papers: Sequence[Paper]) -> list[Row]:
     groups: dict[tuple[object, ...], list[Record]] = defaultdict(list)
     for record in _conversions(list(records)):
         groups[identity(record)].append(record)
+    printed = cells(papers)
     with localcontext(Context(prec=28)):
-        experiments = [_experiment(sorted(group, key=lambda r: r.seed), papers) for group in groups.values()]
+        experiments = [_experiment(sorted(group, key=lambda r: r.seed), printed) for group in groups.values()]
         rows = list(_ranked(sorted(experiments, key=place)))
     return [*rows, *reported_only(rows, papers)]
 
@@ -51,7 +52,7 @@ def _is_source(record: Record) -> bool:
     return entry is not None and entry.source_only
 
 
-def _experiment(group: Sequence[Record], papers: Sequence[Paper]) -> list[Row]:
+def _experiment(group: Sequence[Record], printed: Cells) -> list[Row]:
     first = group[0]
     source = first.recipe.config.get("source") or {}
     levels = first.method.options.get("L", source.get("model", {}).get("L"))
@@ -82,7 +83,7 @@ def _experiment(group: Sequence[Record], papers: Sequence[Paper]) -> list[Row]:
         records=tuple(group),
     )
     steps = sorted({(point.T, point.warmup) for record in group for point in record.snn})
-    rows = [compared(_at(common, T, warmup), papers) for T, warmup in steps]
+    rows = [compared(_at(common, T, warmup), printed) for T, warmup in steps]
     fair = [row for row in rows if row.latency == RANK_LATENCY and row.n_T == row.n]
     ranked = max(fair, key=lambda row: row.steps, default=None)
     marks = tuple(_marks(first, len(group), ranked is not None))

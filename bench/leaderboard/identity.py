@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Mapping
 
 from bench.records.record import Conversion, Protocol, Record, config_sha256
 from bench.registry.methods import METHODS
 from bench.registry.younger import completed
 
 
-def experiment(config: dict[str, Any]) -> dict[str, Any]:
+def experiment(config: Mapping[str, object]) -> dict[str, object]:
     """A configuration as it would be recorded today, without the source net's checksum.
 
     Each seed may convert its own source net, whose settings are part of the experiment and whose weights are not.
     """
     today = completed(config)
-    if "source" in today:
-        today["source"] = {key: value for key, value in today["source"].items() if key != "sha256"}
+    if isinstance(source := today.get("source"), dict):
+        today["source"] = {key: value for key, value in source.items() if key != "sha256"}
     return today
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from bench.errors import UserError
@@ -32,20 +32,13 @@ def load(results: Path, additions: Sequence[Path] = ()) -> tuple[list[Record], l
     """
     refused: list[str] = []
     filed: dict[Path, Record] = {}
-    for path in _files(results, refused):
-        record = _accepted(path, refused)
-        if record is None:
-            continue
+    for path, record in _accepted(_files(results, refused), refused):
         filed[path] = record
         if path != results / record.path():
             _refuse(refused, path, f"its content belongs in {record.path()}")
     added: dict[Path, Record] = {}
-    for path in additions:
-        record = _accepted(path, refused)
-        if record is None:
-            continue
-        target = results / record.path()
-        if target in filed:
+    for path, record in _accepted(additions, refused):
+        if results / record.path() in filed:
             _refuse(refused, path, f"a record is already filed as {record.path()}")
         elif any(other.path() == record.path() for other in added.values()):
             _refuse(refused, path, f"given twice: another addition belongs in {record.path()} too")
@@ -111,16 +104,18 @@ def _place(record: Record) -> str:
     return record.path().as_posix()
 
 
-def _accepted(path: Path, refused: list[str]) -> Record | None:
-    try:
-        record = read_record(path)
-    except UserError as error:
-        refused.append(one_line(str(error), LIMIT))
-        return None
-    found = list(reasons(record))
-    for reason in found:
-        _refuse(refused, path, reason)
-    return None if found else record
+def _accepted(paths: Iterable[Path], refused: list[str]) -> Iterator[tuple[Path, Record]]:
+    for path in paths:
+        try:
+            record = read_record(path)
+        except UserError as error:
+            refused.append(one_line(str(error), LIMIT))
+            continue
+        found = list(reasons(record))
+        for reason in found:
+            _refuse(refused, path, reason)
+        if not found:
+            yield path, record
 
 
 def _consistent(records: dict[Path, Record], refused: list[str]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 
@@ -13,14 +14,29 @@ from bench.leaderboard.row import Badge, Row
 TOLERANCE = Decimal("0.5")
 
 
-def compared(row: Row, papers: Sequence[Paper]) -> Row:
+# Printed rows with the keys of their files, by data set, net, method, warm-up and T.
+Cells = Mapping[tuple[object, ...], Sequence[tuple[str, ReportedRow]]]
+
+
+def cells(papers: Iterable[Paper]) -> Cells:
+    """Every printed number of a net and method of ours, in the order of the files."""
+    found: dict[tuple[object, ...], list[tuple[str, ReportedRow]]] = defaultdict(list)
+    for paper in papers:
+        for row in paper.rows:
+            for T in row.top1:
+                found[row.dataset, row.same_as.arch, row.same_as.method, row.warmup, T].append((paper.key, row))
+    return found
+
+
+def compared(row: Row, printed: Cells) -> Row:
     """Sets a row beside the printed number of the same method, net, data set, T and warm-up, and beside replications.
 
     A printed row with another L is another experiment, and so may be one without any, where ours was chosen. Where
     several remain, the authors' own number comes before one printed by others, then a row with the same L before one
     without any, then the order of the files.
     """
-    found = [_beside(row, paper.key, printed) for paper in papers for printed in paper.rows if _same(row, printed)]
+    there = printed.get((row.dataset, row.arch, row.method, row.warmup, str(row.T)), ())
+    found = [_beside(row, key, line) for key, line in there if _same_levels(row, line)]
     again = tuple(other for other in found if other.reported_kind == "replication")
     theirs = [other for other in found if other.reported_kind != "replication"]
     best = min(
@@ -51,10 +67,7 @@ def _changes(row: Row) -> list[str]:
     return [c.removeprefix("model.") for c in row.records[0].recipe.overrides if c.startswith("model.")]
 
 
-def _same(row: Row, printed: ReportedRow) -> bool:
-    theirs = (printed.dataset, printed.same_as.arch, printed.same_as.method, printed.warmup)
-    if theirs != (row.dataset, row.arch, row.method, row.warmup) or str(row.T) not in printed.top1:
-        return False
+def _same_levels(row: Row, printed: ReportedRow) -> bool:
     if printed.L is None:
         return not any(change.startswith("L=") for change in _changes(row))
     return row.L in (None, printed.L)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cache
 from itertools import groupby
 from pathlib import Path
+
+import jinja2
 
 from bench.leaderboard.aggregate import ENOUGH_SEEDS, RANK_LATENCY
 from bench.leaderboard.curves import MARKER, Picture, pictures
@@ -76,13 +79,18 @@ def is_generated(path: Path) -> bool:
         return file.read(len(header.encode())) == header.encode()
 
 
-def _page(template: str, **values: object) -> str:
+@cache
+def _templates() -> jinja2.Environment:
     # Every value is escaped for Markdown on its way out, wherever it comes from; only Safe ones are not.
     templates = environment(finalize=markdown)
     templates.filters |= {"fixed": fixed, "signed": lambda value: fixed(value, sign=True), "note": _note}
     templates.globals |= {"data": DATA, "measured": measured, "comparisons": _comparisons, "matching": _matching}
     templates.globals |= {"headed": lambda steps: [f"T={T}" for T in steps], "links": _links, "marker": MARKER}
-    return templates.get_template(template).render(values).rstrip("\n") + "\n"
+    return templates
+
+
+def _page(template: str, **values: object) -> str:
+    return _templates().get_template(template).render(values).rstrip("\n") + "\n"
 
 
 def _links(paper: Paper) -> Safe:

@@ -75,10 +75,10 @@ class MethodEntry(Entry):
     warmup: bool = False
     reference_ann: str | None = None
 
-    def source_for(self, options: Mapping[str, Any]) -> str:
+    def source_for(self, options: Mapping[str, object]) -> str:
         """The method whose checkpoint it converts under these options (``--model.*``)."""
         assert self.source is not None
-        return self.source if isinstance(self.source, str) else self.source[options["source"]]
+        return self.source if isinstance(self.source, str) else self.source[str(options["source"])]
 
     @property
     def sources(self) -> list[str]:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from bench.registry.datasets import DATA
 from bench.registry.methods import METHODS
 
 
-def completed(config: Mapping[str, Any]) -> dict[str, Any]:
+def completed(config: Mapping[str, object]) -> dict[str, object]:
     """A configuration as it would be recorded today.
 
     It gets the options that it is too old to have, and loses the precision of its training, which is arithmetic.
     """
     today = dict(config)
-    method, data = METHODS.get(config.get("method", "")), DATA.get((config.get("data") or {}).get("name", ""))
-    for part, entry in (("model", method), ("data", data)):
-        today[part] = {**(entry.younger if entry else {}), **(config.get(part) or {})}
-    if isinstance(config.get("trainer"), dict):
-        today["trainer"] = {key: value for key, value in config["trainer"].items() if key != "precision"}
-    if "source" in config:
-        today["source"] = completed(config["source"])
+    model, data, trainer, source = (config.get(part) for part in ("model", "data", "trainer", "source"))
+    name = data.get("name") if isinstance(data, dict) else None
+    for part, given, entry in (
+        ("model", model, METHODS.get(str(config.get("method")))),
+        ("data", data, DATA.get(str(name))),
+    ):
+        today[part] = {**(entry.younger if entry else {}), **(given if isinstance(given, dict) else {})}
+    if isinstance(trainer, dict):
+        today["trainer"] = {key: value for key, value in trainer.items() if key != "precision"}
+    if isinstance(source, dict):
+        today["source"] = completed(source)
     return today

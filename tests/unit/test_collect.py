@@ -126,9 +126,12 @@ class FakeApi:
         return [SimpleNamespace(type="run_table", download=None), SimpleNamespace(type="record", download=download)]
 
 
-def test_records_of_a_project(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_records_of_a_project(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     api = FakeApi([make_record(0), make_record(1), make_record(2, code__dirty=True)])
-    paths = collect(None, "me/project", tmp_path / "results", tmp_path, api)
+    monkeypatch.setattr("wandb.Api", lambda timeout: api)
+    paths = collect(None, "me/project", tmp_path / "results", tmp_path)
     assert api.asked == "me/project"
     assert [path.read_text() for path in paths] == [make_record(k).dumps() for k in range(2)]
     assert "left out me/project/run2: code.dirty" in capsys.readouterr().err
@@ -144,9 +147,12 @@ def test_records_of_a_project(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         ("me/project", FakeApi([], fails=True), "ConnectionError: no route"),
     ],
 )
-def test_what_goes_wrong_is_one_line(tmp_path: Path, project: str, api: FakeApi, reason: str) -> None:
+def test_what_goes_wrong_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, project: str, api: FakeApi, reason: str
+) -> None:
+    monkeypatch.setattr("wandb.Api", lambda timeout: api)
     with pytest.raises(UserError) as caught:
-        collect(None, project, tmp_path, tmp_path, api)
+        collect(None, project, tmp_path, tmp_path)
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -29,7 +29,7 @@ from bench.leaderboard import run
 from bench.leaderboard.aggregate import aggregate, place
 from bench.leaderboard.curves import Picture
 from bench.leaderboard.load import load
-from bench.leaderboard.match import badge, compared
+from bench.leaderboard.match import badge, cells, compared
 from bench.leaderboard.render import render
 from bench.leaderboard.reported import Paper, load_reported, read_paper
 from bench.leaderboard.row import Row, measured
@@ -188,7 +188,7 @@ def test_ours_only_and_reported_only(papers: tuple[Paper, ...]) -> None:
 def match_of(papers: tuple[Paper, ...], overrides: tuple[str, ...] = (), **changes: Any) -> tuple[str, str] | None:
     """Kind and remark of what a row at T = 4 is set beside."""
     (row,) = aggregate([make_record(0, [point(4, 0.8375)], recipe__overrides=list(overrides))], ())
-    found = compared(replace(row, **changes), papers)
+    found = compared(replace(row, **changes), cells(papers))
     return None if found.printed is None else (found.printed.kind, found.remark or "")
 
 
@@ -620,7 +620,7 @@ def test_conversions_of_one_source_net_are_seeds_where_they_differ(tmp_path: Pat
         ("kind: own", "kind: replication", "who"),
         ("kind: own", "kind: replication\n    who: me", "replications"),
         ("title: A title", "title: &a A title\nvenue: *a", "aliases"),
-        ("title: A title", "title: " + "[" * 50_000, "not a readable file"),
+        ("title: A title", "title: " + "[" * 50_000, "nesting"),
         ("title: A title", "title: " + "x" * 2_000_000, "larger than 1 MB"),
     ],
 )
