@@ -42,7 +42,7 @@ def compared(row: Row, printed: Cells) -> Row:
     best = min(
         theirs, key=lambda other: (KINDS.index(str(other.reported_kind)), other.reported_L != row.L), default=row
     )
-    return replace(best, replications=again)
+    return replace(best, replications=again) if again else best
 
 
 def reported_only(rows: Sequence[Row], papers: Sequence[Paper]) -> list[Row]:
