@@ -209,6 +209,7 @@ def test_a_drawn_curve_is_xml_with_its_texts_and_the_same_bytes_on_another_machi
     assert {"CIFAR-10, cifar_resnet20: top-1 accuracy against T", "T (time-steps)", "1", "8"} <= words
     assert all(line == line.rstrip() for line in text.splitlines())
     assert drawn.is_in(text)
+    assert replace(drawn, series=()).svg(), "of a net with nothing but 512+, which is no single T"
     assert not drawn.is_in(text.replace("time-steps", "minutes"))
     assert not replace(drawn, title="another").is_in(text)
 
