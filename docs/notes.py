@@ -7,26 +7,29 @@ that begins like one of the generated page becomes that one.
 
 from __future__ import annotations
 
-import argparse
+import functools
 import hashlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-LEADERBOARDS = Path(__file__).resolve().parents[1] / "leaderboards"
-sys.path.insert(0, str(LEADERBOARDS.parent))
+import pages
 
-from bench.leaderboard.aggregate import Row, aggregate  # noqa: E402
-from bench.leaderboard.load import load  # noqa: E402
-from bench.leaderboard.tables import show  # noqa: E402
+from bench.leaderboard.aggregate import aggregate
+from bench.leaderboard.load import load
+from bench.leaderboard.row import Row, measured
+from bench.leaderboard.text import spread
 
-
-def measured(row: Row) -> dict[str, str]:
-    """By column: the accuracies of a row."""
-    return {"ANN": show(row.ann)} | {f"T = {cell.T}": show(cell.top1, len(row.seeds)) for cell in row.cells}
+LEADERBOARDS = pages.HERE.parent / "leaderboards"
 
 
-def filled(text: str, rows: Mapping[str, Row], page: list[str], nets: Path) -> Iterator[str]:
+def accuracies(experiment: Sequence[Row]) -> dict[str, str]:
+    """Those of an experiment by column."""
+    first = experiment[0]
+    return {"ANN": spread(first.ann_top1, first.ann_std)} | {f"T = {row.T}": row.shown for row in experiment}
+
+
+def filled(text: str, rows: Mapping[str, Sequence[Row]], page: list[str], nets: Path) -> Iterator[str]:
     """The lines of a page of notes, made anew.
 
     Args:
@@ -50,7 +53,7 @@ def filled(text: str, rows: Mapping[str, Row], page: list[str], nets: Path) -> I
             if heading[0] == "file":
                 cells[1] = hashlib.sha256((nets / name).read_bytes()).hexdigest()
             else:
-                found = measured(rows[name])
+                found = accuracies(rows[name])
                 cells[1:] = [found.get(column, "") for column in heading[1:]]
             line = f"| {' | '.join(cells)} |"
         if line.startswith("> "):
@@ -59,23 +62,14 @@ def filled(text: str, rows: Mapping[str, Row], page: list[str], nets: Path) -> I
         yield line
 
 
-def main() -> int:
-    """Writes the pages, or with ``--check`` answers 1 where one is stale."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true")
-    checking = parser.parse_args().check
-    rows = aggregate(load(LEADERBOARDS / "results")[0], [])
-    stale = 0
-    for path in sorted((LEADERBOARDS / "notes").glob("*.md")):
-        named = {f"{row.method}/{row.recipe}": row for row in rows if row.dataset == path.stem}
-        page = (LEADERBOARDS / path.name).read_text(encoding="utf-8").splitlines()
-        old = path.read_text(encoding="utf-8")
-        new = "\n".join(filled(old, named, page, LEADERBOARDS / "checkpoints")) + "\n"
-        stale |= new != old
-        if not checking:
-            path.write_text(new, encoding="utf-8")
-    return int(stale and checking)
+def made(path: Path, text: str) -> str:
+    """A page of notes anew."""
+    experiments = measured(aggregate(load(LEADERBOARDS / "results")[0], []))
+    named = {f"{rows[0].method}/{rows[0].recipe}": rows for rows in experiments if rows[0].dataset == path.stem}
+    page = (LEADERBOARDS / path.name).read_text(encoding="utf-8").splitlines()
+    return "\n".join(filled(text, named, page, LEADERBOARDS / "checkpoints")) + "\n"
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    notes = sorted((LEADERBOARDS / "notes").glob("*.md"))
+    sys.exit(pages.main(__doc__, {path: functools.partial(made, path) for path in notes}))

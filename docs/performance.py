@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -119,4 +120,5 @@ def table(folder: Path) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(pages.main("performance.py", __doc__, table(pages.MEASUREMENTS)))
+    made = functools.partial(pages.filled, script="performance.py", lines=list(table(pages.MEASUREMENTS)))
+    sys.exit(pages.main(__doc__, {pages.HERE / "performance.md": made}))

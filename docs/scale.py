@@ -6,6 +6,7 @@ Where there is none for a net, the table says so; nothing is extrapolated from o
 
 from __future__ import annotations
 
+import functools
 import statistics
 import sys
 from collections.abc import Iterator
@@ -14,11 +15,15 @@ from typing import Any, NamedTuple
 
 import pages
 
+from bench.registry.methods import METHODS
+
 SEEDS = 3
 STEPS = 32  # T = 1..32
-# Trainings for one net: qcfs, cs_qcfs, nq, rnl, tcl, rts and relu. Conversions read once for all T: the others but the
-# three that are converted for each of T = 1, 2, 4, 8, 16, 32, which take 63 steps in all.
-TRAINED, ONE_PASS, PER_T, PER_T_STEPS = 7, 13, 3, 63
+# Trainings for one net. Conversions are read once for all T, but for those that are converted for each of T = 1, 2, 4,
+# 8, 16, 32, which take 63 steps in all.
+TRAINED = sum(entry.source is None for entry in METHODS.values())
+PER_T = sum(entry.per_T for entry in METHODS.values())
+ONE_PASS, PER_T_STEPS = len(METHODS) - PER_T, 63
 DEVICES = (1, 8, 100)
 
 
@@ -93,4 +98,5 @@ def table(folder: Path) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(pages.main("scale.py", __doc__, table(pages.MEASUREMENTS)))
+    made = functools.partial(pages.filled, script="scale.py", lines=list(table(pages.MEASUREMENTS)))
+    sys.exit(pages.main(__doc__, {pages.HERE / "scale.md": made}))

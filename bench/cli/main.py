@@ -256,8 +256,8 @@ def _list(arguments: list[str]) -> int:
     for name, data in DATA.items():
         print(f"  {name:<12} {data.summary}")
     print("\narchitectures (--arch; the part after cifar_ will do)")
-    for name, summary in ARCHITECTURES.items():
-        print(f"  {name:<16} {summary}")
+    for name, net in ARCHITECTURES.items():
+        print(f"  {name:<16} {net.summary}")
     print("  timm/<name>      any convolutional net of timm with ReLU modules")
     print("\nrecipes (--recipe)")
     for method_name, stem, path in all_recipes():

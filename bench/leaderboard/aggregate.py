@@ -4,237 +4,155 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from decimal import Context, Decimal, localcontext
 
-from bench.leaderboard.identity import identity, label, ledger, options
-from bench.leaderboard.match import Badge, Match, Wanted, badge, find, replications
-from bench.leaderboard.reported import DATASETS, Paper, ReportedRow
+from bench.leaderboard.identity import identity, label, options
+from bench.leaderboard.match import Cells, cells, compared, reported_only
+from bench.leaderboard.reported import Paper
+from bench.leaderboard.row import COLUMNS, Row, reference_of
 from bench.leaderboard.text import percent
-from bench.records.record import PROTOCOL_VERSION, Conversion, Protocol, Record, part
+from bench.records.record import PROTOCOL_VERSION, Record, part
+from bench.registry.methods import METHODS
 
 # Rows are ranked by the run of exactly this many steps, warm-up included: a method that looks at the image before it
 # counts does not get those steps for nothing, and nobody gains by leaving a T out.
 RANK_LATENCY = 8
 ENOUGH_SEEDS = 3
-SPELLING = {ours: theirs for theirs, ours in DATASETS.items()}
-
-
-@dataclass(frozen=True)
-class Statistic:
-    """Mean and sample standard deviation (``None`` for a single seed) over ``n`` seeds, in percent for accuracies."""
-
-    n: int
-    mean: Decimal
-    std: Decimal | None
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One T of a row, over the seeds that have it."""
-
-    T: int
-    warmup: int
-    top1: Statistic
-    quantised: Statistic | None
-    firing_rate: Statistic
-    synops: Statistic | None
-    macs: Statistic | None
-    membrane_updates: Statistic | None
-    energy_joule: Statistic | None
-    match: Match | None
-    replications: tuple[Match, ...]
-
-    @property
-    def latency(self) -> int:
-        """Steps until the answer: T and the warm-up before it."""
-        return self.T + self.warmup
-
-    def against(self, other: Match) -> tuple[Decimal, Badge]:
-        """Difference in points from a printed number, and what to call it."""
-        return self.top1.mean - other.top1, badge(self.top1.mean, self.top1.std, other.top1)
-
-    @property
-    def difference(self) -> Decimal | None:
-        """From the paper's number."""
-        return None if self.match is None else self.against(self.match)[0]
-
-    @property
-    def badge(self) -> Badge:
-        """Beside the paper's number."""
-        return "ours only" if self.match is None else self.against(self.match)[1]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One experiment: everything but the seed is the same."""
-
-    dataset: str
-    arch: str
-    parameters: int
-    macs: int
-    method: str
-    paper: str
-    options: str
-    L: int | None
-    recipe: str
-    recipe_sha256: str
-    protocol: Protocol
-    conversion: Conversion
-    seeds: tuple[int, ...]
-    ann: Statistic
-    ann_noisy: Statistic | None
-    cells: tuple[Cell, ...]
-    records: tuple[Record, ...]
-    rank: int | None = None
-
-    @property
-    def marks(self) -> tuple[str, ...]:
-        """What a reader must know before believing the row."""
-        found = []
-        if not self.conversion.causal:
-            found.append("reads ahead")
-        if self.conversion.per_T:
-            found.append("converted for each T")
-        if len(self.seeds) < ENOUGH_SEEDS:
-            found.append(f"n < {ENOUGH_SEEDS}")
-        if self.protocol.checkpoint_selection != "last":
-            found.append("epoch chosen on the test set, not ranked")
-        if self.protocol.version != PROTOCOL_VERSION:
-            found.append(f"protocol {self.protocol.version}, not ranked")
-        if self.ranked_cell is None:
-            found.append(f"not all seeds at a latency of {RANK_LATENCY}, not ranked")
-        return tuple(found)
-
-    @property
-    def score(self) -> Decimal | None:
-        """What it is ranked by; ``None`` where it is never ranked."""
-        if self.protocol.checkpoint_selection != "last" or self.protocol.version != PROTOCOL_VERSION:
-            return None
-        cell = self.ranked_cell
-        return None if cell is None else cell.top1.mean
-
-    @property
-    def ranked_cell(self) -> Cell | None:
-        """The run that rows are ranked by; ``None`` where not all seeds have it."""
-        fair = [cell for cell in self.cells if cell.latency == RANK_LATENCY and cell.top1.n == len(self.seeds)]
-        return max(fair, key=lambda cell: cell.T) if fair else None
-
-    @property
-    def place(self) -> tuple[object, ...]:
-        """Sorts rows: newest protocol, ranked before unranked, best first; then by everything that names a row."""
-        score = self.score
-        names = (self.method, self.recipe, self.recipe_sha256, self.options, ledger(self.protocol, self.conversion))
-        board = (self.dataset, self.arch, self.parameters, self.macs)
-        return (*board, -self.protocol.version, score is None, -(score or 0), *names)
-
-
-@dataclass(frozen=True)
-class ReportedOnly:
-    """Cells of a printed row that nothing of ours is compared with."""
-
-    paper: str
-    row: ReportedRow
-    top1: dict[str, Decimal]
 
 
 def aggregate(records: Iterable[Record], papers: Sequence[Paper]) -> list[Row]:
-    """Makes sorted, ranked rows; the order of ``records`` does not matter."""
+    """Makes all rows: ours sorted and ranked, then what is only printed. The order of ``records`` does not matter."""
     groups: dict[tuple[object, ...], list[Record]] = defaultdict(list)
-    for record in records:
+    for record in _conversions(list(records)):
         groups[identity(record)].append(record)
+    printed = cells(papers)
     with localcontext(Context(prec=28)):
-        return _ranked([_row(sorted(group, key=lambda r: r.seed), papers) for group in groups.values()])
+        experiments = [_experiment(sorted(group, key=lambda r: r.seed), printed) for group in groups.values()]
+        rows = list(_ranked(sorted(experiments, key=place)))
+    return [*rows, *reported_only(rows, papers)]
 
 
-def reported_only(rows: Sequence[Row], papers: Sequence[Paper]) -> list[ReportedOnly]:
-    """Lists what the papers print and no row of ours is compared with, in the order of the files."""
-    used = {(id(cell.match.row), str(cell.T)) for row in rows for cell in row.cells if cell.match is not None}
-    found = []
-    for paper in papers:
-        for row in paper.rows:
-            rest = {steps: top1 for steps, top1 in row.top1.items() if (id(row), steps) not in used}
-            if rest:
-                found.append(ReportedOnly(paper.key, row, rest))
-    return found
+def place(experiment: Sequence[Row]) -> tuple[object, ...]:
+    """Sorts experiments: newest protocol, ranked first, best first; then by everything that names one."""
+    row, score = experiment[0], _score(experiment)
+    names = (row.method, row.recipe, row.recipe_sha256, row.options, row.experiment[-1])
+    return (*row.net, -(row.protocol or 0), score is None, -(score or 0), *names)
 
 
-def _row(group: Sequence[Record], papers: Sequence[Paper]) -> Row:
+def _conversions(records: Sequence[Record]) -> list[Record]:
+    """Leaves out source nets whose conversion is a record of its own: that of the method of the same paper."""
+    converted = {(r.method.paper, r.conversion.source_sha256) for r in records}
+    return [r for r in records if not (_is_source(r) and (r.method.paper, r.checkpoint.sha256) in converted)]
+
+
+def _is_source(record: Record) -> bool:
+    entry = METHODS.get(record.method.name)
+    return entry is not None and entry.source_only
+
+
+def _experiment(group: Sequence[Record], printed: Cells) -> list[Row]:
     first = group[0]
     source = part(first.recipe.config, "source")
     levels = first.method.options.get("L", part(source, "model").get("L"))
-    noisy = [record.extras["ann_noisy"] for record in group if "ann_noisy" in record.extras]
-    row = Row(
+    ann, ann_std = _accuracy(record.ann.top1 for record in group)
+    reference, reference_std = _accuracy(reference_of(record) for record in group)
+    common = Row(
         dataset=first.data.name,
         arch=first.arch.name,
         parameters=first.arch.parameters,
         macs=first.arch.macs,
         method=first.method.name,
         paper=first.method.paper,
-        options=options(first),
         L=levels if type(levels) is int else None,
         recipe=label(first),
         recipe_sha256=first.recipe.sha256,
-        protocol=first.protocol,
-        conversion=first.conversion,
+        protocol=first.protocol.version,
+        train_samples=first.protocol.num_train_samples,
         seeds=tuple(record.seed for record in group),
-        ann=_accuracy(record.ann.top1 for record in group),
-        ann_noisy=_accuracy(noisy) if noisy else None,
-        cells=(),
+        n=len(group),
+        ann_top1=ann,
+        ann_std=ann_std,
+        reference_ann=reference,
+        reference_std=reference_std,
+        # What is called the same there: precision, reset, causal and so on.
+        **{name: value for name, value in (*first.protocol, *first.conversion) if name in COLUMNS},
+        options=options(first),
+        experiment=identity(first),
         records=tuple(group),
     )
     steps = sorted({(point.T, point.warmup) for record in group for point in record.snn})
-    return replace(row, cells=tuple(_cell(row, T, warmup, group, papers) for T, warmup in steps))
+    rows = [compared(_at(common, T, warmup), printed) for T, warmup in steps]
+    fair = [row for row in rows if row.latency == RANK_LATENCY and row.n_T == row.n]
+    ranked = max(fair, key=lambda row: row.steps, default=None)
+    marks = tuple(_marks(first, len(group), ranked is not None))
+    out = any(mark.endswith("not ranked") for mark in marks)
+    return [replace(row, marks=marks, ranked=row is ranked and not out) for row in rows]
 
 
-def _cell(row: Row, T: int, warmup: int, group: Sequence[Record], papers: Sequence[Paper]) -> Cell:
-    points = [point for record in group for point in record.snn if (point.T, point.warmup) == (T, warmup)]
-    # All seeds of a row have the same overrides.
-    changes = [change.removeprefix("model.") for change in group[0].recipe.overrides if change.startswith("model.")]
-    altered = tuple(change for change in changes if not change.startswith("L="))
-    where = (SPELLING.get(row.dataset, ""), row.arch, row.method)
-    wanted = Wanted(*where, row.L, T, warmup, chosen=len(altered) < len(changes), altered=altered)
-    twins = [point.quantised_top1 for point in points if point.quantised_top1 is not None]
-    return Cell(
+def _at(common: Row, T: int, warmup: int) -> Row:
+    points = [point for record in common.records for point in record.snn if (point.T, point.warmup) == (T, warmup)]
+    top1, std = _accuracy(point.top1 for point in points)
+    return replace(
+        common,
         T=T,
         warmup=warmup,
-        top1=_accuracy(point.top1 for point in points),
-        quantised=_accuracy(twins) if twins else None,
-        firing_rate=_statistic(Decimal(repr(point.firing_rate)) for point in points),
-        synops=_measured(point.synops for point in points),
-        macs=_measured(point.macs for point in points),
-        membrane_updates=_measured(point.membrane_updates for point in points),
-        energy_joule=_measured(point.energy_joule for point in points),
-        match=find(papers, wanted),
-        replications=replications(papers, wanted),
+        latency=T + warmup,
+        n_T=len(points),
+        top1=top1,
+        std=std,
+        quantised_top1=_accuracy(point.quantised_top1 for point in points)[0],
+        firing_rate=_mean(point.firing_rate for point in points),
+        synops=_mean(point.synops for point in points),
+        snn_macs=_mean(point.macs for point in points),
+        membrane_updates=_mean(point.membrane_updates for point in points),
+        energy_joule=_mean(point.energy_joule for point in points),
     )
 
 
-def _accuracy(fractions: Iterable[float]) -> Statistic:
-    return _statistic(percent(fraction) for fraction in fractions)
+def _marks(record: Record, seeds: int, fair: bool) -> Iterator[str]:
+    """What a reader must know before believing the row."""
+    if not record.conversion.causal:
+        yield "reads ahead"
+    if record.conversion.per_T:
+        yield "converted for each T"
+    if seeds < ENOUGH_SEEDS:
+        yield f"n < {ENOUGH_SEEDS}"
+    if _is_source(record):
+        yield "source net of other methods, not ranked"
+    if record.protocol.checkpoint_selection != "last":
+        yield "epoch chosen on the test set, not ranked"
+    if record.protocol.version != PROTOCOL_VERSION:
+        yield f"protocol {record.protocol.version}, not ranked"
+    if not fair:
+        yield f"not all seeds at a latency of {RANK_LATENCY}, not ranked"
 
 
-def _measured(values: Iterable[float | None]) -> Statistic | None:
-    """Of the seeds whose records have it."""
-    there = [Decimal(repr(value)) for value in values if value is not None]
-    return _statistic(there) if there else None
+def _score(experiment: Sequence[Row]) -> Decimal | None:
+    """What it is ranked by; ``None`` where it is never ranked."""
+    return next((row.top1 for row in experiment if row.ranked), None)
 
 
-def _statistic(values: Iterable[Decimal]) -> Statistic:
-    # The statistics module adds exactly, so the order of the seeds cannot change the last digit.
-    numbers = list(values)
-    std = statistics.stdev(numbers) if len(numbers) > 1 else None
-    return Statistic(len(numbers), statistics.mean(numbers), std)
-
-
-def _ranked(rows: Sequence[Row]) -> list[Row]:
-    """Sorts, and ranks within data set and net; equal scores share a rank."""
+def _ranked(experiments: Sequence[Sequence[Row]]) -> Iterator[Row]:
+    """Ranks within data set and net; equal scores share a rank."""
     scores: dict[tuple[object, ...], list[Decimal]] = defaultdict(list)
-    for row in rows:
-        if row.score is not None:
-            scores[row.place[:4]].append(row.score)
-    return [
-        row if row.score is None else replace(row, rank=1 + sum(s > row.score for s in scores[row.place[:4]]))
-        for row in sorted(rows, key=lambda r: r.place)
-    ]
+    for rows in experiments:
+        if (score := _score(rows)) is not None:
+            scores[rows[0].net].append(score)
+    for rows in experiments:
+        score = _score(rows)
+        rank = None if score is None else 1 + sum(other > score for other in scores[rows[0].net])
+        yield from (replace(row, rank=rank) for row in rows)
+
+
+def _accuracy(fractions: Iterable[float | None]) -> tuple[Decimal | None, Decimal | None]:
+    """Mean and sample standard deviation in percent, of the seeds that have it."""
+    # The statistics module adds exactly, so the order of the seeds cannot change the last digit.
+    there = [percent(fraction) for fraction in fractions if fraction is not None]
+    return statistics.mean(there) if there else None, statistics.stdev(there) if len(there) > 1 else None
+
+
+def _mean(values: Iterable[float | None]) -> Decimal | None:
+    there = [Decimal(repr(value)) for value in values if value is not None]
+    return statistics.mean(there) if there else None

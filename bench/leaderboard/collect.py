@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bench.errors import UserError
 from bench.leaderboard.load import reasons
@@ -35,7 +34,7 @@ class Found:
     path: Path
 
 
-def collect(folder: Path | None, project: str | None, results: Path, into: Path, api: Any = None) -> list[Path]:
+def collect(folder: Path | None, project: str | None, results: Path, into: Path) -> list[Path]:
     """Brings together the records of W&B runs that can be filed and are not yet.
 
     Runs that may not be ranked are left out with a word, as a project holds trials beside results.
@@ -45,7 +44,6 @@ def collect(folder: Path | None, project: str | None, results: Path, into: Path,
         project: ``ENTITY/PROJECT`` of W&B's service.
         results: folder of filed records.
         into: where downloaded records are put.
-        api: stands for ``wandb.Api()``.
 
     Returns:
         Paths for ``leaderboard --add``.
@@ -57,7 +55,7 @@ def collect(folder: Path | None, project: str | None, results: Path, into: Path,
     if folder is not None:
         found += _on_disk(folder)
     if project is not None:
-        found += _online(project, into, api)
+        found += _online(project, into)
     if not found:
         raise UserError(f"no run with an artifact of type {TYPE} in {folder or project}")
     return _to_be_filed(found, results)
@@ -149,15 +147,13 @@ def _messages(log: Path) -> Iterator[bytes]:
             pieces = b""
 
 
-def _online(project: str, into: Path, api: Any) -> Iterator[Found]:
+def _online(project: str, into: Path) -> Iterator[Found]:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", project, re.ASCII):
         raise UserError(one_line(f"--wandb {project}: give ENTITY/PROJECT"))
     try:
-        if api is None:
-            import wandb
+        import wandb
 
-            api = wandb.Api(timeout=SECONDS)
-        for number, run in enumerate(api.runs(project)):
+        for number, run in enumerate(wandb.Api(timeout=SECONDS).runs(project)):
             for part, artifact in enumerate(run.logged_artifacts()):
                 if artifact.type == TYPE:
                     folder = into / f"{number}-{part}"

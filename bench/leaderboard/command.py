@@ -8,9 +8,9 @@ from pathlib import Path
 
 from bench.errors import UserError
 from bench.files import require_writable, write_atomically
-from bench.leaderboard.aggregate import aggregate, reported_only
-from bench.leaderboard.curves import FOLDER
-from bench.leaderboard.lines import flat, to_json
+from bench.leaderboard.aggregate import aggregate
+from bench.leaderboard.curves import FOLDER, Picture
+from bench.leaderboard.lines import to_json
 from bench.leaderboard.load import load
 from bench.leaderboard.render import is_generated, render
 from bench.leaderboard.reported import load_reported
@@ -38,44 +38,53 @@ def run(results: Path, reported: Path, out: Path, check: bool, json_rows: bool, 
     filed, new = load(results, add)
     papers = load_reported(reported)
     rows = aggregate([*filed, *new], papers)
-    rest = reported_only(rows, papers)
-    files = render(rows, rest, papers, {path.stem for path in out.glob("notes/*.md")})
+    files = render(rows, papers, {path.stem for path in out.glob("notes/*.md")})
     # With --json the standard output belongs to the rows.
     report = sys.stderr if json_rows else sys.stdout
     if json_rows:
-        print(to_json(flat(rows, rest)))
+        print(to_json(rows))
+    findings = _differences(out, files)
     if check:
-        findings = _differences(out, files)
         for name, state in findings.items():
             print(f"{out / name}: {state}", file=report)
         return 1 if findings else 0
     if json_rows and not new:
         return 0
+    contents = {name: _content(files[name]) for name, state in findings.items() if state != "surplus"}
     if new:
         require_writable(results)
     done = []
     for record in new:
         record.write(results / record.path())
         done.append(f"filed {results / record.path()}")
-    for name, state in _differences(out, files).items():
+    for name, state in findings.items():
         if state == "surplus":
             (out / name).unlink()
         else:
-            write_atomically(out / name, files[name])
+            write_atomically(out / name, contents[name])
         done.append(f"{'removed' if state == 'surplus' else 'wrote'} {out / name}")
     # Last, because whoever reads may stop reading (``| head -1``), which must not leave half of the pages stale.
     print(*done, sep="\n", end="\n" * bool(done), file=report)
     return 0
 
 
-def _differences(out: Path, files: Mapping[str, str]) -> dict[str, str]:
+def _content(file: str | Picture) -> str:
+    return file if isinstance(file, str) else file.svg()
+
+
+def _is_fresh(path: Path, file: str | Picture) -> bool:
+    if isinstance(file, str):
+        return path.read_bytes() == file.encode()
+    return file.is_in(path.read_text(encoding="utf-8", errors="replace"))
+
+
+def _differences(out: Path, files: Mapping[str, str | Picture]) -> dict[str, str]:
     """Compares what is on disk with what should be: names to ``missing``, ``stale`` or ``surplus``."""
     found = {}
-    for name, content in files.items():
-        path = out / name
-        if not path.is_file():
+    for name, file in files.items():
+        if not (out / name).is_file():
             found[name] = "missing"
-        elif path.read_bytes() != content.encode():
+        elif not _is_fresh(out / name, file):
             found[name] = "stale"
     for path in (*out.glob("*"), *out.glob(f"{FOLDER}/*")):
         name = path.relative_to(out).as_posix()

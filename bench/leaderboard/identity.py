@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
-from bench.records.record import YOUNGER, Conversion, Protocol, Record, completed, config_sha256, part
+from bench.records.record import Conversion, Options, Protocol, Record, config_sha256, part
+from bench.registry.methods import METHODS
+from bench.registry.younger import completed
 
 
-def experiment(config: dict[str, Any]) -> dict[str, Any]:
+def experiment(config: Options) -> Options:
     """A configuration as it would be recorded today, without the source net's checksum.
 
     Each seed may convert its own source net, whose settings are part of the experiment and whose weights are not.
@@ -37,11 +38,12 @@ def ledger(protocol: Protocol, conversion: Conversion) -> str:
 
 def identity(record: Record) -> tuple[object, ...]:
     """What all repetitions have in common."""
+    younger = METHODS[record.method.name].younger if record.method.name in METHODS else {}
     return (
         record.data.name,
         *(record.arch.name, record.arch.parameters, record.arch.macs),
         record.method.name,
-        json.dumps({**YOUNGER["model"], **record.method.options}, sort_keys=True),
+        json.dumps({**younger, **record.method.options}, sort_keys=True),
         label(record),
         config_sha256(experiment(record.recipe.config)),
         ledger(record.protocol, record.conversion),

@@ -1,98 +1,117 @@
-"""Which printed number a measured one is compared with, and what to call the outcome."""
+"""Which printed number a measured one is set beside, and what to call the outcome."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
-from typing import Literal
 
 from bench.leaderboard.reported import KINDS, Paper, ReportedRow
+from bench.leaderboard.row import Badge, Row
 
-Badge = Literal["matches", "differs", "ours only", "reported only"]
 # Points within which two accuracies count as the same whatever the spread of the seeds.
 TOLERANCE = Decimal("0.5")
 
 
-@dataclass(frozen=True)
-class Match:
-    """A printed number.
-
-    Attributes:
-        paper: key of the file it stands in.
-        row: the printed row.
-        top1: percent, as printed.
-        remark: what is not known to be the same, and what the file notes about the row; may be empty.
-    """
-
-    paper: str
-    row: ReportedRow
-    top1: Decimal
-    remark: str
+# Printed rows with the keys of their files, by data set, net, method, warm-up and T.
+Cells = Mapping[tuple[object, ...], Sequence[tuple[str, ReportedRow]]]
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What a measured number is of, in the suite's terms.
-
-    Attributes:
-        dataset: the papers' spelling.
-        arch: net.
-        method: its name.
-        L: the record's, if it states one.
-        T: counted steps.
-        warmup: steps before the first counted one.
-        chosen: whether L was set against the recipe, as in a series over L.
-        altered: the method's other options that were, as ``name=value``.
-    """
-
-    dataset: str
-    arch: str
-    method: str
-    L: int | None
-    T: int
-    warmup: int
-    chosen: bool
-    altered: tuple[str, ...] = ()
-
-
-def find(papers: Sequence[Paper], wanted: Wanted) -> Match | None:
-    """Finds the printed number of the same method, net, data set, T and warm-up.
-
-    A row with another L is another experiment, and so may be one without any, where ours was chosen. Where several rows
-    remain, the authors' own number comes before one printed by others, then a row with the same L before one without
-    any, then the order of the files.
-    """
-    found = [match for match in _same(papers, wanted) if match.row.kind != "replication"]
-    return min(found, key=lambda match: (KINDS.index(match.row.kind), _doubt(match.row, wanted) != ""), default=None)
-
-
-def replications(papers: Sequence[Paper], wanted: Wanted) -> tuple[Match, ...]:
-    """What others got for the same cell, in the order of the file."""
-    return tuple(match for match in _same(papers, wanted) if match.row.kind == "replication")
-
-
-def _same(papers: Sequence[Paper], wanted: Wanted) -> Iterator[Match]:
+def cells(papers: Iterable[Paper]) -> Cells:
+    """Every printed number of a net and method of ours, in the order of the files."""
+    found: dict[tuple[object, ...], list[tuple[str, ReportedRow]]] = defaultdict(list)
     for paper in papers:
         for row in paper.rows:
-            known = (row.dataset, row.same_as.arch, row.same_as.method, row.warmup)
-            if known != (wanted.dataset, wanted.arch, wanted.method, wanted.warmup) or str(wanted.T) not in row.top1:
-                continue
-            if (wanted.chosen and row.L is None) or (row.L is not None and wanted.L not in (None, row.L)):
-                continue
-            ours = f"ours with {', '.join(wanted.altered)}" if wanted.altered else ""
-            remark = "; ".join(part for part in (_doubt(row, wanted), ours, row.note) if part)
-            yield Match(paper.key, row, row.top1[str(wanted.T)], remark)
+            for T in row.top1:
+                found[row.dataset, row.same_as.arch, row.same_as.method, row.warmup, T].append((paper.key, row))
+    return found
 
 
-def badge(ours: Decimal, std: Decimal | None, printed: Decimal) -> Badge:
+def compared(row: Row, printed: Cells) -> Row:
+    """Sets a row beside the printed number of the same method, net, data set, T and warm-up, and beside replications.
+
+    A printed row with another L is another experiment, and so may be one without any, where ours was chosen. Where
+    several remain, the authors' own number comes before one printed by others, then a row with the same L before one
+    without any, then the order of the files.
+    """
+    there = printed.get((row.dataset, row.arch, row.method, row.warmup, str(row.T)), ())
+    found = [_beside(row, key, line) for key, line in there if _same_levels(row, line)]
+    again = tuple(other for other in found if other.reported_kind == "replication")
+    theirs = [other for other in found if other.reported_kind != "replication"]
+    best = min(
+        theirs, key=lambda other: (KINDS.index(str(other.reported_kind)), other.reported_L != row.L), default=row
+    )
+    return replace(best, replications=again) if again else best
+
+
+def reported_only(rows: Sequence[Row], papers: Sequence[Paper]) -> list[Row]:
+    """What the papers print and no row of ours is compared with, in the order of the files."""
+    used = {(id(row.printed), str(row.T)) for row in rows}
+    return [
+        _stated(_alone(paper.key, printed, steps), paper.key, printed, printed.who or printed.table or printed.source)
+        for paper in papers
+        for printed in paper.rows
+        for steps in printed.top1
+        if (id(printed), steps) not in used
+    ]
+
+
+def badge(difference: Decimal, std: Decimal | None) -> Badge:
     """``matches`` when |difference| <= max(0.5 points, 2 standard deviations)."""
-    return "matches" if abs(ours - printed) <= max(TOLERANCE, 2 * (std or Decimal(0))) else "differs"
+    return "matches" if abs(difference) <= max(TOLERANCE, 2 * (std or Decimal(0))) else "differs"
 
 
-def _doubt(row: ReportedRow, wanted: Wanted) -> str:
-    if row.L == wanted.L:
+def _changes(row: Row) -> list[str]:
+    """Options of the method that were set against the recipe; all seeds have the same."""
+    return [c.removeprefix("model.") for c in row.records[0].recipe.overrides if c.startswith("model.")]
+
+
+def _same_levels(row: Row, printed: ReportedRow) -> bool:
+    if printed.L is None:
+        return not any(change.startswith("L=") for change in _changes(row))
+    return row.L in (None, printed.L)
+
+
+def _beside(row: Row, key: str, printed: ReportedRow) -> Row:
+    assert row.top1 is not None
+    difference = row.top1 - printed.top1[str(row.T)]
+    altered = [change for change in _changes(row) if not change.startswith("L=")]
+    ours = f"ours with {', '.join(altered)}" if altered else ""
+    remark = "; ".join(part for part in (_doubt(row.L, printed.L), ours, printed.note) if part)
+    beside = replace(row, difference=difference, badge=badge(difference, row.std), remark=remark)
+    return _stated(beside, key, printed, printed.table or printed.source or key)
+
+
+def _alone(key: str, printed: ReportedRow, steps: str) -> Row:
+    return Row(
+        dataset=printed.dataset,
+        # A net or method that is not exactly ours keeps the paper's name, in the paper's own space.
+        arch=printed.same_as.arch or f"{key}/{printed.arch or 'not stated'}",
+        method=printed.same_as.method or f"{key}/{printed.method}",
+        paper=key,
+        T=int(steps) if steps.isdigit() else steps,
+        warmup=printed.warmup,
+        badge="reported only",
+        remark=printed.note,
+    )
+
+
+def _stated(row: Row, key: str, printed: ReportedRow, where: str | None) -> Row:
+    return replace(
+        row,
+        reported_top1=printed.top1[str(row.T)],
+        reported_ann=printed.ann_top1,
+        reported_L=printed.L,
+        reported_kind=printed.kind,
+        reported_in=where,
+        reported_as=printed.method,
+        printed=printed,
+        printed_by=key,
+    )
+
+
+def _doubt(ours: int | None, theirs: int | None) -> str:
+    if ours == theirs:
         return ""
-    if row.L is None:
-        return f"the paper states no L (ours {wanted.L})"
-    return f"the record states no L (paper {row.L})"
+    return f"the paper states no L (ours {ours})" if theirs is None else f"the record states no L (paper {theirs})"

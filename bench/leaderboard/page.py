@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -16,7 +16,20 @@ FOLDER = Path(__file__).with_name("templates")
 SCRIPTS = ("state.js", "plot.js", "table.js", "detail.js", "main.js")
 
 
-def page(marker: str, data: Any) -> str:
+def environment(finalize: Callable[[object], object] | None = None) -> jinja2.Environment:
+    """The templates, with every value escaped: for HTML, or by what ``finalize`` makes of it."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER),
+        finalize=finalize,
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+
+
+def page(marker: str, data: Mapping[str, object]) -> str:
     """The page's text.
 
     Args:
@@ -26,28 +39,24 @@ def page(marker: str, data: Any) -> str:
     style = (FOLDER / "page.css").read_text(encoding="utf-8")
     parts = "\n".join((FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS)
     script = f'(() => {{\n"use strict";\n{parts}}})();\n'
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(FOLDER),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template("index.html.j2").render(
-        # Our own files, and data that is escaped for where it stands.
-        marker=Markup(marker),  # noqa: S704
-        tolerance=data["tolerance"],
-        style=Markup(style),  # noqa: S704
-        script=Markup(script),  # noqa: S704
-        data=Markup(embedded(data)),  # noqa: S704
-        # The browser runs and applies what these name, and nothing that a record smuggled in.
-        style_hash=_hash(style),
-        script_hash=_hash(script),
+    return (
+        environment()
+        .get_template("index.html.j2")
+        .render(
+            # Our own files, and data that is escaped for where it stands.
+            marker=Markup(marker),  # noqa: S704
+            tolerance=data["tolerance"],
+            style=Markup(style),  # noqa: S704
+            script=Markup(script),  # noqa: S704
+            data=Markup(embedded(data)),  # noqa: S704
+            # The browser runs and applies what these name, and nothing that a record smuggled in.
+            style_hash=_hash(style),
+            script_hash=_hash(script),
+        )
     )
 
 
-def embedded(data: Any) -> str:
+def embedded(data: object) -> str:
     """JSON that no HTML parser can take for markup: ASCII, and neither ``<``, ``>`` nor ``&``."""
     text = json.dumps(data, ensure_ascii=True, allow_nan=False, sort_keys=True, separators=(",", ":"))
     for character in "<>&":

@@ -8,24 +8,18 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
-from typing import Any
 
-from bench.leaderboard.aggregate import SPELLING, Cell, Row, Statistic
 from bench.leaderboard.match import TOLERANCE
-from bench.leaderboard.reported import DATASETS, Paper
+from bench.leaderboard.reported import Paper
+from bench.leaderboard.row import Row, measured, reference_label, reference_of
 from bench.leaderboard.text import fixed, one_line, percent
 from bench.records.record import Record
+from bench.registry.datasets import DATA
 
 # Longer texts are cut: the record, which is linked, has them whole.
 LONG, SHORT = 4000, 300
 
-# What a row's facts are, in their order.
-FACTS = (
-    *("net", "options", "alphabet", "causal", "converted for each T", "retrained", "calibration images", "BN folded"),
-    *("reset", "input, read-out", "precision", "epoch", "images", "protocol", "recipe's SHA-256"),
-)
-
-Data = dict[str, Any]
+Data = dict[str, object]
 
 
 class Texts:
@@ -44,120 +38,106 @@ def payload(names: Sequence[str], rows: Sequence[Row], papers: Sequence[Paper]) 
     keys: dict[str, int] = {}
     texts = Texts()
     return {
-        "datasets": [{"name": name, "title": SPELLING.get(name, name)} for name in names],
-        "rows": [_row(row, _unique(row_key(row), keys), texts) for row in rows],
+        "datasets": [{"name": name, "title": DATA[name].title} for name in names],
+        "rows": [_experiment(cells, keys, texts) for cells in measured(rows)],
         "printed": [line for paper in papers for line in _printed(paper)],
         "papers": {paper.key: _paper(paper) for paper in papers},
-        "facts": FACTS,
         "texts": list(texts.numbers),
         "tolerance": str(TOLERANCE),
     }
 
 
-def row_key(row: Row) -> str:
+def _key(row: Row, seen: dict[str, int]) -> str:
     """A name for links: that of the row's records without the seed."""
-    return f"{row.dataset}/{row.arch}/{row.method}/{row.recipe}-{row.recipe_sha256[:8]}"
-
-
-def _unique(key: str, seen: dict[str, int]) -> str:
+    key = f"{row.dataset}/{row.arch}/{row.method}/{row.recipe}-{str(row.recipe_sha256)[:8]}"
     seen[key] = seen.get(key, 0) + 1
     return key if seen[key] == 1 else f"{key}~{seen[key]}"
 
 
-def _row(row: Row, key: str, texts: Texts) -> Data:
-    protocol, ledger = row.protocol, row.conversion
-    yes = {True: "yes", False: "no"}
-    facts = (
-        f"{row.parameters:,} parameters, {row.macs:,} multiply-accumulates",
-        one_line(row.options, SHORT),
-        f"{ledger.alphabet}, {ledger.levels_per_step} level(s) per step",
-        yes[ledger.causal],
-        yes[ledger.per_T],
-        yes[ledger.retrained],
-        f"{protocol.calibration_images:,}",
-        yes[protocol.bn_folded],
-        protocol.reset,
-        f"{protocol.input_coding}, {protocol.readout}",
-        protocol.precision,
-        protocol.checkpoint_selection,
-        f"{protocol.num_train_samples:,} for training, {protocol.num_eval_samples:,} for the test",
-        str(protocol.version),
-        row.recipe_sha256,
-    )
-    return {
-        "key": key,
-        "dataset": row.dataset,
-        "arch": row.arch,
-        "method": row.method,
-        "paper": row.paper,
-        "recipe": row.recipe,
-        "L": row.L,
-        "rank": row.rank,
-        "marks": list(row.marks),
-        "ann": _statistic(row.ann),
-        **({} if row.ann_noisy is None else {"noisy": _statistic(row.ann_noisy)}),
-        "facts": [texts(fact) for fact in facts],
-        "cells": [_cell(cell, texts) for cell in row.cells],
+def _named(source: object, names: str) -> Data:
+    return {name: getattr(source, name) for name in names.split()}
+
+
+def _experiment(cells: Sequence[Row], keys: dict[str, int], texts: Texts) -> Data:
+    row, protocol = cells[0], cells[0].records[0].protocol
+    yes = {True: "yes", False: "no", None: ""}
+    facts = {
+        "net": f"{row.parameters:,} parameters, {row.macs:,} multiply-accumulates",
+        "options": one_line(row.options, SHORT),
+        "alphabet": f"{row.alphabet}, {row.levels_per_step} level(s) per step",
+        "causal": yes[row.causal],
+        "converted for each T": yes[row.per_T],
+        "retrained": yes[row.retrained],
+        "calibration images": f"{row.calibration_images:,}",
+        "BN folded": yes[row.bn_folded],
+        "reset": protocol.reset,
+        "input, read-out": f"{protocol.input_coding}, {protocol.readout}",
+        "precision": protocol.precision,
+        "epoch": protocol.checkpoint_selection,
+        "images": f"{protocol.num_train_samples:,} for training, {protocol.num_eval_samples:,} for the test",
+        "protocol": str(protocol.version),
+        "recipe's SHA-256": str(row.recipe_sha256),
+    }
+    data = {
+        **_named(row, "dataset arch method paper recipe L rank marks"),
+        "key": _key(row, keys),
+        "ann": [_two(row.ann_top1), _two(row.ann_std), row.n],
+        "facts": [[texts(name), texts(fact)] for name, fact in facts.items()],
+        "cells": [_cell(cell, texts) for cell in cells],
         "runs": [_run(record, texts) for record in row.records],
     }
+    if row.reference_ann is not None:
+        data |= {"reference": [_two(row.reference_ann), _two(row.reference_std)]}
+        data |= {"called": reference_label(row.method)}
+    return data
 
 
-def _statistic(value: Statistic | None) -> list[float | int | None] | None:
-    if value is None:
-        return None
-    return [_two(value.mean), None if value.std is None else _two(value.std), value.n]
+def _two(value: Decimal | None, places: int = 2) -> float | None:
+    return None if value is None else float(fixed(value, places))
 
 
-def _two(value: Decimal) -> float:
-    return float(fixed(value))
-
-
-def _cell(cell: Cell, texts: Texts) -> Data:
+def _cell(row: Row, texts: Texts) -> Data:
     data: Data = {
-        "T": cell.T,
-        "warmup": cell.warmup,
-        "top1": _statistic(cell.top1),
-        "twin": _statistic(cell.quantised),
-        "rate": float(fixed(cell.firing_rate.mean, 4)),
-        "synops": float(fixed(cell.synops.mean, 0)) if cell.synops else None,
-        "mJ": float(fixed(cell.energy_joule.mean * 1000, 4)) if cell.energy_joule else None,
-        "badge": texts(cell.badge),
+        **_named(row, "T warmup"),
+        "top1": [_two(row.top1), _two(row.std), row.n_T],
+        "twin": _two(row.quantised_top1),
+        "rate": _two(row.firing_rate, 4),
+        "synops": _two(row.synops, 0),
+        "mJ": _two(row.energy_joule and row.energy_joule * 1000, 4),
+        "badge": texts(row.badge),
     }
-    if cell.match is not None and cell.difference is not None:
-        row = cell.match.row
-        data |= {
-            "paper": f"{cell.match.top1:f}",
-            "difference": _two(cell.difference),
-            "where": texts(one_line(row.table or row.source or cell.match.paper, SHORT)),
-            "kind": texts(row.kind.replace("_", " ")),
-            "remark": texts(one_line(cell.match.remark, SHORT)),
-        }
+    if row.printed is not None:
+        data |= {"paper": f"{row.reported_top1:f}", "difference": _two(row.difference)}
+        said = {"where": row.reported_in, "kind": row.printed.kind.replace("_", " "), "remark": row.remark}
+        data |= {name: texts(one_line(text or "", SHORT)) for name, text in said.items()}
     return data
 
 
 def _run(record: Record, texts: Texts) -> Data:
-    env = record.environment
+    env, reference = record.environment, reference_of(record)
     versions = f"Python {env.python}, torch {env.torch}, torchvision {env.torchvision}, Lightning {env.lightning}"
     device = f"{env.device}; {env.threads} thread(s), {env.world_size} process(es), {env.workers} worker(s)"
-    device += ", deterministic" if env.deterministic else ""
+    said = {
+        "commit": record.code.commit,
+        "trained": record.training.code.commit,
+        "versions": one_line(f"{versions}, timm {env.timm}", SHORT),
+        "device": one_line(device + ", deterministic" * env.deterministic, SHORT),
+        "command": one_line(shlex.join(record.run.argv), LONG),
+    }
     return {
         "seed": record.seed,
         # In the folder of its row.
         "file": record.path().name,
         "ann": _two(percent(record.ann.top1)),
-        **({"noisy": _two(percent(record.extras["ann_noisy"]))} if "ann_noisy" in record.extras else {}),
+        **({} if reference is None else {"reference": _two(percent(reference))}),
         "points": [[point.T, point.warmup, _two(percent(point.top1)), point.synops] for point in record.snn],
-        "commit": texts(record.code.commit),
-        "trained": texts(record.training.code.commit),
         "epochs": record.training.epochs,
         "hours": None if record.training.seconds is None else round(record.training.seconds / 3600, 2),
         "seconds": round(record.run.seconds, 1),
         "started": one_line(record.run.started, 40),
-        "command": texts(one_line(shlex.join(record.run.argv), LONG)),
         "weights": record.checkpoint.sha256,
         "source": record.conversion.source_sha256,
-        "versions": texts(one_line(f"{versions}, timm {env.timm}", SHORT)),
-        "device": texts(one_line(device, SHORT)),
+        **{name: texts(text) for name, text in said.items()},
     }
 
 
@@ -165,17 +145,14 @@ def _printed(paper: Paper) -> Iterable[Data]:
     # Whole rows, also those whose cells stand beside ours: a printed row is read as one line.
     for index, row in enumerate(paper.rows):
         yield {
+            **_named(row, "dataset who L warmup"),
             "key": f"{paper.key}*{index + 1}",
-            "dataset": DATASETS[row.dataset],
+            "paper": paper.key,
             "arch": row.same_as.arch or one_line(row.arch or "net not stated", SHORT),
             "same": row.same_as.arch is not None,
             "method": row.same_as.method or one_line(row.method, SHORT),
             "as": one_line(row.method, SHORT),
-            "paper": paper.key,
             "kind": row.kind.replace("_", " "),
-            "who": row.who,
-            "L": row.L,
-            "warmup": row.warmup,
             "where": one_line("; ".join(part for part in (row.table, row.source) if part), SHORT),
             "note": one_line(row.note or "", SHORT),
             "ann": None if row.ann_top1 is None else f"{row.ann_top1:f}",
@@ -185,7 +162,6 @@ def _printed(paper: Paper) -> Iterable[Data]:
 
 def _paper(paper: Paper) -> Data:
     return {
-        "key": paper.key,
         "title": one_line(paper.title or "(title not seen)", SHORT),
         "venue": one_line(" ".join(str(part) for part in (paper.venue, paper.year) if part), SHORT),
         "url": f"https://arxiv.org/abs/{paper.arxiv}" if paper.arxiv else None,

@@ -7,27 +7,23 @@ written only where it is the same thing; without it a row has a name of its own 
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from bench.errors import UserError, first_error
 from bench.leaderboard.text import one_line
-from bench.records.record import Name
+from bench.records.record import Name, Strict
+from bench.registry.datasets import DATA
 from bench.registry.nets import ARCHITECTURES
+from bench.yaml_files import UNREADABLE, read_yaml
 
-# The papers' spelling and the suite's name.
-DATASETS = {"CIFAR-10": "cifar10", "CIFAR-100": "cifar100", "ImageNet": "imagenet"}
 REPLICATIONS = "replications"
 TIMM = "timm/"
-ON_IMAGENET = "cifar_resnet34"
 KINDS = ("own", "secondary", "second_hand", "replication")
 MAX_BYTES = 1_000_000
-MAX_DEPTH = 8
 
 
 def _printed(value: object) -> Decimal:
@@ -44,12 +40,6 @@ Percent = Annotated[Decimal, BeforeValidator(_printed), Field(ge=0, le=100)]
 Steps = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,4}\+?$")]
 
 
-class Strict(BaseModel):
-    """Unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
 def _net(value: object) -> object:
     # Records name timm's nets without the prefix, which tells them from ours on the command line.
     if isinstance(value, str):
@@ -58,6 +48,13 @@ def _net(value: object) -> object:
         if value not in ARCHITECTURES:
             raise ValueError(f"{value} is none of {', '.join(ARCHITECTURES)}, nor {TIMM}<name>")
     return value
+
+
+def _dataset(value: object) -> str:
+    names = {entry.title: name for name, entry in DATA.items()}
+    if not isinstance(value, str) or value not in names:
+        raise ValueError(f"{value} is none of {', '.join(names)}")
+    return names[value]
 
 
 class SameAs(Strict):
@@ -70,13 +67,14 @@ class SameAs(Strict):
 class ReportedRow(Strict):
     """One printed row: accuracy at each T.
 
-    ``kind``: ``own`` where the method's authors print it, ``secondary`` where another paper does, ``second_hand``
-    where somebody quotes it, ``replication`` where somebody (``who``) measured it again. An absent ``L``, ``arch``,
-    ``table`` or ``source`` is unknown. ``warmup`` holds the steps that the paper's T leaves out.
+    ``dataset`` is written in the papers' spelling and read as the suite's name. ``kind``: ``own`` where the method's
+    authors print it, ``secondary`` where another paper does, ``second_hand`` where somebody quotes it, ``replication``
+    where somebody (``who``) measured it again. An absent ``L``, ``arch``, ``table`` or ``source`` is unknown.
+    ``warmup`` holds the steps that the paper's T leaves out.
     """
 
     method: Line
-    dataset: Literal["CIFAR-10", "CIFAR-100", "ImageNet"]
+    dataset: Annotated[str, BeforeValidator(_dataset)]
     arch: Line | None = None
     same_as: SameAs = SameAs()
     L: Annotated[int, Field(ge=1)] | None = None
@@ -85,7 +83,7 @@ class ReportedRow(Strict):
     who: Line | None = None
     table: Line | None = None
     source: Line | None = None
-    also: list[Line] = []
+    also: tuple[Line, ...] = ()
     note: Line | None = None
     ann_top1: Percent | None = None
     top1: Annotated[dict[Steps, Percent], Field(min_length=1)]
@@ -94,8 +92,10 @@ class ReportedRow(Strict):
     def _consistent(self) -> ReportedRow:
         if (self.kind == "replication") != (self.who is not None):
             raise ValueError("who measured it is stated for replications, and only for them")
-        if self.dataset == "ImageNet" and self.same_as.arch in ARCHITECTURES and self.same_as.arch != ON_IMAGENET:
-            raise ValueError(f"same_as.arch: of the suite's own nets only {ON_IMAGENET} is for ImageNet")
+        ours = ARCHITECTURES.get(self.same_as.arch or "")
+        if self.dataset == "imagenet" and ours is not None and not ours.imagenet:
+            only = ", ".join(name for name, net in ARCHITECTURES.items() if net.imagenet)
+            raise ValueError(f"same_as.arch: of the suite's own nets only {only} is for ImageNet")
         return self
 
 
@@ -104,12 +104,12 @@ class Paper(Strict):
 
     key: Key
     title: Line | None = None
-    authors: list[Line] = []
+    authors: tuple[Line, ...] = ()
     venue: Line | None = None
     year: Annotated[int, Field(ge=1950, le=2100)] | None = None
     arxiv: Annotated[str, Field(pattern=r"^\d{4}\.\d{4,5}$")] | None = None
     doi: Line | None = None
-    code: list[Line] = []
+    code: tuple[Line, ...] = ()
     note: Line | None = None
     rows: list[ReportedRow]
 
@@ -127,13 +127,12 @@ def read_paper(path: Path) -> Paper:
         UserError: not readable, not plain YAML, duplicate keys, or against the schema; says where.
     """
     try:
-        data = path.read_bytes()
-        if len(data) > MAX_BYTES:
+        if path.stat().st_size > MAX_BYTES:
             raise ValueError("larger than 1 MB")
-        paper = Paper.model_validate(_plain(data.decode()))
+        paper = Paper.model_validate(read_yaml(path, as_written=True))
     except ValidationError as error:
         raise UserError(one_line(f"{path}: {first_error(error)}")) from error
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except UNREADABLE as error:
         raise UserError(one_line(f"{path}: not a readable file of reported numbers: {error}")) from error
     if path.name != f"{paper.key}.yaml":
         raise UserError(one_line(f"{path}: its key is {paper.key}, so its name must be {paper.key}.yaml"))
@@ -149,25 +148,3 @@ def load_reported(folder: Path) -> tuple[Paper, ...]:
     if not folder.is_dir():
         raise UserError(f"--reported {folder}: no such folder")
     return tuple(read_paper(path) for path in sorted(folder.glob("*.yaml")))
-
-
-class _Loader(yaml.CBaseLoader):
-    """Leaves every scalar a string, so that 95.40 keeps its digits, and refuses duplicate keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
-        pairs = [(self.construct_object(key, True), self.construct_object(value, True)) for key, value in node.value]
-        names = [str(key) for key, _ in pairs]
-        if len(names) != len(set(names)):
-            raise ValueError(f"line {node.start_mark.line + 1}: duplicate key")
-        return dict(zip(names, (value for _, value in pairs), strict=True))
-
-
-def _plain(text: str) -> object:
-    # Events come one by one, so hostile nesting ends here instead of in the C parser's stack.
-    depth = 0
-    for event in yaml.parse(text, Loader=yaml.CBaseLoader):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if isinstance(event, yaml.AliasEvent) or depth > MAX_DEPTH:
-            line = event.start_mark.line + 1 if event.start_mark else "?"
-            raise ValueError(f"line {line}: aliases and deep nesting are not allowed")
-    return yaml.load(text, Loader=_Loader)  # noqa: S506  (makes nothing but strings, lists and dicts)

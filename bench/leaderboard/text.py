@@ -41,6 +41,11 @@ def fixed(value: Decimal | None, places: int = 2, *, sign: bool = False) -> str:
     return f"{rounded:+f}" if sign else f"{rounded:f}"
 
 
+def spread(mean: Decimal | None, std: Decimal | None) -> str:
+    """Mean ± standard deviation."""
+    return fixed(mean) if std is None else f"{fixed(mean)} ± {fixed(std)}"
+
+
 def one_line(text: str, limit: int = 2000) -> str:
     """Text without line ends and other unseen characters, cut at ``limit``."""
     line = _UNSEEN.sub(" ", text).strip()

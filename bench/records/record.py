@@ -248,29 +248,6 @@ class Record(Strict):
         write_atomically(path, self.dumps())
 
 
-# Options that are younger than the first records, with what runs did before there was a choice. An option that is added
-# to a method with records belongs here, or its new records make a second row.
-YOUNGER: dict[str, Options] = {
-    "data": {"val_augment": False, "last_batch": "drop"},
-    "model": {"max_pool": "average", "v_init": 0.0, "init": "kaiming_normal"},
-}
-
-
-def completed(config: Options) -> Options:
-    """A configuration as it would be recorded today.
-
-    It gets the options that it is too old to have, and loses the precision of its training, which is arithmetic.
-    """
-    today: Options = {**config}
-    for name, older in YOUNGER.items():
-        today[name] = {**older, **part(config, name)}
-    if "trainer" in config:
-        today["trainer"] = {key: value for key, value in part(config, "trainer").items() if key != "precision"}
-    if "source" in config:
-        today["source"] = completed(part(config, "source"))
-    return today
-
-
 def _sound(config: Options) -> None:
     """Refuses configurations that no run resolves to, and that would break what reads them later."""
     source = config.get("source", {})
@@ -278,7 +255,6 @@ def _sound(config: Options) -> None:
         for name in ("model", "data", "trainer", "source"):
             if not isinstance(part, dict) or not isinstance(part.get(name, {}), dict):
                 raise ValueError(f"recipe.{where}: {name} is not a mapping")
-    json.dumps(config, allow_nan=False)
 
 
 def part(config: Options, name: str) -> Options:

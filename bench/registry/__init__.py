@@ -1,1 +1,1 @@
-"""Names to classes without importing them: methods, data sets, nets. Nothing here imports torch."""
+"""What the torch-free side needs to know of methods, data sets and nets, declared once. Nothing here imports torch."""

@@ -1,10 +1,30 @@
 """The registry of data sets: one line each, imported only when used."""
 
-from bench.registry.entries import Entry
+from bench.registry.entries import DataEntry
 
-DATA: dict[str, Entry] = {
-    "digits": Entry("datamodules.digits:DigitsDataModule", "scikit-learn's handwritten digits as 3x32x32, embedded"),
-    "cifar10": Entry("datamodules.cifar:CIFAR10DataModule", "50,000 + 10,000 images, 32x32, 10 classes"),
-    "cifar100": Entry("datamodules.cifar:CIFAR100DataModule", "50,000 + 10,000 images, 32x32, 100 classes"),
-    "imagenet": Entry("datamodules.imagenet:ImageNetDataModule", "1,281,167 + 50,000 images, 224x224, 1,000 classes"),
+DATA: dict[str, DataEntry] = {
+    "digits": DataEntry(
+        "datamodules.digits:DigitsDataModule",
+        "scikit-learn's handwritten digits as 3x32x32, embedded",
+        title="digits",
+        num_test=360,
+    ),
+    "cifar10": DataEntry(
+        "datamodules.cifar:CIFAR10DataModule",
+        "50,000 + 10,000 images, 32x32, 10 classes",
+        title="CIFAR-10",
+        num_test=10_000,
+    ),
+    "cifar100": DataEntry(
+        "datamodules.cifar:CIFAR100DataModule",
+        "50,000 + 10,000 images, 32x32, 100 classes",
+        title="CIFAR-100",
+        num_test=10_000,
+    ),
+    "imagenet": DataEntry(
+        "datamodules.imagenet:ImageNetDataModule",
+        "1,281,167 + 50,000 images, 224x224, 1,000 classes",
+        title="ImageNet",
+        num_test=50_000,
+    ),
 }

@@ -1,6 +1,6 @@
-"""Names to classes without importing them: what a registry line holds, and how a name is looked up.
+"""What a registry line holds, and how a name is looked up.
 
-Nothing here imports torch, so ``bench list`` and ``bench --help`` answer at once.
+Nothing here imports torch, so ``bench list``, ``bench --help`` and the leaderboard answer at once.
 """
 
 from __future__ import annotations
@@ -8,25 +8,33 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from pydantic import JsonValue
+
 from bench.errors import UserError
+from bench.registry.papers import PAPERS, PaperEntry
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One registry line.
+    """One registry line of a class.
 
     Attributes:
         target: ``module:Class``.
         summary: one line for ``bench list``.
+        title: how the papers write its name.
+        younger: options that are younger than its first records, with what runs did before there was a choice. An
+            option that is added where there are records belongs here, or its new records make a second row.
     """
 
     target: str
     summary: str
+    title: str = field(kw_only=True)
+    younger: Mapping[str, JsonValue] = field(default_factory=dict, kw_only=True)
 
     def load(self) -> Any:
         """Imports and returns the class."""
@@ -34,27 +42,45 @@ class Entry:
         return getattr(importlib.import_module(module), name)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class DataEntry(Entry):
+    """A registry line of a data set.
+
+    Attributes:
+        num_test: images of its test set; a record that evaluated another number did not evaluate the test set.
+        younger: by default the younger options of all data sets.
+    """
+
+    num_test: int
+    younger: Mapping[str, JsonValue] = field(default_factory=lambda: {"val_augment": False, "last_batch": "drop"})
+
+
+@dataclass(frozen=True, kw_only=True)
 class MethodEntry(Entry):
     """A registry line of a method.
 
     Attributes:
-        paper: key of the paper in ``leaderboards/reported``.
+        paper: key of the paper in ``leaderboards/reported`` and in the registry of papers.
         source: name of the method whose checkpoint it converts; ``None`` where it trains its own net. Where the
             method's option ``source`` chooses, a mapping from its values to names.
+        source_only: trains nets for others to convert, so it has no ranked row of its own.
         per_T: the conversion depends on T and is done once for each.
         warmup: has steps before the first counted one.
+        reference_ann: the extra classifier of the record whose accuracy the paper prints as that of its ANN; ``None``
+            where that is the ANN itself.
     """
 
     paper: str
     source: str | Mapping[str, str] | None = None
+    source_only: bool = False
     per_T: bool = False
     warmup: bool = False
+    reference_ann: str | None = None
 
-    def source_for(self, options: Mapping[str, Any]) -> str:
+    def source_for(self, options: Mapping[str, object]) -> str:
         """The method whose checkpoint it converts under these options (``--model.*``)."""
         assert self.source is not None
-        return self.source if isinstance(self.source, str) else self.source[options["source"]]
+        return self.source if isinstance(self.source, str) else self.source[str(options["source"])]
 
     @property
     def sources(self) -> list[str]:
@@ -67,6 +93,40 @@ class MethodEntry(Entry):
     def origin(self) -> str:
         """Where its network comes from, for ``bench list``."""
         return f"converts a {' or '.join(self.sources)} net" if self.sources else "trains"
+
+    @property
+    def published(self) -> PaperEntry:
+        """Where its paper came out."""
+        return PAPERS[self.paper]
+
+    @property
+    def display(self) -> str:
+        """Its name with its origin: ``QCFS (ICLR 2022)``."""
+        return f"{self.title} ({self.published.venue} {self.published.year})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetEntry:
+    """A registry line of a net.
+
+    Attributes:
+        shape: what sets it apart, for ``bench list``.
+        title: how the papers write its name.
+        activations: number of ReLU modules.
+        weights: in millions, with ten classes.
+        imagenet: it is the papers' net for ImageNet as well.
+    """
+
+    shape: str
+    title: str
+    activations: int
+    weights: float
+    imagenet: bool = False
+
+    @property
+    def summary(self) -> str:
+        """One line for ``bench list``."""
+        return f"{self.shape}, {self.activations} activations, {self.weights} M weights"
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

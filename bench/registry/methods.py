@@ -1,46 +1,133 @@
-"""The registry of methods: one line each; a class is imported when it is used."""
+"""The registry of methods: one entry each; a class is imported when it is used."""
+
+from collections.abc import Mapping
+
+from pydantic import JsonValue
 
 from bench.registry.entries import MethodEntry
 
+# Options of all methods that train, and those of the potential that neurons start with.
+TRAINED: Mapping[str, JsonValue] = {"init": "kaiming_normal", "max_pool": "average"}
+POTENTIAL: Mapping[str, JsonValue] = {"v_init": 0.0}
+
 METHODS: dict[str, MethodEntry] = {
-    "qcfs": MethodEntry("methods.qcfs:QCFS", "quantisation clip-floor-shift activation", paper="bu2022qcfs"),
+    "qcfs": MethodEntry(
+        "methods.qcfs:QCFS",
+        "activation quantised in L steps with a trained threshold; v_0 = theta / 2",
+        title="QCFS",
+        paper="bu2022qcfs",
+        younger=TRAINED,
+    ),
     "cs_qcfs": MethodEntry(
-        "methods.cs_qcfs:CSQCFS", "QCFS with channel-wise softplus thresholds", paper="yang2025csqcfs"
+        "methods.cs_qcfs:CSQCFS",
+        "QCFS with a threshold for each channel, positive by softplus",
+        title="CS-QCFS",
+        paper="yang2025csqcfs",
+        younger=TRAINED,
     ),
-    "nq": MethodEntry("methods.nq:NQ", "QCFS trained with its conversion error as noise", paper="huang2024nq"),
-    "cos": MethodEntry("methods.cos:COS", "offset-spike calibration", paper="hao2023cos", source="qcfs", warmup=True),
-    "srp": MethodEntry("methods.srp:SRP", "residual-membrane masks", paper="hao2023srp", source="qcfs", warmup=True),
+    "nq": MethodEntry(
+        "methods.nq:NQ",
+        "QCFS trained with its own measured conversion error as noise",
+        title="NQ",
+        paper="huang2024nq",
+        reference_ann="ann_noisy",
+        younger=TRAINED,
+    ),
+    "cos": MethodEntry(
+        "methods.cos:COS",
+        "v_0 from a calibration run of each layer on each image",
+        title="COS",
+        paper="hao2023cos",
+        source="qcfs",
+        warmup=True,
+    ),
+    "srp": MethodEntry(
+        "methods.srp:SRP",
+        "neurons are silenced by their residual potential",
+        title="SRP",
+        paper="hao2023srp",
+        source="qcfs",
+        warmup=True,
+    ),
     "rnl": MethodEntry(
-        "methods.rnl:RNL", "rate norm layers, trained for accuracy, then for speed", paper="ding2021rnl"
+        "methods.rnl:RNL",
+        "rate norm layers; then one parameter is trained for speed",
+        title="RNL",
+        paper="ding2021rnl",
+        younger=TRAINED,
     ),
-    "tcl": MethodEntry("methods.tcl:TCL", "trainable clipping layers", paper="ho2021tcl"),
-    "rts": MethodEntry("methods.rts:RTS", "clipped ReLU and a shift of theta / 2T", paper="deng2021rts", per_T=True),
-    "relu": MethodEntry("methods.relu:ReLU", "plain ReLU, the source of the methods below", paper="diehl2015"),
+    "tcl": MethodEntry(
+        "methods.tcl:TCL", "activation clipped at a trained ceiling", title="TCL", paper="ho2021tcl", younger=TRAINED
+    ),
+    "rts": MethodEntry(
+        "methods.rts:RTS",
+        "activation clipped at a fixed ceiling; a current of theta / 2T at each step",
+        title="RTS",
+        paper="deng2021rts",
+        per_T=True,
+        younger={**TRAINED, **POTENTIAL},
+    ),
+    "relu": MethodEntry(
+        "methods.relu:ReLU",
+        "plain ReLU: the source of the methods below, by itself converted as max_norm",
+        title="ReLU",
+        paper="diehl2015",
+        source_only=True,
+        younger=TRAINED,
+    ),
     "max_norm": MethodEntry(
-        "methods.max_norm:MaxNorm", "theta is the layer's maximum", paper="diehl2015", source="relu"
+        "methods.max_norm:MaxNorm",
+        "theta is the layer's largest activation",
+        title="max-norm",
+        paper="diehl2015",
+        source="relu",
     ),
     "robust_norm": MethodEntry(
-        "methods.robust_norm:RobustNorm", "theta is the layer's 99.9th percentile", paper="rueckauer2017", source="relu"
+        "methods.robust_norm:RobustNorm",
+        "theta is the 99.9th percentile of the layer's activations",
+        title="robust norm",
+        paper="rueckauer2017",
+        source="relu",
     ),
     "opi": MethodEntry(
-        "methods.opi:OPI", "potentials start at theta / 2", paper="bu2022opi", source={"relu": "relu", "clip": "tcl"}
+        "methods.opi:OPI",
+        "v_0 = theta / 2 (or others, to compare)",
+        title="OPI",
+        paper="bu2022opi",
+        source={"relu": "relu", "clip": "tcl"},
     ),
     "snnc_lp": MethodEntry(
         "methods.snnc_lp:SNNCLight",
-        "thresholds of least error, bias correction",
+        "thresholds of least square error, biases corrected layer by layer",
+        title="SNNC-LP",
         paper="li2021snnc",
         source="relu",
         per_T=True,
+        younger=POTENTIAL,
     ),
     "snnc_ap": MethodEntry(
         "methods.snnc_ap:SNNCAdvanced",
-        "snnc_lp, refitted weights, initial potentials",
+        "snnc_lp, and weights refitted and potentials started layer by layer",
+        title="SNNC-AP",
         paper="li2021snnc",
         source="relu",
         per_T=True,
+        younger=POTENTIAL,
     ),
     "snm": MethodEntry(
-        "methods.snm:SNM", "signed spikes that take back what was too much", paper="wang2022snm", source="relu"
+        "methods.snm:SNM",
+        "signed spikes, which take back what was too much",
+        title="SNM",
+        paper="wang2022snm",
+        source="relu",
+        younger=POTENTIAL,
     ),
-    "burst": MethodEntry("methods.burst:Burst", "up to gamma spikes in one step", paper="li2022burst", source="relu"),
+    "burst": MethodEntry(
+        "methods.burst:Burst",
+        "up to gamma spikes in one step",
+        title="burst",
+        paper="li2022burst",
+        source="relu",
+        younger=POTENTIAL,
+    ),
 }

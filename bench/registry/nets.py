@@ -2,9 +2,24 @@
 
 from collections.abc import Mapping
 
-ARCHITECTURES: Mapping[str, str] = {
-    "cifar_resnet18": "3x3 stem, widths 64-512, 17 activations, 11.2 M weights",
-    "cifar_resnet20": "3x3 stem, widths 16-64, 1x1 shortcuts, 19 activations, 0.27 M weights",
-    "cifar_resnet34": "3x3 stem, widths 64-512, 33 activations; on ImageNet the papers' net, without max-pool",
-    "cifar_vgg16": "13 convolutions, average pooling, 2 hidden linear layers of 4096, 33.6 M weights",
+from bench.registry.entries import NetEntry
+
+ARCHITECTURES: Mapping[str, NetEntry] = {
+    "cifar_resnet18": NetEntry(shape="3x3 stem, widths 64-512", title="ResNet-18", activations=17, weights=11.2),
+    "cifar_resnet20": NetEntry(
+        shape="3x3 stem, widths 16-64, 1x1 shortcuts", title="ResNet-20", activations=19, weights=0.27
+    ),
+    "cifar_resnet34": NetEntry(
+        shape="3x3 stem, widths 64-512, on ImageNet the papers' net without max-pool",
+        title="ResNet-34",
+        activations=33,
+        weights=21.3,
+        imagenet=True,
+    ),
+    "cifar_vgg16": NetEntry(
+        shape="13 convolutions, average pooling, 2 hidden linear layers of 4096",
+        title="VGG-16",
+        activations=15,
+        weights=33.6,
+    ),
 }

@@ -10,8 +10,9 @@ from pytorch_lightning.loggers import Logger
 
 from bench.errors import UserError
 from bench.records.header import HEADER_VERSION, Header, RecipeHeader
-from bench.records.record import completed, differences, read_record
+from bench.records.record import differences, read_record
 from bench.records.spec import RunSpec
+from bench.registry.younger import completed
 from bench.run import checkpoints
 from bench.run.build import Trained, build, build_trained
 from bench.run.callbacks import calibration_size

@@ -11,10 +11,11 @@ import random
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given, settings
@@ -25,11 +26,13 @@ from record_factory import file_record, make_record, point, record_dict, sha
 from bench.cli import main as cli
 from bench.errors import UserError
 from bench.leaderboard import run
-from bench.leaderboard.aggregate import Row, aggregate, reported_only
+from bench.leaderboard.aggregate import aggregate, place
+from bench.leaderboard.curves import Picture
 from bench.leaderboard.load import load
-from bench.leaderboard.match import Wanted, badge, find, replications
+from bench.leaderboard.match import badge, cells, compared
 from bench.leaderboard.render import render
 from bench.leaderboard.reported import Paper, load_reported, read_paper
+from bench.leaderboard.row import Row, measured
 from bench.leaderboard.text import csv_text, fixed, link, markdown, one_line, percent
 from bench.records.record import Record
 
@@ -71,8 +74,12 @@ def papers(reported: Path) -> tuple[Paper, ...]:
 
 
 def pages(records: list[Record], papers: tuple[Paper, ...]) -> dict[str, str]:
-    rows = aggregate(records, papers)
-    return render(rows, reported_only(rows, papers), papers)
+    files = render(aggregate(records, papers), papers)
+    return {name: repr(file) if isinstance(file, Picture) else file for name, file in files.items()}
+
+
+def experiments(records: list[Record], papers: tuple[Paper, ...] = ()) -> list[list[Row]]:
+    return measured(aggregate(records, papers))
 
 
 def refusal(results: Path, additions: tuple[Path, ...] = ()) -> list[str]:
@@ -93,10 +100,8 @@ def test_mean_and_sample_deviation_agree_with_an_independent_computation() -> No
     (row,) = aggregate(records, ())
     mean = math.fsum(100 * a for a in accuracies) / 4
     std = math.sqrt(math.fsum((100 * a - mean) ** 2 for a in accuracies) / 3)
-    assert float(row.cells[0].top1.mean) == pytest.approx(mean, abs=1e-10)
-    assert float(row.cells[0].top1.std or 0) == pytest.approx(std, abs=1e-10)
-    assert float(row.ann.mean) == pytest.approx(100 * sum(anns) / 4, abs=1e-10)
-    assert row.seeds == (0, 1, 2, 3)
+    found = [float(value or 0) for value in (row.top1, row.std, row.ann_top1)]
+    assert found == pytest.approx([mean, std, 100 * sum(anns) / 4], abs=1e-10)
 
 
 def test_each_T_counts_only_the_seeds_that_have_it(papers: tuple[Paper, ...]) -> None:
@@ -105,33 +110,20 @@ def test_each_T_counts_only_the_seeds_that_have_it(papers: tuple[Paper, ...]) ->
         make_record(1, [point(4, 0.82), point(8, 0.90)]),
         make_record(2, [point(4, 0.84)]),
     ]
-    (row,) = aggregate(records, papers)
-    assert [(cell.T, cell.top1.n, cell.top1.mean) for cell in row.cells] == [
-        (2, 1, Decimal(70)),
-        (4, 3, Decimal(82)),
-        (8, 1, Decimal(90)),
+    assert [(row.T, row.n_T, row.top1, row.std) for row in aggregate(records, ())] == [
+        (2, 1, Decimal(70), None),
+        (4, 3, Decimal(82), Decimal(2)),
+        (8, 1, Decimal(90), None),
     ]
-    assert [cell.top1.std for cell in row.cells] == [None, Decimal(2), None]
-    text = pages(records, papers)["cifar10.md"]
-    assert "| 70.00 (n=1) | 82.00 ± 2.00 | 90.00 (n=1) |" in text
+    assert "| 70.00 (n=1) | 82.00 ± 2.00 | 90.00 (n=1) |" in pages(records, papers)["cifar10.md"]
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"arch__parameters": 1},
-        {"arch__macs": 1},
-        {"data__name": "cifar100"},
-        {"method__name": "srp"},
-        {"recipe__overrides": ["a=1"]},
-        {"config": {"other": 1}},
-        {"protocol__num_train_samples": 45_000},
-        {"conversion__causal": False},
-        {"method__options": {"L": 4, "v_init": 0}},
-    ],
-)
-def test_different_experiments_never_merge(change: dict[str, Any]) -> None:
-    assert len(aggregate([make_record(0), make_record(1, **change)], ())) == 2
+def test_different_experiments_never_merge() -> None:
+    changes: dict[str, Any] = {"arch__parameters": 1, "arch__macs": 1, "data__name": "cifar100", "method__name": "srp"}
+    changes |= {"recipe__overrides": ["a=1"], "config": {"other": 1}, "protocol__num_train_samples": 45_000}
+    changes |= {"conversion__causal": False, "method__options": {"L": 4, "v_init": 0}}
+    for change in changes.items():
+        assert len(experiments([make_record(0), make_record(1, **dict([change]))])) == 2, change
 
 
 def converted(seed: int, **changes: Any) -> Record:
@@ -140,126 +132,79 @@ def converted(seed: int, **changes: Any) -> Record:
     source = {**settings, "sha256": sha(str(seed)), **changes}
     config = {"model": {"rho": 4}, "source": source}
     points = [point(8, 0.9 + seed / 1000)]
-    return make_record(
-        seed, points, config=config, conversion__retrained=False, conversion__source_sha256=str(source["sha256"])
-    )
+    given = {"conversion__retrained": False, "conversion__source_sha256": str(source["sha256"])}
+    return make_record(seed, points, config=config, method__options={"rho": 4}, **given)
 
 
-def test_seeds_with_their_own_source_nets_are_one_experiment() -> None:
-    assert [len(row.seeds) for row in aggregate([converted(k) for k in range(3)], ())] == [3]
+def test_seeds_with_their_own_source_nets_are_one_experiment_and_other_settings_another() -> None:
+    assert [rows[0].n for rows in experiments([converted(k) for k in range(3)])] == [3]
+    # L is that of the source net.
+    assert [rows[0].L for rows in experiments([converted(0), converted(1, model={"L": 8})])] == [8, 4]
 
 
-def test_source_nets_of_other_settings_are_other_experiments() -> None:
-    assert len(aggregate([converted(0), converted(1, model={"L": 8})], ())) == 2
+@pytest.mark.parametrize(("pool", "merge"), [("average", True), ("keep", False)])
+def test_a_record_from_before_an_option_is_of_the_same_experiment_as_its_former_value(pool: str, merge: bool) -> None:
+    """Its own option or its source net's; what options there are is the registry's, see test_registry.py."""
+    configs = [{"method": "qcfs", "model": {"L": 4, **more}} for more in ({}, {"max_pool": pool})]
+    own = [make_record(k, config=config, method__options=config["model"]) for k, config in enumerate(configs)]
+    source = [make_record(k, config={"model": {}, "source": config}) for k, config in enumerate(configs)]
+    assert [len(experiments(records)) for records in (own, source)] == [2 - merge] * 2
 
 
-@pytest.mark.parametrize(
-    ("younger", "merge"),
-    [
-        ({"model": {"L": 4, "v_init": 0.0, "max_pool": "average"}, "data": {"val_augment": False}}, True),
-        ({"model": {"L": 4, "v_init": 0.5}}, False),
-        ({"model": {"L": 4}, "data": {"val_augment": True}}, False),
-    ],
-)
-def test_a_record_from_before_an_option_is_of_the_same_experiment_as_its_former_value(
-    younger: dict[str, Any], merge: bool
-) -> None:
-    old, new = {"model": {"L": 4}}, younger
-    records = [make_record(k, config=config, method__options=config["model"]) for k, config in enumerate((old, new))]
-    assert len(aggregate(records, ())) == (1 if merge else 2)
-    sources = [
-        make_record(k, config={"model": {}, "source": config}, conversion__retrained=False)
-        for k, config in enumerate((old, new))
-    ]
-    assert len(aggregate(sources, ())) == (1 if merge else 2)
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [("91.185", "91.19"), ("-0.004", "0.00"), ("0.125", "0.13"), ("1e300", "1" + "0" * 300 + ".00"), ("7", "7.00")],
-)
-def test_display_rounds_half_up_with_fixed_decimals(value: str, text: str) -> None:
-    assert fixed(Decimal(value)) == text
-
-
-def test_percent_is_exact_where_float_arithmetic_is_not() -> None:
-    assert 0.5507 * 100 != 55.07
-    assert percent(0.5507) == Decimal("55.07")
-    assert fixed(Decimal("0.4"), sign=True) == "+0.40"
-    assert fixed(None) == ""
+def test_display_rounds_half_up_with_fixed_decimals_and_percent_is_exact() -> None:
+    shown = {"91.185": "91.19", "-0.004": "0.00", "0.125": "0.13", "1e300": "1" + "0" * 300 + ".00", "7": "7.00"}
+    assert {value: fixed(Decimal(value)) for value in shown} == shown
+    assert (fixed(Decimal("0.4"), sign=True), fixed(None)) == ("+0.40", "")
+    assert 0.5507 * 100 != 55.07 and percent(0.5507) == Decimal("55.07")
 
 
 # --- badges and matches ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("ours", "std", "expected"),
-    [
-        ("91.00", None, "matches"),
-        ("91.50", None, "matches"),
-        ("90.50", "0.01", "matches"),
-        ("91.51", None, "differs"),
-        ("90.4999999", "0.1", "differs"),
-        ("92.00", "0.5", "matches"),
-        ("92.01", "0.5", "differs"),
-        ("90.00", "0.5", "matches"),
-    ],
-)
-def test_badge_edges(ours: str, std: str | None, expected: str) -> None:
-    assert badge(Decimal(ours), Decimal(std) if std else None, Decimal("91.00")) == expected
+def test_badge_edges() -> None:
+    for std, most in ((None, "0.50"), ("0.1", "0.50"), ("0.5", "1.00")):
+        for sign in (1, -1):
+            edge = sign * Decimal(most)
+            assert badge(edge, std and Decimal(std)) == "matches"
+            assert badge(edge * Decimal("1.0000001"), std and Decimal(std)) == "differs"
 
 
 def test_edge_of_half_a_point_survives_the_floats_of_a_record(papers: tuple[Paper, ...]) -> None:
     # 83.75 is printed; 0.8425 is exactly half a point above, 0.8426 is not.
     for top1, expected in ((0.8425, "matches"), (0.8325, "matches"), (0.8426, "differs"), (0.8324, "differs")):
-        (row,) = aggregate([make_record(0, [point(4, top1)])], papers)
-        assert row.cells[0].badge == expected, top1
+        assert aggregate([make_record(0, [point(4, top1)])], papers)[0].badge == expected, top1
 
 
 def test_ours_only_and_reported_only(papers: tuple[Paper, ...]) -> None:
-    rows = aggregate([make_record(0, [point(4, 0.84), point(16, 0.9)])], papers)
-    assert [cell.badge for cell in rows[0].cells] == ["matches", "ours only"]
-    (rest,) = reported_only(rows, papers)
-    assert list(rest.top1) == ["2", "8", "512+"]
+    """A column printed as at least 512 is compared with nothing."""
+    rows = aggregate([make_record(0, [point(4, 0.84), point(16, 0.9), point(512, 0.9241)])], papers)
+    assert str(papers[0].rows[0].top1["8"]) == "89.50", "as printed"
+    assert [(row.T, row.badge) for row in rows] == [
+        *((4, "matches"), (16, "ours only"), (512, "ours only")),
+        *((T, "reported only") for T in (2, 8, "512+")),
+    ]
 
 
-def test_a_column_printed_as_at_least_512_is_compared_with_nothing(papers: tuple[Paper, ...]) -> None:
-    (row,) = aggregate([make_record(0, [point(512, 0.9241)])], papers)
-    assert row.cells[0].match is None
-
-
-def wanted(**changes: Any) -> Wanted:
-    net = {"dataset": "CIFAR-10", "arch": "cifar_resnet20", "method": "qcfs"}
-    return Wanted(**{**net, "L": 4, "T": 4, "warmup": 0, "chosen": False, **changes})
-
-
-def match_of(papers: tuple[Paper, ...], **changes: Any) -> tuple[str, str] | None:
-    found = find(papers, wanted(**changes))
-    return None if found is None else (found.row.kind, found.remark)
+def match_of(papers: tuple[Paper, ...], overrides: tuple[str, ...] = (), **changes: Any) -> tuple[str, str] | None:
+    """Kind and remark of what a row at T = 4 is set beside."""
+    (row,) = aggregate([make_record(0, [point(4, 0.8375)], recipe__overrides=list(overrides))], ())
+    found = compared(replace(row, **changes), cells(papers))
+    return None if found.printed is None else (found.printed.kind, found.remark or "")
 
 
 def test_only_the_same_experiment_is_compared(papers: tuple[Paper, ...]) -> None:
     assert match_of(papers) == ("own", "")
     assert match_of(papers, L=None) == ("own", "the record states no L (paper 4)")
-    for change in (
-        {"L": 8},
-        {"warmup": 4},
-        {"T": 16},
-        {"arch": "cifar_resnet18"},
-        {"method": "srp"},
-        {"dataset": "CIFAR-100"},
-    ):
-        assert match_of(papers, **change) is None, change
+    other = {"L": 8, "warmup": 4, "T": 16, "arch": "cifar_resnet18", "method": "srp", "dataset": "cifar100"}
+    for change in other.items():
+        assert match_of(papers, **dict([change])) is None, change
 
 
 def test_options_that_the_paper_s_row_does_not_have_are_named(papers: tuple[Paper, ...]) -> None:
     """What was changed of the method against its recipe, but for L, which decides what is compared."""
-    overrides = ["model.percentile=50", "model.L=4", "trainer.max_epochs=16"]
-    (row,) = aggregate([make_record(0, [point(4, 0.8375)], recipe__overrides=overrides)], papers)
-    assert row.cells[0].match is not None
-    assert row.cells[0].match.remark.startswith("ours with percentile=50")
-    (row,) = aggregate([make_record(0, [point(4, 0.8375)], recipe__overrides=overrides[1:])], papers)
-    assert row.cells[0].match is not None and "ours with" not in row.cells[0].match.remark
+    overrides = ("model.percentile=50", "model.L=4", "trainer.max_epochs=16")
+    assert match_of(papers, overrides) == ("own", "ours with percentile=50")
+    assert match_of(papers, overrides[1:]) == ("own", "")
 
 
 def test_the_authors_own_number_is_preferred_and_replications_are_never_used(tmp_path: Path) -> None:
@@ -272,33 +217,14 @@ def test_the_authors_own_number_is_preferred_and_replications_are_never_used(tmp
     again = row.format(arch=same, kind="replication", more="who: them, L: 4, ", top1="84.00")
     write_papers(tmp_path, "key: replications\nrows:\n" + again)
     assert match_of(load_reported(tmp_path)) is None
-    assert [other.top1 for other in replications(load_reported(tmp_path), wanted())] == [Decimal("84.00")]
-    assert not replications(load_reported(tmp_path), wanted(L=8))
     write_papers(tmp_path, "key: a\nrows:\n" + secondary + other_net)
     assert match_of(load_reported(tmp_path)) == ("secondary", "")
     write_papers(tmp_path, "key: b\nrows:\n" + own)
     assert match_of(load_reported(tmp_path)) == ("own", "the paper states no L (ours 4); a note")
-    assert match_of(load_reported(tmp_path), chosen=True) == ("secondary", ""), "of a series over L it may be any"
+    chosen = match_of(load_reported(tmp_path), ("model.L=4",))
+    assert chosen == ("secondary", ""), "of a series over L it may be any"
     write_papers(tmp_path, "key: c\nrows:\n" + exact)
     assert match_of(load_reported(tmp_path)) == ("own", "")
-
-
-def test_the_levels_of_a_converted_net_are_those_of_its_source(tmp_path: Path) -> None:
-    papers = load_reported(write_papers(tmp_path, PAPER.replace("method: qcfs,", "method: cos,")))
-    for levels, verdict in ((4, "matches"), (8, "ours only")):
-        config = {"model": {"rho": 4}, "source": {"model": {"L": levels}, "trainer": {"max_epochs": 300}}}
-        changes = {"method__name": "cos", "method__options": {"rho": 4}, "conversion__retrained": False}
-        (row,) = aggregate([make_record(0, [point(4, 0.8375)], config=config, **changes)], papers)
-        assert (row.L, row.cells[0].badge) == (levels, verdict)
-
-
-def test_the_accuracy_with_the_training_noise_on_is_shown_beside_the_other(papers: tuple[Paper, ...]) -> None:
-    records = [named("nq", point(8, 0.9), extras={"ann_noisy": 0.85}), named("qcfs", point(8, 0.9))]
-    written = pages(records, papers)
-    assert "| 91.77 (noise on: 85.00) |" in written["cifar10.md"]
-    assert written["cifar10.md"].count("noise on") == 1
-    lines = [line for line in csv.DictReader(io.StringIO(written["cifar10.csv"])) if line["recipe"]]
-    assert {line["method"]: line["ann_noisy_top1"] for line in lines} == {"nq": "85.00", "qcfs": ""}
 
 
 def test_others_who_measured_the_same_are_shown_and_counted(tmp_path: Path) -> None:
@@ -311,25 +237,30 @@ def test_others_who_measured_the_same_are_shown_and_counted(tmp_path: Path) -> N
     assert "| qcfs | paper | 4 | 4 | 84.00 | 83.75 | +0.25 | -7.77 | -8.02 | matches | them |" in text
 
 
-def test_what_conversion_loses_is_set_beside_what_the_paper_s_loses(tmp_path: Path) -> None:
-    """Unknown where no ANN is printed, or where some seeds lack the T; NQ's ANN has its noise on, as in its paper."""
+def test_the_ann_that_a_paper_prints_is_shown_and_counted_from(tmp_path: Path) -> None:
+    """Of a method whose registry line names another classifier of the record; other extras are no reference."""
+    papers = load_reported(write_papers(tmp_path, PAPER.replace("method: qcfs", "method: nq")))
+    records = [named(method, point(4, 0.84), extras={"ann_noisy": 0.83}) for method in ("nq", "qcfs")]
+    written = pages(records, papers)
+    assert written["cifar10.md"].count("| 91.77 (noisy: 83.00) |") == 1
+    lines = [line for line in csv.DictReader(io.StringIO(written["cifar10.csv"])) if line["recipe"]]
+    assert {line["method"]: line["ann_noisy_top1"] for line in lines} == {"nq": "83.00", "qcfs": ""}
+    (nq,) = [row for row in aggregate(records, papers) if row.printed and row.records]
+    assert nq.gaps == (Decimal(1), Decimal("-8.02"))
 
-    def gaps(records: Sequence[Record], text: str = PAPER) -> list[str]:
-        papers = load_reported(write_papers(tmp_path, text))
-        lines = [
-            line.split(" | ")
-            for line in pages(records, papers)["cifar10.md"].splitlines()
-            if "differs | own |" in line or "matches | own |" in line
-        ]
-        return [f"{line[7]} {line[8]}" for line in lines]
+
+def test_what_conversion_loses_is_set_beside_what_the_paper_s_loses(tmp_path: Path) -> None:
+    """Unknown where no ANN is printed, or where some seeds lack the T."""
+
+    def gaps(records: list[Record], text: str = PAPER) -> list[str]:
+        rows = aggregate(records, load_reported(write_papers(tmp_path, text)))
+        return [" ".join(fixed(gap, sign=True) for gap in row.gaps) for row in rows if row.records]
 
     record = make_record(0, [point(4, 0.84), point(8, 0.91)], ann={"top1": 0.90, "top5": 0.99})
     assert gaps([record]) == ["-6.00 -8.02", "+1.00 -2.27"]
     assert gaps([record], PAPER.replace("    ann_top1: 91.77\n", "")) == ["-6.00 ", "+1.00 "]
     second = make_record(1, [point(4, 0.84)], ann={"top1": 0.80, "top5": 0.99})
     assert gaps([record, second]) == ["-1.00 -8.02", " -2.27"]
-    nq = make_record(0, [point(4, 0.84)], method__name="nq", extras={"ann_noisy": 0.83})
-    assert gaps([nq], PAPER.replace("method: qcfs", "method: nq")) == ["+1.00 -8.02"]
 
 
 @pytest.mark.parametrize(("written", "arch"), [("cifar_resnet34", "cifar_resnet34"), ("timm/resnet34", "resnet34")])
@@ -338,15 +269,13 @@ def test_nets_for_imagenet_are_compared_by_the_names_of_records(tmp_path: Path, 
     papers = load_reported(write_papers(tmp_path, text))
     for name, verdict in ((arch, "matches"), ("resnet50", "ours only")):
         record = make_record(0, [point(4, 0.8375)], data__name="imagenet", arch__name=name)
-        (row,) = aggregate([record], papers)
-        assert row.cells[0].badge == verdict
+        assert aggregate([record], papers)[0].badge == verdict
 
 
 def test_warm_up_is_compared_and_counted(tmp_path: Path) -> None:
-    text = PAPER.replace("    L: 4\n", "    warmup: 4\n")
-    papers = load_reported(write_papers(tmp_path, text))
-    (row,) = aggregate([make_record(0, [point(4, 0.8375, warmup=4), point(8, 0.9, warmup=0)])], papers)
-    assert [(cell.latency, cell.badge) for cell in row.cells] == [(8, "matches"), (8, "ours only")]
+    papers = load_reported(write_papers(tmp_path, PAPER.replace("    L: 4\n", "    warmup: 4\n")))
+    (rows,) = experiments([make_record(0, [point(4, 0.8375, warmup=4), point(8, 0.9, warmup=0)])], papers)
+    assert [(row.latency, row.badge) for row in rows] == [(8, "matches"), (8, "ours only")]
 
 
 # --- ranks -----------------------------------------------------------------------------------------------------------
@@ -357,7 +286,7 @@ def named(method: str, *points: dict[str, Any], **changes: Any) -> Record:
 
 
 def ranks(records: list[Record]) -> list[tuple[str, int | None]]:
-    return [(row.method, row.rank) for row in aggregate(records, ())]
+    return [(rows[0].method, rows[0].rank) for rows in experiments(records)]
 
 
 def test_rank_is_by_the_run_of_eight_steps_of_latency() -> None:
@@ -369,8 +298,8 @@ def test_rank_is_by_the_run_of_eight_steps_of_latency() -> None:
         named("leaves_out", point(6, 0.98)),
     ]
     assert ranks(records) == [("slow", 1), ("tied", 1), ("warm", 3), ("leaves_out", None), ("only_long", None)]
-    (row, *_) = aggregate([records[-1]], ())
-    assert "not all seeds at a latency of 8, not ranked" in row.marks
+    (row,) = aggregate([records[-1]], ())
+    assert "not all seeds at a latency of 8, not ranked" in (row.marks or ())
 
 
 def test_a_rank_never_rests_on_some_of_the_seeds() -> None:
@@ -381,6 +310,19 @@ def test_a_rank_never_rests_on_some_of_the_seeds() -> None:
         *(make_record(seed, [point(4, 0.6), point(8, 0.8)], method__name="all") for seed in (0, 1)),
     ]
     assert ranks(records) == [("all", 1), ("few", None)]
+
+
+def test_a_source_net_is_a_row_only_where_its_own_conversion_has_none_and_is_not_ranked() -> None:
+    """The conversion of the very net by the method of the same paper is the row; that of another paper is another."""
+    source = named("relu", point(8, 0.9), method__paper="diehl2015", checkpoint__sha256=sha("a net"))
+    given: dict[str, Any] = {"conversion__retrained": False, "conversion__source_sha256": sha("a net")}
+    own = named("max_norm", point(8, 0.9), method__paper="diehl2015", **given)
+    other = named("opi", point(8, 0.95), method__paper="bu2022opi", **given)
+    of_another_net = named("max_norm", point(8, 0.9), method__paper="diehl2015")
+    assert ranks([source, own, other]) == [("opi", 1), ("max_norm", 2)]
+    assert ranks([source, other]) == [("opi", 1), ("relu", None)]
+    assert ranks([source, of_another_net]) == [("max_norm", 1), ("relu", None)]
+    assert "source net of other methods, not ranked" in (aggregate([source], ())[0].marks or ())
 
 
 def test_a_printed_row_is_drawn_however_many_rows_of_ours_are_better(papers: tuple[Paper, ...]) -> None:
@@ -395,16 +337,14 @@ def test_the_overview_names_the_first_of_each_net(papers: tuple[Paper, ...]) -> 
     text = pages([named("qcfs", point(8, 0.9)), named("second", point(8, 0.8))], papers)["README.md"]
     assert "| CIFAR-10 | cifar_resnet20 | qcfs | paper | 1 | 8 | 8 | 90.00 | n &#60; 3 |" in text
     assert "second" not in text.split("## How to read it")[0]
+    assert "n &#60; 3" not in pages([make_record(k) for k in range(3)], papers)["README.md"]
     assert "| [CIFAR-10](cifar10.md) | 2 | 2 | 1 | 0 | 1 | 3 |" in text
 
 
-def test_best_test_is_shown_marked_and_never_ranked(papers: tuple[Paper, ...]) -> None:
-    records = [
-        named("chosen", point(8, 0.99), protocol__checkpoint_selection="best_test"),
-        named("honest", point(8, 0.80)),
-    ]
-    assert ranks(records) == [("honest", 1), ("chosen", None)]
-    assert "epoch chosen on the test set, not ranked" in pages(records, papers)["cifar10.md"]
+def test_best_test_is_shown_marked_and_never_ranked() -> None:
+    chosen = named("chosen", point(8, 0.99), protocol__checkpoint_selection="best_test")
+    assert ranks([chosen, named("honest", point(8, 0.80))]) == [("honest", 1), ("chosen", None)]
+    assert "epoch chosen on the test set, not ranked" in (aggregate([chosen], ())[0].marks or ())
 
 
 def test_an_older_protocol_is_apart_and_never_ranked(
@@ -414,19 +354,9 @@ def test_an_older_protocol_is_apart_and_never_ranked(
         monkeypatch.setattr(f"bench.leaderboard.{module}.PROTOCOL_VERSION", 2)
     records = [named("old", point(8, 0.99)), named("new", point(8, 0.80), protocol__version=2)]
     assert ranks(records) == [("new", 1), ("old", None)]
-    text = pages(records, papers)["cifar10.md"]
-    new, old = text.split("### cifar_resnet20, protocol 1 (earlier, never ranked)")
-    assert "| new |" in new
+    new, old = pages(records, papers)["cifar10.md"].split("### cifar_resnet20, protocol 1 (earlier, never ranked)")
+    assert "| new |" in new and "| old |" not in new
     assert "| old |" in old
-    assert "| old |" not in new
-
-
-def test_few_seeds_are_marked(papers: tuple[Paper, ...]) -> None:
-    two, three = [make_record(k) for k in range(2)], [make_record(k) for k in range(3)]
-    assert aggregate(two, papers)[0].marks == ("n < 3",)
-    assert aggregate(three, papers)[0].marks == ()
-    assert "| n &#60; 3 |" not in pages(three, papers)["cifar10.md"]
-    assert "| n &#60; 3 |" in pages(two, papers)["cifar10.md"]
 
 
 # --- the same bytes --------------------------------------------------------------------------------------------------
@@ -445,33 +375,25 @@ def many_records() -> list[Record]:
     return records
 
 
-def test_the_order_of_records_does_not_matter() -> None:
+def test_the_order_of_records_does_not_matter_and_rows_sort_totally() -> None:
     papers = load_reported(COMMITTED)
     records = many_records()
     expected = pages(records, papers)
-    for shuffle in range(5):
+    for shuffle in range(3):
         random.Random(shuffle).shuffle(records)
         assert pages(records, papers) == expected
     assert set(expected) >= {"README.md", "index.html", "cifar10.md", "cifar10.csv", "digits.md", "digits.csv"}
     # Another net of that name, and one whose rows are all printed.
     assert set(expected) >= {f"curves/cifar10-cifar_{net}.svg" for net in ("resnet20", "resnet20~2", "vgg16")}
-
-
-def test_the_order_of_files_does_not_matter(tmp_path: Path, reported: Path) -> None:
-    records = [r for r in many_records() if r.protocol.checkpoint_selection == "last" and r.arch.parameters > 1]
-    records = [r for r in records if r.method.options == {"L": 4}]
-    outputs: list[dict[str, bytes]] = []
-    for order in (records, records[::-1]):
-        results, out = tmp_path / f"results{len(outputs)}", tmp_path / f"out{len(outputs)}"
-        for record in order:
-            file_record(results, record)
-        assert run(results, reported, out, False, False, []) == 0
-        outputs.append({name: (out / name).read_bytes() for name in files_in(out)})
-    assert outputs[0] == outputs[1]
+    places = [place(rows) for rows in experiments(records)]
+    assert len(set(places)) == len(places)
+    assert places == sorted(places)
 
 
 def test_pages_have_line_feeds_fixed_decimals_and_no_trailing_blanks(papers: tuple[Paper, ...]) -> None:
     for name, text in pages([make_record(k) for k in range(3)], papers).items():
+        if name.endswith(".svg"):
+            continue
         assert "\r" not in text, name
         assert text.endswith("\n")
         assert not text.endswith("\n\n")
@@ -480,16 +402,12 @@ def test_pages_have_line_feeds_fixed_decimals_and_no_trailing_blanks(papers: tup
 
 def test_csv_has_one_line_for_each_T_and_reported_cells_after_them(papers: tuple[Paper, ...]) -> None:
     lines = list(csv.DictReader(io.StringIO(pages([make_record(k) for k in range(3)], papers)["cifar10.csv"])))
-    assert [(line["T"], line["badge"]) for line in lines] == [
-        ("2", "matches"),
-        ("4", "matches"),
-        ("8", "matches"),
-        ("512+", "reported only"),
-    ]
-    assert lines[3]["reported_top1"] == "92.412", "as printed"
+    assert [line["T"] for line in lines] == ["2", "4", "8", "512+"]
+    assert (lines[3]["badge"], lines[3]["reported_top1"]) == ("reported only", "92.412"), "as printed"
     third = lines[2]
     wanted = {"top1": "89.55", "std": "0.00", "n": "3", "seeds": "0 1 2", "reported_top1": "89.50", "causal": "true"}
     wanted |= {"difference": "+0.05", "quantised_top1": "90.00", "firing_rate": "0.1250", "latency": "8", "L": "4"}
+    wanted |= {"protocol": "1", "alphabet": "binary", "train_samples": "50000", "precision": "fp32"}
     assert {key: third[key] for key in wanted} == wanted
 
 
@@ -511,28 +429,11 @@ def assert_inert(page: str) -> None:
         target.split(":")[0] == "https" or target.endswith((".md", ".csv", ".yaml", ".svg", "index.html"))
         for target in targets
     )
-    columns = 0
-    for line in page.splitlines():
-        if line.startswith("|"):
-            columns = columns or line.count("|")
-            assert line.count("|") == columns, line
-        else:
-            columns = 0
+    for table in re.findall(r"(?:^\|.*\n)+", page, re.MULTILINE):
+        assert len({line.count("|") for line in table.splitlines()}) == 1, table
 
 
-def test_hostile_strings_of_a_record_are_inert(papers: tuple[Paper, ...]) -> None:
-    record = make_record(0, recipe__overrides=[HOSTILE, "=1+1"], run__argv=[HOSTILE], environment__device=HOSTILE)
-    record = Record.model_validate({**record.model_dump(), "recipe": {**record.recipe.model_dump()}})
-    for name, text in pages([record], papers).items():
-        assert "<script>alert" not in text, name
-        if name.endswith(".md"):
-            assert_inert(text)
-        elif name.endswith(".csv"):
-            widths = {len(line) for line in csv.reader(io.StringIO(text))}
-            assert len(widths) == 1
-
-
-def test_hostile_strings_of_a_reported_file_are_inert(tmp_path: Path) -> None:
+def test_hostile_strings_of_records_and_reported_files_are_inert(tmp_path: Path) -> None:
     text = json.dumps(HOSTILE.replace("\n", " "))
     hostile = f"""\
 key: evil
@@ -550,12 +451,12 @@ rows:
     note: {text}
     top1: {{4: 80.00, 5: 81.00, 512+: 82.00}}
 """
-    papers = load_reported(write_papers(tmp_path, hostile))
-    files = pages([], papers)
+    record = make_record(0, recipe__overrides=[HOSTILE, "=1+1"], run__argv=[HOSTILE], environment__device=HOSTILE)
+    files = pages([record], load_reported(write_papers(tmp_path, hostile)))
     for name, content in files.items():
         if name.endswith(".md"):
             assert_inert(content)
-    line = next(csv.DictReader(io.StringIO(files["cifar10.csv"])))
+    *_, line = csv.DictReader(io.StringIO(files["cifar10.csv"]))
     assert line["reported_in"] == "'=HYPERLINK(1)"
 
 
@@ -576,13 +477,11 @@ def test_any_text_is_one_inert_cell(edge: str, text: str) -> None:
     assert " ".join(shown.split()) == " ".join(f"{edge}{one_line(text)}{edge}".split())
 
 
-def test_emphasis_and_bare_addresses_are_broken_and_names_are_left_alone() -> None:
+def test_emphasis_and_addresses_are_broken_names_are_left_alone_and_links_go_to_http_only() -> None:
     assert markdown("cifar_resnet20 +0.38") == "cifar_resnet20 +0.38"
     assert markdown("_z_ a_ _b") == "&#95;z&#95; a&#95; &#95;b"
     assert markdown("https://e.org www.e.org a@e.org") == "https&#58;//e.org www&#46;e.org a&#64;e.org"
 
-
-def test_links_go_to_http_addresses_only() -> None:
     assert link("code", "https://e.org/a_b") == "[code](https://e.org/a_b)"
     for address in ("javascript:alert(1)", "https://e.org/) [x](y", "https://e.org/\n", 'https://e.org/"x'):
         assert "](" not in link("code", address)
@@ -599,29 +498,23 @@ def test_links_go_to_http_addresses_only() -> None:
         ({"code__dirty": True}, "code.dirty"),
         ({"training__code": {"commit": "a" * 40, "dirty": True}}, "training.code.dirty"),
         ({"code__commit": "unknown"}, "code.commit is unknown"),
-        ({"training__code": {"commit": "unknown", "dirty": False}}, "training.code.commit is unknown"),
         ({"training__epochs": 120}, "training.epochs is 120 of 300: the training was not finished"),
         ({"config": {"source": {"trainer": {"max_epochs": 400}}}}, "training.epochs is 300 of 400"),
         ({"protocol__eval_split": "val"}, "eval_split is val"),
         ({"protocol__version": 99}, "protocol.version 99 is newer"),
         ({"protocol__num_eval_samples": 9_999}, "num_eval_samples is 9999; the test set has 10000"),
-        ({"data__name": "digits", "protocol__num_eval_samples": 361}, "the test set has 360"),
         ({"data__name": "imagenet", "protocol__num_eval_samples": 10_000}, "the test set has 50000"),
         ({"data__name": "mnist"}, "no leaderboard for mnist"),
     ],
 )
-def test_each_reason_to_refuse(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
-    good = file_record(tmp_path, make_record(7))
-    bad = file_record(tmp_path, make_record(0, **change))
-    (line,) = refusal(tmp_path)
-    assert line.startswith(f"{bad}: ")
-    assert reason in line
-    assert str(good) not in line
-
-
-def test_every_bad_file_is_named(tmp_path: Path) -> None:
-    bad = [file_record(tmp_path, make_record(k, limited=True)) for k in range(3)]
-    assert [line.split(": ")[0] for line in refusal(tmp_path)] == [str(path) for path in bad]
+def test_each_reason_to_refuse_and_every_bad_file_are_named(
+    tmp_path: Path, change: dict[str, Any], reason: str
+) -> None:
+    file_record(tmp_path, make_record(7))
+    bad = [file_record(tmp_path, make_record(seed, **change)) for seed in range(2)]
+    lines = refusal(tmp_path)
+    assert [line.partition(": ")[0] for line in lines] == [str(path) for path in bad]
+    assert all(reason in line for line in lines)
 
 
 def broken(**changes: Any) -> str:
@@ -634,44 +527,28 @@ def broken(**changes: Any) -> str:
         (broken(schema_version=2), "schema_version"),
         (broken().replace('"limited": false', '"limited": false, "limited": false'), "duplicate key 'limited'"),
         (broken().replace("0.732", "NaN"), "NaN"),
-        (broken().replace("0.732", "-Infinity"), "-Infinity"),
-        (broken().replace("0.732", "1e999"), "snn.0.top1"),
         (broken().replace("0.732", '"0.732"'), "snn.0.top1"),
         (broken().replace('"limited": false', '"limited": false, "more": 1'), "more"),
-        (broken().replace('"seed": 0', '"seed": -1'), "seed"),
         (broken(config={"a": 1}).replace('"a": 1', '"a": 2'), "recipe.sha256"),
-        (broken(config={"a": 2.5}).replace("2.5", "1e999"), "Out of range float"),
+        (broken(config={"a": 2.5}).replace("2.5", "1e999"), "finite number"),
         (broken(config={"a": json.loads("[" * 300 + "]" * 300)}), "nested more than 20 levels"),
-        *((broken(config={part: "x"}), f"{part} is not a mapping") for part in ("model", "data", "trainer")),
+        (broken(config={"data": "x"}), "data is not a mapping"),
         (broken(config={"source": {"model": {"L": 4}, "data": 1}}), "config.source: data is not a mapping"),
-        (broken(config={"source": None}), "source is not a mapping"),
         (broken(arch__name="../evil"), "arch.name"),
         ("[" * 100_000, "not a readable record"),
-        ("[" * 50_000 + "]" * 50_000, "not a readable record"),
-        ('{"a":' * 2_000 + "1" + "}" * 2_000, "not a readable record"),
         (" " * 10_000_000, "larger than 1 MB"),
-        ("", "not a readable record"),
-        ("{}", "schema_version"),
-        ("9" * 5_000, "not a readable record"),
         ('"\ud800"', ""),
     ],
     ids=lambda value: value[:20] if isinstance(value, str) else None,
 )
 def test_unreadable_records_are_refused_in_one_line(tmp_path: Path, text: str, reason: str) -> None:
-    path = tmp_path / "cifar10" / "x.json"
+    path = tmp_path / "cifar10" / "a\nerror: forged\x1b[31m.json"
     path.parent.mkdir()
     path.write_bytes(text.encode(errors="surrogatepass"))
     (line,) = refusal(tmp_path)
-    assert line.startswith(str(path))
+    assert line.startswith(str(path.parent)) and "\x1b" not in line
     assert reason in line
     assert len(line) <= 400
-
-
-def test_a_record_in_another_place_is_refused(tmp_path: Path) -> None:
-    record = make_record()
-    record.write(tmp_path / "cifar10" / "moved.json")
-    (line,) = refusal(tmp_path)
-    assert f"its content belongs in {record.path()}" in line
 
 
 def test_symbolic_links_and_odd_files_are_refused(tmp_path: Path) -> None:
@@ -690,21 +567,29 @@ def test_symbolic_links_and_odd_files_are_refused(tmp_path: Path) -> None:
     ]
 
 
-def test_one_trained_net_is_not_two_seeds(tmp_path: Path) -> None:
-    same: dict[str, Any] = {"checkpoint__sha256": sha("one net")}
-    file_record(tmp_path, make_record(0, **same))
-    second = file_record(tmp_path, make_record(1, **same))
-    (line,) = refusal(tmp_path)
-    assert line.startswith(f"{second}: checkpoint.sha256: the same trained net")
+def test_what_only_shows_across_records_is_refused(tmp_path: Path) -> None:
+    """A record in another's place, one trained net as two seeds, two test sets under one name."""
+    make_record().write(tmp_path / "0" / "cifar10" / "moved.json")
+    assert refusal(tmp_path / "0")[0].endswith(f": its content belongs in {make_record().path()}")
+    for changes, reason in (
+        (
+            {"checkpoint__sha256": sha("one net")},
+            "checkpoint.sha256: the same trained net as in {}, under another seed",
+        ),
+        ({"data__fingerprint": sha("another")}, "data.fingerprint: another cifar10 test set than in {}"),
+    ):
+        folder = tmp_path / next(iter(changes))
+        kept = changes if "checkpoint__sha256" in changes else {}
+        first, second = file_record(folder, make_record(0, **kept)), file_record(folder, make_record(1, **changes))
+        assert refusal(folder) == [f"{second}: {reason.format(first)}"]
 
 
 def test_one_seed_counts_once_however_often_its_source_net_was_trained(tmp_path: Path) -> None:
-    first, second = (file_record(tmp_path, converted(0, sha256=sha(name))) for name in ("trained", "trained again"))
-    assert first != second
-    lines = refusal(tmp_path)
-    assert [line.partition(": ")[2].partition(" of")[0] for line in lines] == ["seed 0"]
-    file_record(tmp_path / "other", converted(0))
-    file_record(tmp_path / "other", converted(1))
+    for name in ("trained", "trained again"):
+        file_record(tmp_path, converted(0, sha256=sha(name)))
+    assert [line.partition(": ")[2].partition(" of")[0] for line in refusal(tmp_path)] == ["seed 0"]
+    for seed in range(2):
+        file_record(tmp_path / "other", converted(seed))
     assert len(load(tmp_path / "other")[0]) == 2
 
 
@@ -719,41 +604,23 @@ def test_conversions_of_one_source_net_are_seeds_where_they_differ(tmp_path: Pat
     assert line.startswith(f"{third}: seed 2 has the very numbers of ")
 
 
-def test_two_test_sets_under_one_name_are_refused(tmp_path: Path) -> None:
-    file_record(tmp_path, make_record(0))
-    file_record(tmp_path, make_record(1, data__fingerprint=sha("another")))
-    (line,) = refusal(tmp_path)
-    assert "another cifar10 test set" in line
-
-
-def test_names_of_files_cannot_break_the_message(tmp_path: Path) -> None:
-    (tmp_path / "a\nerror: forged\x1b[31m.json").write_text("{}")
-    (line,) = refusal(tmp_path)
-    assert "\x1b" not in line
-
-
 @pytest.mark.parametrize(
     ("old", "new", "reason"),
     [
         ("key: bu2022qcfs", "key: other", "its name must be other.yaml"),
         ("title: A title", "titel: A title", "titel"),
-        ("title: A title", "title: A title\ntitle: B", "duplicate key"),
-        ("4: 83.75", "4: 83.75, 4: 83.76", "duplicate key"),
+        ("title: A title", "title: A title\ntitle: B", "the key title is there twice"),
+        ("4: 83.75", "4: 83.75, 4: 83.76", "the key 4 is there twice"),
         ("83.75", "83", "as printed"),
-        ("83.75", ".nan", "as printed"),
-        ("83.75", "183.75", "less than or equal to 100"),
         ("4: 83.75", "0: 83.75", "top1"),
         ("cifar_resnet20", "cifar_resnet21", "same_as"),
         ("dataset: CIFAR-10", "dataset: MNIST", "dataset"),
+        ("dataset: CIFAR-10", "dataset: cifar10", "CIFAR-10"),
         ("dataset: CIFAR-10", "dataset: ImageNet", "only cifar_resnet34 is for ImageNet"),
         ("kind: own", "kind: replication", "who"),
-        ("kind: own", "kind: own\n    who: me", "who"),
         ("kind: own", "kind: replication\n    who: me", "replications"),
         ("title: A title", "title: &a A title\nvenue: *a", "aliases"),
         ("title: A title", "title: " + "[" * 50_000, "nesting"),
-        ("title: A title", "title: !!python/object:os.system x", ""),
-        ("title: A title", "title: [unclosed", "not a readable file"),
-        ("title: A title", "title: A\x00title", "not a readable file"),
         ("title: A title", "title: " + "x" * 2_000_000, "larger than 1 MB"),
     ],
 )
@@ -761,17 +628,10 @@ def test_bad_reported_files_are_refused_in_one_line(tmp_path: Path, old: str, ne
     assert old in PAPER
     path = tmp_path / "bu2022qcfs.yaml"
     path.write_text(PAPER.replace(old, new, 1))
-    if not reason:  # a tag is inert: the loader makes strings only
-        assert read_paper(path).title == "x"
-        return
     with pytest.raises(UserError) as caught:
         read_paper(path)
     (line,) = str(caught.value).splitlines()
     assert reason in line
-
-
-def test_printed_digits_are_kept(papers: tuple[Paper, ...]) -> None:
-    assert str(papers[0].rows[0].top1["8"]) == "89.50"
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
@@ -784,16 +644,17 @@ def files_in(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in files_in(folder)}
+
+
 def test_no_records_at_all(tmp_path: Path, reported: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "out"
-    assert run(tmp_path / "none", reported, out, False, False, []) == 0
-    assert files_in(out) == MADE
-    assert "No run is filed yet." in (out / "cifar10.md").read_text()
-    capsys.readouterr()
-    assert run(tmp_path / "none", reported, tmp_path / "unwritten", False, True, []) == 0
-    assert not (tmp_path / "unwritten").exists()
-    rows = json.loads(capsys.readouterr().out)
-    assert [row["badge"] for row in rows] == ["reported only"] * 4
+    assert run(tmp_path / "none", reported, tmp_path / "out", False, True, []) == 0
+    assert not (tmp_path / "out").exists()
+    assert [row["badge"] for row in json.loads(capsys.readouterr().out)] == ["reported only"] * 4
+    assert run(tmp_path / "none", reported, tmp_path / "out", False, False, []) == 0
+    assert files_in(tmp_path / "out") == MADE
+    assert "No run is filed yet." in (tmp_path / "out" / "cifar10.md").read_text()
 
 
 def test_check_writes_nothing_and_names_stale_missing_and_surplus_files(
@@ -805,38 +666,32 @@ def test_check_writes_nothing_and_names_stale_missing_and_surplus_files(
     run(results, reported, out, False, False, [])
     assert run(results, reported, out, True, False, []) == 0
     (out / "notes.md").write_text("a person's own file")
-    (out / "digits.md").write_bytes((out / "cifar10.md").read_bytes())
-    (out / "digits.csv").write_bytes((out / "cifar10.csv").read_bytes())
     (out / "curves" / "own.svg").write_text("<svg/>")
-    (out / "curves" / "digits-x.svg").write_bytes((out / "curves" / "cifar10-cifar_resnet20.svg").read_bytes())
+    for name in ("digits.md", "digits.csv"):
+        (out / name).write_bytes((out / f"cifar10{Path(name).suffix}").read_bytes())
+    curve = out / "curves" / "cifar10-cifar_resnet20.svg"
+    (out / "curves" / "digits-x.svg").write_bytes(curve.read_bytes())
     (out / "README.md").write_text("edited")
     (out / "index.html").write_text((out / "index.html").read_text().replace("73.2", "93.2"))
+    curve.write_text(curve.read_text().replace("QCFS", "qcfs").replace("own", "OWN"))
     (out / "cifar10.csv").unlink()
     before = snapshot(out)
     capsys.readouterr()
     assert run(results, reported, out, True, False, []) == 1
-    names = ["README.md: stale", "cifar10.csv: missing", "curves/digits-x.svg: surplus", "digits.csv: surplus"]
-    names += ["digits.md: surplus", "index.html: stale"]
-    assert capsys.readouterr().out.splitlines() == [f"{out}/{name}" for name in names]
+    assert capsys.readouterr().out.splitlines() == [
+        f"{out}/{name}"
+        for name in (
+            *("README.md: stale", "cifar10.csv: missing", "curves/cifar10-cifar_resnet20.svg: stale"),
+            *("curves/digits-x.svg: surplus", "digits.csv: surplus", "digits.md: surplus", "index.html: stale"),
+        )
+    ]
     assert snapshot(out) == before
     assert run(results, reported, out, False, False, []) == 0
     assert run(results, reported, out, True, False, []) == 0
     assert files_in(out) == sorted([*MADE, "curves/own.svg", "notes.md"])
 
 
-def test_a_data_set_with_notes_links_to_them(tmp_path: Path, reported: Path) -> None:
-    out = tmp_path / "out"
-    run(tmp_path / "none", reported, out, False, False, [])
-    assert "notes" not in (out / "cifar10.md").read_text()
-    (out / "notes").mkdir()
-    (out / "notes" / "cifar10.md").write_text("by hand")
-    assert run(tmp_path / "none", reported, out, True, False, []) == 1
-    run(tmp_path / "none", reported, out, False, False, [])
-    assert "[notes/cifar10.md](notes/cifar10.md)" in (out / "cifar10.md").read_text()
-    assert (out / "notes" / "cifar10.md").read_text() == "by hand"
-
-
-def test_unchanged_files_are_not_rewritten(tmp_path: Path, reported: Path) -> None:
+def test_unchanged_files_are_not_rewritten_and_notes_are_linked(tmp_path: Path, reported: Path) -> None:
     results, out = tmp_path / "results", tmp_path / "out"
     run(results, reported, out, False, False, [])
     before = {name: (out / name).stat() for name in files_in(out)}
@@ -844,7 +699,12 @@ def test_unchanged_files_are_not_rewritten(tmp_path: Path, reported: Path) -> No
     run(results, reported, out, False, False, [])
     same = {"cifar10.md", "cifar10.csv", "curves/cifar10-cifar_resnet20.svg"}
     assert {name for name in before if before[name].st_ino == (out / name).stat().st_ino} == same
-    assert all((out / name).stat().st_mtime_ns == before[name].st_mtime_ns for name in same)
+    assert "notes" not in (out / "cifar10.md").read_text()
+    (out / "notes").mkdir()
+    (out / "notes" / "cifar10.md").write_text("by hand")
+    run(results, reported, out, False, False, [])
+    assert "[notes/cifar10.md](notes/cifar10.md)" in (out / "cifar10.md").read_text()
+    assert (out / "notes" / "cifar10.md").read_text() == "by hand"
 
 
 def test_add_files_a_record_and_regenerates(tmp_path: Path, reported: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -873,65 +733,50 @@ def test_a_reader_that_goes_away_leaves_no_stale_page(tmp_path: Path, reported: 
     assert run(results, reported, out, True, False, []) == 0
 
 
-def snapshot(folder: Path) -> dict[str, bytes]:
-    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 @pytest.mark.parametrize(
-    ("changes", "reason"),
+    ("changes", "reason", "broken"),
     [
-        ([{}, {}], "given twice"),
-        ([{}, {"limited": True}], "limited"),
-        ([{"code__dirty": True}], "dirty"),
-        ([{"recipe__overrides": ["x" * 300]}], "too long"),
+        ([{}, {}], "given twice", ""),
+        ([{}, {"limited": True}], "limited", ""),
+        ([{"recipe__overrides": ["x" * 300]}], "too long", ""),
+        ([{}], "not drawn", "render.to_csv"),
+        ([{}], "not drawn", "curves.Picture.svg"),
     ],
 )
-def test_nothing_is_written_where_an_addition_is_refused(
-    tmp_path: Path, reported: Path, changes: list[dict[str, Any]], reason: str
+def test_nothing_is_written_where_an_addition_is_refused_or_rendering_fails(
+    tmp_path: Path,
+    reported: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: list[dict[str, Any]],
+    reason: str,
+    broken: str,
 ) -> None:
-    paths = []
-    for index, change in enumerate(changes):
-        paths.append(tmp_path / f"run{index}" / "record.json")
-        make_record(**change).write(paths[-1])
+    paths = [tmp_path / f"run{index}" / "record.json" for index in range(len(changes))]
+    for path, change in zip(paths, changes, strict=True):
+        make_record(**change).write(path)
+    if broken:
+        monkeypatch.setattr(f"bench.leaderboard.{broken}", Mock(side_effect=UserError("not drawn")))
     before = snapshot(tmp_path)
     with pytest.raises(UserError, match=reason):
         run(tmp_path / "results", reported, tmp_path / "out", False, False, paths)
     assert snapshot(tmp_path) == before
 
 
-def test_nothing_is_filed_where_rendering_fails(
-    tmp_path: Path, reported: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "record.json"
-    make_record().write(path)
-    before = snapshot(tmp_path)
-    monkeypatch.setattr("bench.leaderboard.render.to_csv", lambda lines: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        run(tmp_path / "results", reported, tmp_path / "out", False, False, [path])
-    assert snapshot(tmp_path) == before
-
-
-def test_check_and_add_exclude_each_other(tmp_path: Path, reported: Path) -> None:
-    with pytest.raises(UserError, match="--check"):
-        run(tmp_path, reported, tmp_path, True, False, [tmp_path / "record.json"])
-
-
 def test_the_command_line_refuses_with_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["leaderboard", "--results", str(tmp_path / "r"), "--out", str(tmp_path / "o")]
     assert cli.main([*arguments, "--reported", str(tmp_path / "none")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+    assert cli.main([*arguments, "--check", "--add", str(tmp_path / "record.json")]) == 2
+    assert "--check" in capsys.readouterr().err
     assert cli.main([*arguments, "--reported", str(COMMITTED), "--check"]) == 1
 
 
 def test_nothing_heavy_is_imported() -> None:
+    """Not even by ``--check`` of the committed pages, which include pictures."""
     heavy = "{'torch', 'numpy', 'pandas', 'pytorch_lightning', 'matplotlib', 'timm'}"
-    code = f"import sys, bench.leaderboard; print(sorted({heavy} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
-def test_rows_sort_totally() -> None:
-    rows: list[Row] = aggregate(many_records(), ())
-    places = [row.place for row in rows]
-    assert len(set(places)) == len(places)
-    assert places == sorted(places)
+    code = (
+        "import sys; from bench.cli.main import main\n"
+        f"sys.exit(main(['leaderboard', '--check']) or sorted({heavy} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

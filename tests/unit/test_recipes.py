@@ -9,6 +9,7 @@ import pytest
 
 from bench.leaderboard.reported import load_reported
 from bench.recipes import all_recipes, find_recipe
+from bench.registry.datasets import DATA
 from bench.registry.methods import METHODS
 
 ROOT = Path(__file__).parents[2]
@@ -18,14 +19,12 @@ NETS = {
     **{name: f"cifar_{name}" for name in ("resnet18", "resnet20", "resnet34", "vgg16")},
     **{f"timm/{name}": name for name in ("resnet18", "resnet34", "vgg16_bn")},
 }
-DATA = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet": "ImageNet"}
 
 
 def printed() -> set[tuple[str, str, str]]:
     """Method, data set and net of every row that the method's own paper prints."""
-    names = {spelling: name for name, spelling in DATA.items()}
     return {
-        (row.same_as.method, names[row.dataset], row.same_as.arch)
+        (row.same_as.method, row.dataset, row.same_as.arch)
         for paper in load_reported(ROOT / "leaderboards/reported")
         for row in paper.rows
         if row.same_as.method and row.same_as.arch and paper.key == METHODS[row.same_as.method].paper

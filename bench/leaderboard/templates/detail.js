@@ -45,7 +45,7 @@ function cellTable(row) {
   const all = [
     ["T", (cell) => cell.T], ["warm-up", (cell) => cell.warmup],
     ["top-1", (cell) => spread(cell.top1) + (cell.top1[2] === row.runs.length ? "" : ` (n=${cell.top1[2]})`)],
-    ["paper", (cell) => cell.paper ?? null], ["ours − paper", (cell) => difference({ ...cell, badge: said(cell.badge), remark: cell.remark === undefined ? "" : said(cell.remark) })], ["twin", (cell) => (cell.twin ? two(cell.twin[0]) : null)],
+    ["paper", (cell) => cell.paper ?? null], ["ours − paper", (cell) => difference({ ...cell, badge: said(cell.badge), remark: cell.remark === undefined ? "" : said(cell.remark) })], ["twin", (cell) => (cell.twin === null ? null : two(cell.twin))],
     ["firing rate", (cell) => cell.rate.toFixed(4)], ["SynOps", (cell) => (cell.synops === null ? null : compact(cell.synops))],
     ["mJ", (cell) => (cell.mJ === null ? null : String(cell.mJ))],
   ];
@@ -57,12 +57,12 @@ function cellTable(row) {
 function measuredDetail({ row, run }) {
   return [
     facts([["paper", paperLine(row.paper)], ["recipe", row.recipe], ["L", row.L === null ? null : String(row.L)],
-      ["ANN", `${spread(row.ann)}${row.noisy ? `; with the training noise on ${spread(row.noisy)}` : ""}`],
+      ["ANN", [spread(row.ann), reference(row)].filter(Boolean).join("; ")],
       ["rank", row.rank === null ? null : String(row.rank)], ["mind", row.marks.join("; ")]]),
     cellTable(row),
     ...[...new Set(row.cells.filter(({ paper }) => paper !== undefined).map((cell) => [`Compared with ${said(cell.where)} (${said(cell.kind)})`, said(cell.remark)].filter(Boolean).join(": ")))].map((text) => el("p", { class: "quiet" }, text + ".")),
     el("h3", {}, "To repeat it"), ...row.runs.map((one, index) => runDetail(row, one, run ? one === run : index === 0)),
-    el("h3", {}, "How it was converted and measured"), facts(row.facts.map((number, index) => [DATA.facts[index], said(number)])),
+    el("h3", {}, "How it was converted and measured"), facts(row.facts.map((pair) => pair.map(said))),
   ];
 }
 

@@ -1,0 +1,31 @@
+"""The registry of the papers that methods are from: one line each."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PaperEntry:
+    """A registry line of a paper: where and when it came out, and its address if there is one."""
+
+    venue: str
+    year: int
+    link: str | None = None
+
+
+PAPERS: Mapping[str, PaperEntry] = {
+    "bu2022qcfs": PaperEntry("ICLR", 2022, "https://arxiv.org/abs/2303.04347"),
+    "yang2025csqcfs": PaperEntry("Neural Networks", 2025, "https://doi.org/10.1016/j.neunet.2024.107076"),
+    "huang2024nq": PaperEntry("TNNLS", 2025, "https://arxiv.org/abs/2404.17456"),
+    "hao2023cos": PaperEntry("ICLR", 2023, "https://arxiv.org/abs/2302.10685"),
+    "hao2023srp": PaperEntry("AAAI", 2023, "https://arxiv.org/abs/2302.02091"),
+    "ding2021rnl": PaperEntry("IJCAI", 2021, "https://arxiv.org/abs/2105.11654"),
+    "ho2021tcl": PaperEntry("DAC", 2021, "https://arxiv.org/abs/2008.04509"),
+    "deng2021rts": PaperEntry("ICLR", 2021, "https://arxiv.org/abs/2103.00476"),
+    "diehl2015": PaperEntry("IJCNN", 2015, "https://doi.org/10.1109/IJCNN.2015.7280696"),
+    "rueckauer2017": PaperEntry("Frontiers in Neuroscience", 2017, "https://doi.org/10.3389/fnins.2017.00682"),
+    "bu2022opi": PaperEntry("AAAI", 2022, "https://arxiv.org/abs/2202.01440"),
+    "li2021snnc": PaperEntry("ICML", 2021, "https://arxiv.org/abs/2106.06984"),
+    "wang2022snm": PaperEntry("IJCAI", 2022, "https://doi.org/10.24963/ijcai.2022/347"),
+    "li2022burst": PaperEntry("IJCAI", 2022, "https://arxiv.org/abs/2204.13271"),
+}
