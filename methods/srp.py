@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from bench.errors import UserError
 from bench.snn.activations import Activation, QCFSActivation
 from bench.snn.calibration import require_activation
+from bench.snn.graph.trace import ImageShape
 from bench.snn.neurons import IFNode, SpikingNeuron
 from bench.snn.simulate import SpikingNetwork
 from methods.base import ConversionModule
@@ -75,11 +76,11 @@ class SRP(ConversionModule):
         super().__init__(net)
         self.tau, self.epsilon = tau, epsilon
 
-    def neuron(self, activation: Activation) -> SpikingNeuron:
+    def neuron(self, name: str, activation: Activation, T: int) -> SpikingNeuron:
         """Theta = lambda, v_0 = theta / 2, and the mask after tau."""
         assert isinstance(activation, QCFSActivation)
         return SRPNode(activation.threshold, self.tau, self.epsilon)
 
-    def spiking(self, net: nn.Module) -> SpikingNetwork:
+    def spiking(self, net: nn.Module, T: int, image: ImageShape = None) -> SpikingNetwork:
         """The first tau steps are run and not counted."""
-        return SpikingNetwork(net, warmup=self.tau)
+        return SpikingNetwork(net, warmup=self.tau, image=image)

@@ -44,12 +44,14 @@ class MethodEntry(Entry):
             method's option ``source`` chooses, a mapping from its values to names.
         per_T: the conversion depends on T and is done once for each.
         warmup: has steps before the first counted one.
+        source_only: trained for others to convert; converted by itself, its numbers are those of another method's row.
     """
 
     paper: str
     source: str | Mapping[str, str] | None = None
     per_T: bool = False
     warmup: bool = False
+    source_only: bool = False
 
     def source_for(self, options: Mapping[str, Any]) -> str:
         """The method whose checkpoint it converts under these options (``--model.*``)."""

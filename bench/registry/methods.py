@@ -15,7 +15,9 @@ METHODS: dict[str, MethodEntry] = {
     ),
     "tcl": MethodEntry("methods.tcl:TCL", "trainable clipping layers", paper="ho2021tcl"),
     "rts": MethodEntry("methods.rts:RTS", "clipped ReLU and a shift of theta / 2T", paper="deng2021rts", per_T=True),
-    "relu": MethodEntry("methods.relu:ReLU", "plain ReLU, the source of the methods below", paper="diehl2015"),
+    "relu": MethodEntry(
+        "methods.relu:ReLU", "plain ReLU, the source of the methods below", paper="diehl2015", source_only=True
+    ),
     "max_norm": MethodEntry(
         "methods.max_norm:MaxNorm", "theta is the layer's maximum", paper="diehl2015", source="relu"
     ),

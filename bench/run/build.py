@@ -15,7 +15,6 @@ from bench.registry.entries import MethodEntry, lookup
 from bench.registry.methods import METHODS
 from bench.run import checkpoints
 from bench.run.checkpoints import Weights
-from bench.snn.graph.tracing import note_size
 
 HEADER_VERSION = 1
 
@@ -33,8 +32,8 @@ def build(
     datamodule.setup()
     pl.seed_everything(seed, workers=True, verbose=False)
     net = architectures.create(arch, datamodule.num_classes).to(memory_format=torch.channels_last)
-    note_size(net, datamodule.input_shape)
-    return lookup("--method", method, METHODS).load()(net, **model_args), datamodule
+    model = lookup("--method", method, METHODS).load()(net, image=datamodule.input_shape, **model_args)
+    return model, datamodule
 
 
 def build_trained(header: dict[str, Any], weights: Weights, data_args: dict[str, Any], ckpt: Path) -> tuple[Any, Any]:

@@ -14,6 +14,8 @@ from bench.snn.activations import Activation, ClippedReLU, QCFSActivation, ReLUA
 
 Batch = tuple[Tensor, Tensor]
 Granularity = Literal["layer", "channel", "neuron"]
+# About 20 batches of the 1,024 images of SNNC, which averages its thresholds over them.
+CALIBRATION_BATCH = 50
 
 
 def require_images(number: int) -> None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from bench.snn.activations import Activation
 from bench.snn.calibration import Batch, Granularity, observe
-from bench.snn.graph.structure import segment
-from bench.snn.graph.tracing import trace
+from bench.snn.graph.trace import ImageShape, segment, trace
 from bench.snn.neurons import Clock, SpikingNeuron
 from bench.snn.simulate import SpikingNetwork
 
@@ -22,10 +21,10 @@ _IMAGE_STEPS = 256
 _IN_CACHE = 2**15
 
 
-def execution_order(net: nn.Module) -> list[str]:
+def execution_order(net: nn.Module, image: ImageShape = None) -> list[str]:
     """Names of the activations and neurons, in the order in which a forward pass reaches them."""
     modules = dict(net.named_modules())
-    calls = [str(node.target) for node in trace(net).nodes if node.op == "call_module"]
+    calls = [str(node.target) for node in trace(net, image).nodes if node.op == "call_module"]
     return [name for name in calls if isinstance(modules[name], (Activation, SpikingNeuron))]
 
 
@@ -44,8 +43,9 @@ class SpikeTrains:
         self.net, self.T, self.clock = net, T, Clock()
         self.images = torch.cat([images for images, _ in batches])
         self.clock.T = T
-        self.needed = [segment(net, name)[1] for name in execution_order(net)]
-        self.bits: dict[str, np.ndarray[Any, np.dtype[np.uint8]]] = {}
+        image = self.images.shape[1:]
+        self.needed = [segment(net, name, image)[1] for name in execution_order(net, image)]
+        self.bits: dict[str, npt.NDArray[np.uint8]] = {}
 
     @torch.no_grad()
     def run(self, name: str) -> Iterator[Tensor]:
@@ -57,7 +57,7 @@ class SpikeTrains:
         Yields:
             For a few images at a time, in order, its output ``[T, b, ...]``.
         """
-        part, sources = segment(self.net, name)
+        part, sources = segment(self.net, name, self.images.shape[1:])
         neuron = self.net.get_submodule(name)
         assert isinstance(neuron, SpikingNeuron) and neuron.alphabet == "binary", name
         neuron.clock = self.clock

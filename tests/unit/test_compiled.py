@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from bench.snn.graph.passes import images_of_a_pass, steps_of_a_pass
 from torch import Tensor
 
 from bench.snn import compilation
-from bench.snn.graph.passes import images_of_a_pass, steps_of_a_pass
 from bench.snn.neurons import IFNode
 from bench.snn.simulate import SpikingNetwork, simulate
 from methods.burst import BurstIFNode

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import yaml
+from bench.snn.graph.surgery import fold_currents
 from record_factory import make_record
 from reference import NETS, PreActivationNet, images_for, named_model, step_by_step
 from tiny import TwoConvolutions
@@ -16,7 +17,6 @@ from torch import Tensor, nn
 
 from bench import convert, simulate
 from bench.errors import UserError
-from bench.snn.graph.surgery import fold_currents
 from bench.snn.neurons import IFNode
 from bench.snn.simulate import SpikingNetwork
 from methods.cos import COS

@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from bench.snn.graph.surgery import fold_thresholds
 from reference import named_model
 from tiny import TwoConvolutions, normal
 from torch import Tensor, nn
 
 from bench.library import prepare
-from bench.snn.graph.surgery import fold_thresholds
 from bench.snn.neurons import SpikingNeuron
 from bench.snn.simulate import SpikingNetwork, simulate
 from methods.burst import Burst

@@ -6,11 +6,11 @@ import copy
 
 import pytest
 import torch
+from bench.snn.graph.structure import input_shapes, segment
 from reference import NETS, images_for, named_model, randomise
 from torch import Tensor, nn
 
 from bench.snn.activations import Activation
-from bench.snn.graph.structure import input_shapes, segment
 from bench.snn.neurons import SpikingNeuron
 from methods.relu import ReLU
 

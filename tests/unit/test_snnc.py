@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from bench.snn.graph.structure import segment
 from reference import PreActivationNet, randomise
 from tiny import Array
 from torch import Tensor, nn
 
 from bench.errors import UserError
 from bench.snn.activations import QuantisedReLU
-from bench.snn.graph.structure import segment
 from bench.snn.layerwise import mse_thresholds
 from bench.snn.neurons import IFNode
 from bench.snn.simulate import SpikingNetwork, simulate

@@ -11,6 +11,9 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from bench.snn.graph.structure import check_convertible, mixes_constant_input
+from bench.snn.graph.surgery import Scale, fold_batch_norm, fold_thresholds, replace, replace_max_pool, split_norm_act
+from bench.snn.graph.tracing import note_size
 from reference import NETS, PreActivationNet, assert_lively, images_for, named_model, randomise, step_by_step, trained
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
@@ -19,9 +22,6 @@ from bench.errors import UserError
 from bench.nets import architectures
 from bench.registry.nets import ARCHITECTURES
 from bench.snn.activations import Activation, QCFSActivation
-from bench.snn.graph.structure import check_convertible, mixes_constant_input
-from bench.snn.graph.surgery import Scale, fold_batch_norm, fold_thresholds, replace, replace_max_pool, split_norm_act
-from bench.snn.graph.tracing import note_size
 from bench.snn.neurons import IFNode
 from bench.snn.simulate import SpikingNetwork, simulate
 from methods.qcfs import QCFS, set_thresholds_by_percentile

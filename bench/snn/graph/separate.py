@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from bench.snn.graph.structure import is_overwritten, owner
-from bench.snn.graph.tracing import first_input, known_size, note_size, trace
+from bench.snn.graph.check import is_overwritten, owner
+from bench.snn.graph.trace import ImageShape, trace
 
 _FUNCTIONS = {F.relu, torch.relu, F.relu_, torch.relu_}
 _METHODS = {"relu", "relu_"}
 
 
-def separate_rectifiers(net: nn.Module) -> nn.Module:
+def separate_rectifiers(net: nn.Module, image: ImageShape = None) -> nn.Module:
     """Gives each call of ReLU an ``nn.ReLU`` of its own, and each call of a max-pooling module one of its own.
 
     A neuron remembers, and so does what stands for max-pooling, so a module that is called from two places cannot
@@ -26,6 +26,7 @@ def separate_rectifiers(net: nn.Module) -> nn.Module:
 
     Args:
         net: in evaluation mode; it stays as it is, its parameters are shared.
+        image: shape of one, where known.
 
     Returns:
         The rebuilt network, or ``net`` itself where nothing has to be done.
@@ -33,7 +34,7 @@ def separate_rectifiers(net: nn.Module) -> nn.Module:
     Raises:
         UserError: ``net`` cannot be traced.
     """
-    graph = trace(net)
+    graph = trace(net, image)
     modules = dict(net.named_modules())
     seen: Counter[str] = Counter()
     due: list[tuple[fx.Node, str, nn.Module]] = []
@@ -55,18 +56,16 @@ def separate_rectifiers(net: nn.Module) -> nn.Module:
         name = _free_name(rebuilt, wanted)
         rebuilt.add_submodule(name, module)
         with graph.inserting_before(node):
-            new = graph.call_module(name, (first_input(node),))
+            new = graph.call_module(name, (node.all_input_nodes[0],))
         node.replace_all_uses_with(new)
         graph.erase_node(node)
     rebuilt.recompile()
-    if (size := known_size(net)) is not None:
-        note_size(rebuilt, size)
     return rebuilt.eval()
 
 
-def drop_uncalled_rectifiers(net: nn.Module) -> None:
+def drop_uncalled_rectifiers(net: nn.Module, image: ImageShape = None) -> None:
     """Puts, in place, an identity where a ReLU is that ``forward`` never calls: no current would reach its neuron."""
-    called = {str(node.target) for node in trace(net).nodes if node.op == "call_module"}
+    called = {str(node.target) for node in trace(net, image).nodes if node.op == "call_module"}
     names: dict[nn.Module, set[str]] = {}
     for name, module in net.named_modules(remove_duplicate=False):
         if isinstance(module, nn.ReLU):
