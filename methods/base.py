@@ -36,6 +36,8 @@ class ConversionModule(pl.LightningModule):
     Attributes:
         calibration_images: training images, without augmentation, that conversion looks at; 0 for none.
         image: shape of one image, where known.
+        warmup: steps that come first in a two-phase method, on top of T.
+        uncounted: those of them whose logits are left out of the read-out; ``None`` for all.
         extras: names of further classifiers whose accuracy the record holds beside the ANN's.
         pools_by_inhibition: the neurons' spikes never take back, and max-pooling becomes
             :class:`bench.snn.pooling.LateralInhibitionPool`; else it is refused.
@@ -43,6 +45,8 @@ class ConversionModule(pl.LightningModule):
 
     calibration_images = 0
     image: ImageShape = None
+    warmup = 0
+    uncounted: int | None = None
     pools_by_inhibition = False
     extras: tuple[str, ...] = ()
 
@@ -80,8 +84,8 @@ class ConversionModule(pl.LightningModule):
         return net
 
     def spiking(self, net: nn.Module, T: int, image: ImageShape = None) -> SpikingNetwork:
-        """Wraps a network of neurons; two-phase methods say here how many steps come first."""
-        return SpikingNetwork(net, image=image)
+        """Wraps a network of neurons; a conversion that is good for one T says so here."""
+        return SpikingNetwork(net, self.warmup, self.uncounted, image=image)
 
     def extra_logits(self, name: str, images: Tensor, batch_idx: int) -> Tensor:
         """Logits of one of :attr:`extras` in the test, ``[B, classes]``."""

@@ -30,9 +30,7 @@ from torch import Tensor, nn
 from bench.errors import UserError
 from bench.snn.activations import Activation, QCFSActivation
 from bench.snn.calibration import require_activation
-from bench.snn.graph.trace import ImageShape
 from bench.snn.neurons import IFNode, SpikingNeuron
-from bench.snn.simulate import SpikingNetwork
 from methods.base import ConversionModule
 
 Saturated = Literal["release", "keep"]
@@ -120,12 +118,9 @@ class COS(ConversionModule):
         require_activation(net, QCFSActivation, type(self).__name__, "QCFS")
         super().__init__(net)
         self.rho, self.rounds, self.saturated, self.epsilon = rho, rounds, saturated, epsilon
+        self.warmup, self.uncounted = rho * rounds, 0  # even T = 1 has rho steps of input
 
     def neuron(self, name: str, activation: Activation, T: int) -> SpikingNeuron:
         """Theta = lambda, and v_0 from the calibration."""
         assert isinstance(activation, QCFSActivation)
         return COSNode(activation.threshold, self.rho, self.rounds, self.saturated, self.epsilon)
-
-    def spiking(self, net: nn.Module, T: int, image: ImageShape = None) -> SpikingNetwork:
-        """Even T = 1 has rho steps of input; no step is left out of the read-out."""
-        return SpikingNetwork(net, warmup=self.rho * self.rounds, uncounted=0, image=image)

@@ -16,7 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from bench.errors import UserError
 from bench.snn.compilation import worth_compiling
-from bench.snn.cost import ENERGY_MODEL, Counts
+from bench.snn.cost import ENERGY_MODEL
 from bench.snn.processes import share
 from bench.snn.simulate import SpikingNetwork, simulate
 from datamodules.base import ImageDataModule
@@ -156,15 +156,12 @@ class ConversionCallback(pl.Callback):
                     scores_BK += logits_BK
                     if step in readings:
                         self.metrics[f"snn{step}"].update(scores_BK, part)
-                        self._pay(network, counts, step)
+                        self.spikes[step] += counts.spikes[:, network.counted(step)].sum(1)
+                        self.operations[step] += network.paid(counts, step)
 
     def _see(self, name: str, logits: Tensor, labels: Tensor) -> None:
         self.totals["not_finite"] += (~torch.isfinite(logits)).sum()
         self.metrics[name].update(logits, labels)
-
-    def _pay(self, network: SpikingNetwork, counts: Counts, T: int) -> None:
-        self.spikes[T] += counts.spikes[:, network.counted(T)].sum(1)
-        self.operations[T] += torch.stack(network.paid(counts, T))
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Computes, on all processes together, and logs."""

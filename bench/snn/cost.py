@@ -68,7 +68,7 @@ class AnalogueCounter:
 
     Args:
         clock: of the network.
-        fan_outs: of each input of each call (``analogue`` of :class:`bench.snn.graph.wiring.Wiring`); ``None`` for a call
+        fan_outs: of each input of each call, as :class:`bench.snn.graph.wiring.Wiring` has them; ``None`` for a call
             that gets spikes.
     """
 

@@ -150,14 +150,10 @@ class SpikingNetwork(nn.Module):
 
     def pass_counts(self) -> Counts:
         """What the last pass cost."""
-        neurons = self.neurons.values()
-        spikes = torch.stack([neuron.spike_counts for neuron in neurons])
+        spikes = torch.stack([neuron.spike_counts for neuron in self.neurons.values()])
+        synops = torch.stack([neuron.synop_counts for neuron in self.neurons.values()])
         macs = [counter.counts for counter in self.analogue.values()]
-        return Counts(
-            spikes=spikes,
-            synops=torch.stack([neuron.synop_counts for neuron in neurons]),
-            macs=torch.stack(macs) if macs else spikes[:0],
-        )
+        return Counts(spikes, synops, torch.stack(macs) if macs else spikes[:0])
 
     def twin(self, T: int) -> nn.Module:
         """The quantised network this one would equal after ``T`` steps if all spikes came evenly."""
@@ -187,7 +183,7 @@ class SpikingNetwork(nn.Module):
         """Steps that have to be run for ``T`` counted ones."""
         return max(self.uncounted + T, self.lookahead)
 
-    def paid(self, counts: Counts, T: int) -> tuple[Tensor, Tensor]:
+    def paid(self, counts: Counts, T: int) -> Tensor:
         """Synaptic operations and multiply-accumulates of ``T`` counted steps, of what a run of these or more has cost.
 
         The steps before them are paid too, and a second time those that neurons look ahead to, by the layers whose
@@ -197,7 +193,7 @@ class SpikingNetwork(nn.Module):
         for names, kind in ((self.neurons, counts.synops), (self.analogue, counts.macs)):
             twice = [name in self.heard for name in names]
             totals.append(kind[:, : self.uncounted + T].sum() + kind[twice, : self.lookahead].sum())
-        return totals[0], totals[1]
+        return torch.stack(totals)
 
     def membrane_updates(self, T: int) -> int:
         """Of one image in ``T`` counted steps: in those, in steps before them, in looking ahead and sending again."""
@@ -250,8 +246,7 @@ def steps_of_a_pass(steps: int) -> int:
     """Steps of one pass, so that equal passes overshoot ``steps`` by as few as possible."""
     if steps <= STEPS:
         return steps
-    candidates = range(STEPS - 3, STEPS + 3)
-    return min(candidates, key=lambda n: (-steps % n, abs(n - STEPS)))
+    return min(range(STEPS - 3, STEPS + 3), key=lambda n: (-steps % n, abs(n - STEPS)))
 
 
 def images_of_a_pass(batch: int, most: int) -> int:

@@ -160,7 +160,7 @@ def calibrate(net: nn.Module, images: Tensor, quantile: float = 0.9) -> None:
 
 def trained(net: nn.Module, images: Tensor, L: int = 4, seed: int = 0) -> QCFS:
     """A QCFS model in double precision that looks like a trained one."""
-    model = QCFS(net, L=L).double().eval()
+    model = QCFS(net, L=L, image=images.shape[1:]).double().eval()
     randomise(model, seed)
     calibrate(model.net, images)
     return model

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from bench.snn.graph.passes import images_of_a_pass, steps_of_a_pass
 from torch import Tensor
 
 from bench.snn import compilation
 from bench.snn.neurons import IFNode
-from bench.snn.simulate import SpikingNetwork, simulate
+from bench.snn.simulate import SpikingNetwork, images_of_a_pass, simulate, steps_of_a_pass
 from methods.burst import BurstIFNode
 from methods.cos import COSNode
 from methods.snm import SignedIFNode
@@ -36,7 +35,7 @@ def small(kind: str) -> SpikingNetwork:
 
 def curve(snn: SpikingNetwork, x: Tensor, T: int) -> tuple[Tensor, Tensor]:
     """Logits, and spikes, synaptic operations and multiply-accumulates of each layer and step."""
-    parts = [(logits, torch.cat(snn.counts)) for logits, _ in simulate(snn, x, T, image_steps=16)]
+    parts = [(logits, torch.cat(counts)) for logits, counts in simulate(snn, x, T, image_steps=16)]
     return torch.cat([logits for logits, _ in parts], 1), torch.stack([counts for _, counts in parts]).sum(0)
 
 

@@ -6,11 +6,11 @@ import copy
 
 import pytest
 import torch
-from bench.snn.graph.structure import input_shapes, segment
 from reference import NETS, images_for, named_model, randomise
 from torch import Tensor, nn
 
 from bench.snn.activations import Activation
+from bench.snn.graph.trace import input_shapes, segment
 from bench.snn.neurons import SpikingNeuron
 from methods.relu import ReLU
 
@@ -163,6 +163,6 @@ def test_input_shapes(name: str) -> None:
 
 def test_input_shapes_of_another_image_size() -> None:
     net = NETS["linear"]()
-    net.pretrained_cfg = {"input_size": (3, 8, 8)}
-    assert input_shapes(net.double(), nn.ReLU) == {"act1": (12,), "act2": (9,)}
+    assert input_shapes(net.double(), nn.ReLU, (3, 8, 8)) == {"act1": (12,), "act2": (9,)}
+    net.pretrained_cfg = {"input_size": (3, 8, 8)}  # as timm writes it on its nets
     assert input_shapes(net, nn.Linear) == {"fc1": (192,), "fc2": (12,), "head": (9,)}

@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from bench.snn.graph.structure import segment
 from reference import PreActivationNet, randomise
 from tiny import Array
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.errors import UserError
 from bench.snn.activations import QuantisedReLU
+from bench.snn.graph.trace import segment
 from bench.snn.layerwise import mse_thresholds
 from bench.snn.neurons import IFNode
 from bench.snn.simulate import SpikingNetwork, simulate
 from methods.relu import ReLU
 from methods.snnc_ap import SNNCAdvanced
-from methods.snnc_lp import SNNCLight
+from methods.snnc_lp import SNNCLight, Work
 
 # Means are kept in single precision.
 CLOSE = {"rtol": 2e-6, "atol": 2e-6}
@@ -155,14 +155,14 @@ DAMAGE = torch.tensor([-0.3, -0.25, -0.2, -0.1, 0.0], dtype=torch.float64)
 class Damaged(SNNCLight):
     """Its second layer's biases go wrong before the correction; notes what is lacking before and after."""
 
-    def before(self, net: nn.Module, name: str, threshold: Tensor, calibration) -> None:
+    def before(self, work: Work, name: str, threshold: Tensor) -> None:
         if name == "act2":
-            net.get_submodule("fc2").bias.data.add_(DAMAGE)
+            work.net.get_submodule("fc2").bias.data.add_(DAMAGE)
 
-    def correct(self, name: str, node: IFNode) -> None:
-        first = self.mean_rate(name) - self.means[name]
-        super().correct(name, node)
-        self.__dict__["errors"] = (first, self.mean_rate(name) - self.means[name])
+    def correct(self, work: Work, name: str, node: IFNode) -> None:
+        first = work.mean_rate(name) - work.means[name]
+        super().correct(work, name, node)
+        self.__dict__["errors"] = (first, work.mean_rate(name) - work.means[name])
 
 
 def test_the_correction_removes_the_mean_error_where_neurons_are_linear() -> None:
@@ -263,10 +263,10 @@ def test_no_iterations_leave_the_weights() -> None:
 class Watched(SNNCAdvanced):
     """Remembers the weights behind each layer as they were when it was corrected."""
 
-    def correct(self, name: str, node: IFNode) -> None:
-        super().correct(name, node)
+    def correct(self, work: Work, name: str, node: IFNode) -> None:
+        super().correct(work, name, node)
         done = self.__dict__.setdefault("done", {})
-        done[name] = [parameter.detach().clone() for parameter in segment(self.trains.net, name)[0].parameters()]
+        done[name] = [parameter.detach().clone() for parameter in segment(work.net, name)[0].parameters()]
 
 
 @pytest.mark.parametrize("net", ["preactivation", "convolutions"])

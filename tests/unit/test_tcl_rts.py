@@ -147,8 +147,7 @@ def test_a_ceiling_that_is_none_is_refused(value: float) -> None:
 def shifted(theta: float, T: int, v_init: float = 0.0) -> IFNode:
     """The neuron that RTS makes for T."""
     model = RTS(LinearNet(), ceiling=theta, v_init=v_init)
-    model.T = T
-    neuron = model.neuron(ClippedReLU(theta, trainable=False).double())
+    neuron = model.neuron("act1", ClippedReLU(theta, trainable=False).double(), T)
     assert isinstance(neuron, IFNode)
     return neuron
 

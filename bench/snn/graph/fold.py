@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import operator
 from collections import Counter
-from collections.abc import Mapping
 
 import torch
 from torch import fx, nn
@@ -14,7 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from bench.errors import UserError
 from bench.snn.activations import Activation
 from bench.snn.graph.check import BatchNorm, Linear
-from bench.snn.graph.trace import ImageShape, first_input, known_image, trace, trace_shapes
+from bench.snn.graph.trace import ImageShape, called, first_input, known_image, trace, trace_shapes
 from bench.snn.neurons import IFNode, SpikingNeuron
 from bench.snn.replace import put
 
@@ -32,22 +31,22 @@ def fold_batch_norm(net: nn.Module, image: ImageShape = None) -> int:
     Returns:
         How many were folded.
     """
-    modules = dict(net.named_modules())
-    linear, norm_1d = (any(isinstance(m, kind) for m in modules.values()) for kind in (nn.Linear, nn.BatchNorm1d))
+    linear, norm_1d = (any(isinstance(m, kind) for m in net.modules()) for kind in (nn.Linear, nn.BatchNorm1d))
     graph = (trace_shapes if linear and norm_1d and known_image(net, image) else trace)(net, image)
     nodes = list(graph.nodes)
     calls = Counter(node.target for node in nodes if node.op == "call_module")
     folded = 0
     for node in nodes:
-        if node.op != "call_module" or not isinstance(modules[node.target], BatchNorm):
+        norm = called(net, node)
+        if not isinstance(norm, BatchNorm):
             continue
         source = node.all_input_nodes[0]
-        if source.op != "call_module" or len(source.users) != 1 or calls[source.target] + calls[node.target] != 2:
+        layer = called(net, source)
+        if len(source.users) != 1 or calls[source.target] + calls[node.target] != 2:
             continue
-        layer, norm = modules[source.target], modules[node.target]
         if isinstance(layer, nn.Conv2d):
             fused: nn.Module = fuse_conv_bn_eval(layer, norm)
-        elif isinstance(layer, nn.Linear) and (len(source.meta.get("shape", ())) == 1 or _is_flat(source, modules)):
+        elif isinstance(layer, nn.Linear) and (len(source.meta.get("shape", ())) == 1 or _is_flat(net, source)):
             fused = fuse_linear_bn_eval(layer, norm)
         else:
             continue
@@ -57,12 +56,12 @@ def fold_batch_norm(net: nn.Module, image: ImageShape = None) -> int:
     return folded
 
 
-def _is_flat(node: fx.Node | None, modules: Mapping[str, nn.Module]) -> bool:
+def _is_flat(net: nn.Module, node: fx.Node | None) -> bool:
     """Whether a value is ``[B, features]`` whatever the images are: flattened, and what layers make of that."""
     while node is not None:
-        if node.op != "call_module":
+        module = called(net, node)
+        if module is None:
             return node.target in (torch.flatten, "flatten") and node.args[1:] in ((1,), (1, -1))
-        module = modules[str(node.target)]
         if isinstance(module, nn.Flatten):
             return (module.start_dim, module.end_dim) == (1, -1)
         if not isinstance(module, (nn.Linear, nn.BatchNorm1d, nn.ReLU, Activation, nn.Identity, nn.Dropout)):
@@ -96,12 +95,11 @@ def fold_thresholds(net: nn.Module, image: ImageShape = None) -> fx.GraphModule:
     """
     net = copy.deepcopy(net)
     graph = trace(net, image)
-    modules = dict(net.named_modules())
     carriers = (nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Dropout, nn.Identity)
     calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
 
     def push(node: fx.Node, source: fx.Node, factor: torch.Tensor) -> None:
-        module = modules.get(str(node.target)) if node.op == "call_module" else None
+        module = called(net, node)
         if isinstance(module, Linear):
             if calls[node.target] > 1:
                 raise UserError(f"{node.target}: shared by several inputs, so thresholds cannot be folded into it")
@@ -117,7 +115,7 @@ def fold_thresholds(net: nn.Module, image: ImageShape = None) -> fx.GraphModule:
                 node.replace_input_with(source, graph.call_module(name, (source,)))
 
     for node in list(graph.nodes):
-        neuron = modules.get(str(node.target)) if node.op == "call_module" else None
+        neuron = called(net, node)
         if not isinstance(neuron, SpikingNeuron) or neuron.unit_spikes:
             continue
         if neuron.threshold.numel() != 1:
@@ -137,12 +135,11 @@ def fold_currents(net: nn.Module, image: ImageShape = None) -> nn.Module:
     """
     net = copy.deepcopy(net)
     graph = trace(net, image)
-    modules = dict(net.named_modules())
     calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
 
     def take(node: fx.Node, current: torch.Tensor) -> bool:
         """Adds the current to the bias of one layer whose output goes nowhere else."""
-        module = modules.get(str(node.target)) if node.op == "call_module" else None
+        module = called(net, node)
         if len(node.users) != 1:
             return False
         if isinstance(module, (nn.Conv2d, nn.Linear)):
@@ -160,7 +157,7 @@ def fold_currents(net: nn.Module, image: ImageShape = None) -> nn.Module:
         return passes and any(take(source, current) for source in node.all_input_nodes)
 
     for node in graph.nodes:
-        neuron = modules.get(str(node.target)) if node.op == "call_module" else None
+        neuron = called(net, node)
         if isinstance(neuron, IFNode) and neuron.bias is not None:
             if not take(node.all_input_nodes[0], neuron.bias):
                 raise UserError(f"{node.target}: its constant current cannot be folded into a bias")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections import Counter
 
 import torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from bench.snn.graph.check import is_overwritten, owner
-from bench.snn.graph.trace import ImageShape, trace
+from bench.snn.graph.trace import ImageShape, called, trace
 
 _FUNCTIONS = {F.relu, torch.relu, F.relu_, torch.relu_}
 _METHODS = {"relu", "relu_"}
@@ -35,19 +36,19 @@ def separate_rectifiers(net: nn.Module, image: ImageShape = None) -> nn.Module:
         UserError: ``net`` cannot be traced.
     """
     graph = trace(net, image)
-    modules = dict(net.named_modules())
     seen: Counter[str] = Counter()
     due: list[tuple[fx.Node, str, nn.Module]] = []
     for node in graph.nodes:
-        module = modules.get(str(node.target)) if node.op == "call_module" else None
+        module = called(net, node)
         if isinstance(module, (nn.ReLU, nn.MaxPool2d)):
             seen[str(node.target)] += 1
             if seen[str(node.target)] > 1:
                 due.append((node, str(node.target), copy.deepcopy(module)))
         elif _is_function(node):
-            inplace = str(getattr(node.target, "__name__", node.target)).endswith("_") or _asks_inplace(node)
+            asked = node.kwargs.get("inplace") or node.args[1:2] == (True,)
+            inplace = asked or str(getattr(node.target, "__name__", node.target)).endswith("_")
             # What an in-place call overwrites for others as well is left, and refused by check_convertible.
-            if not (inplace and is_overwritten(node, modules)):
+            if not (inplace and is_overwritten(net, node)):
                 due.append((node, f"{owner(node)}.relu".lstrip("."), nn.ReLU()))
     if not due:
         return net
@@ -77,24 +78,13 @@ def drop_uncalled_rectifiers(net: nn.Module, image: ImageShape = None) -> None:
 
 
 def _is_function(node: fx.Node) -> bool:
-    return (node.op == "call_function" and node.target in _FUNCTIONS) or (
-        node.op == "call_method" and node.target in _METHODS
-    )
-
-
-def _asks_inplace(node: fx.Node) -> bool:
-    return bool(node.kwargs.get("inplace", node.args[1] if len(node.args) > 1 else False))
+    functions = _METHODS if node.op == "call_method" else _FUNCTIONS if node.op == "call_function" else set()
+    return node.target in functions
 
 
 def _free_name(net: nn.Module, wanted: str) -> str:
-    names = {name for name, _ in net.named_modules(remove_duplicate=False)}
-    number, name = 1, wanted
-    while name in names or _is_attribute(net, name):
-        number += 1
-        name = f"{wanted}_{number}"
-    return name
-
-
-def _is_attribute(net: nn.Module, name: str) -> bool:
-    parent, _, last = name.rpartition(".")
-    return hasattr(net.get_submodule(parent), last) if parent in dict(net.named_modules()) else False
+    parent, _, last = wanted.rpartition(".")
+    there = dict(net.named_modules(remove_duplicate=False)).get(parent)
+    names = itertools.chain([last], (f"{last}_{number}" for number in itertools.count(2)))
+    free = next(name for name in names if not hasattr(there, name))
+    return f"{parent}.{free}".lstrip(".")

@@ -35,11 +35,25 @@ def _on_meta(net: nn.Module, graph: fx.Graph, image: ImageShape) -> tuple[fx.Gra
     return nowhere, torch.zeros(1, *known_image(net, image) or _CIFAR, device="meta", dtype=dtype)
 
 
-class _DirectInterpreter(fx.Interpreter):
-    """Calls ``forward`` itself: while a trace is under way, calling a module would be traced."""
+# Not torch's ShapeProp: it runs neurons and hooks, and keeps no value that is not a tensor, which the wiring needs.
+class _Shapes(fx.Interpreter):
+    """Notes what each node gives; calls ``forward`` itself, as calling a module would be traced during a trace."""
 
     def call_module(self, target: Target, args: tuple[Argument, ...], kwargs: dict[str, Argument]) -> object:
-        return self.fetch_attr(str(target)).forward(*args, **kwargs)
+        module, x = self.fetch_attr(str(target)), next(iter((*args, *kwargs.values())))
+        if isinstance(module, SpikingNeuron):
+            return x
+        if isinstance(module, LateralInhibitionPool):
+            return module.pool(x)
+        return module.forward(*args, **kwargs)
+
+    def run_node(self, n: fx.Node) -> object:
+        result = super().run_node(n)
+        if isinstance(result, torch.Tensor):
+            n.meta["shape"] = result.shape[1:]
+        else:
+            n.meta["value"] = result
+        return result
 
 
 class _Tracer(fx.Tracer):
@@ -58,7 +72,7 @@ class _Tracer(fx.Tracer):
         graph.graph_copy(self.graph, copies)
         graph.output(copies[obj.node])
         nowhere, example = _on_meta(self.root, graph, self.image)
-        answer = _DirectInterpreter(nowhere).run(example)
+        answer = _Shapes(nowhere).run(example)
         if isinstance(answer, torch.Tensor):
             raise fx.proxy.TraceError("its forward pass depends on the values of the images")
         if known_image(self.root, self.image) is None:
@@ -78,25 +92,6 @@ def trace(net: nn.Module, image: ImageShape = None) -> fx.Graph:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{type(net).__name__} cannot be converted: torch.fx cannot trace it ({reason})") from error
     return graph
-
-
-# Not torch's ShapeProp: it runs neurons and hooks, and keeps no value that is not a tensor, which the wiring needs.
-class _Shapes(_DirectInterpreter):
-    def call_module(self, target: Target, args: tuple[Argument, ...], kwargs: dict[str, Argument]) -> object:
-        module, x = self.fetch_attr(str(target)), next(iter((*args, *kwargs.values())))
-        if isinstance(module, SpikingNeuron):
-            return x
-        if isinstance(module, LateralInhibitionPool):
-            return module.pool(x)
-        return super().call_module(target, args, kwargs)
-
-    def run_node(self, n: fx.Node) -> object:
-        result = super().run_node(n)
-        if isinstance(result, torch.Tensor):
-            n.meta["shape"] = result.shape[1:]
-        else:
-            n.meta["value"] = result
-        return result
 
 
 @torch.no_grad()
@@ -123,12 +118,13 @@ def trace_shapes(net: nn.Module, image: ImageShape = None) -> fx.Graph:
 
 def input_shapes(net: nn.Module, kind: type[nn.Module], image: ImageShape = None) -> dict[str, torch.Size]:
     """Shape of one image's input to each module of a kind, by name; nothing is computed."""
-    modules = dict(net.named_modules())
-    return {
-        str(node.target): node.all_input_nodes[0].meta["shape"]
-        for node in trace_shapes(net, image).nodes
-        if node.op == "call_module" and isinstance(modules[str(node.target)], kind)
-    }
+    nodes = [node for node in trace_shapes(net, image).nodes if isinstance(called(net, node), kind)]
+    return {str(node.target): node.all_input_nodes[0].meta["shape"] for node in nodes}
+
+
+def called(net: nn.Module, node: fx.Node) -> nn.Module | None:
+    """The module that a node of the net calls; ``None`` where it is no call of a module."""
+    return net.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
 def first_input(node: fx.Node) -> fx.Node | None:
@@ -150,26 +146,20 @@ def segment(net: nn.Module, name: str, image: ImageShape = None) -> tuple[fx.Gra
         their names; the image's is ``""``.
     """
     graph = trace(net, image)
-    modules = dict(net.named_modules())
+
+    def is_edge(node: fx.Node) -> bool:
+        return node.op == "placeholder" or isinstance(called(net, node), (nn.ReLU, Activation, Timed))
+
     goal = next(node for node in graph.nodes if node.op == "call_module" and node.target == name)
+    needed = set(goal.all_input_nodes)
+    for node in reversed(graph.nodes):
+        if node in needed and not is_edge(node):
+            needed.update(node.all_input_nodes)
     part = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
-    needed: set[fx.Node] = set()
-    edges: set[fx.Node] = set()
     names: list[str] = []
-    waiting = list(goal.all_input_nodes)
-    while waiting:
-        node = waiting.pop()
-        if node in needed:
-            continue
-        needed.add(node)
-        module = modules[str(node.target)] if node.op == "call_module" else None
-        if node.op == "placeholder" or isinstance(module, (nn.ReLU, Activation, Timed)):
-            edges.add(node)
-        else:
-            waiting += node.all_input_nodes
     for node in graph.nodes:
-        if node in edges:
+        if node in needed and is_edge(node):
             copies[node] = part.placeholder(f"edge_{len(names)}")
             names.append("" if node.op == "placeholder" else str(node.target))
         elif node in needed:

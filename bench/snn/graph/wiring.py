@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from bench.snn.graph.check import ALIAS_MODULES, ALIASES, Linear
-from bench.snn.graph.trace import note_shapes, trace
+from bench.snn.graph.trace import called, note_shapes, trace
 from bench.snn.neurons import SpikingNeuron, Timed
 
 # What only moves values, or puts zeros or other values beside them.
@@ -60,14 +59,9 @@ def wiring(net: nn.Module, image: Tensor) -> Wiring:
     graph = trace(net, image.shape[1:])
     traced = fx.GraphModule(net, graph)
     note_shapes(traced, image)
-    modules = dict(net.named_modules())
-
-    def called(node: fx.Node) -> nn.Module | None:
-        return modules[str(node.target)] if node.op == "call_module" else None
-
-    neurons = [node for node in graph.nodes if isinstance(called(node), SpikingNeuron)]
-    layers = [node for node in graph.nodes if isinstance(called(node), Linear)]
-    spikes = _spikes(graph, modules)
+    neurons = [node for node in graph.nodes if isinstance(called(net, node), SpikingNeuron)]
+    layers = [node for node in graph.nodes if isinstance(called(net, node), Linear)]
+    spikes = _spikes(net, graph)
     spiking: dict[str, Tensor] = {}
     # Tests run in inference mode, which knows no gradients.
     with torch.inference_mode(False), torch.enable_grad():
@@ -78,7 +72,7 @@ def wiring(net: nn.Module, image: Tensor) -> Wiring:
             for layer in layers:
                 source = layer.all_input_nodes[0]
                 if source in spikes and source in reached:
-                    total = total + _connections(modules[str(layer.target)], reached[source])
+                    total = total + _connections(net.get_submodule(str(layer.target)), reached[source])
             spiking[str(node.target)] = _per_channel(torch.autograd.grad(total, x)[0][0])
         analogue: dict[str, list[Tensor | None]] = {}
         for layer in layers:
@@ -86,34 +80,30 @@ def wiring(net: nn.Module, image: Tensor) -> Wiring:
             fan_out = None
             if source not in spikes:
                 x = torch.zeros(1, *source.meta["shape"], dtype=torch.float64, requires_grad=True)
-                fan_out = _per_channel(torch.autograd.grad(_connections(modules[name], x), x)[0][0])
+                fan_out = _per_channel(torch.autograd.grad(_connections(net.get_submodule(name), x), x)[0][0])
             analogue.setdefault(name, []).append(fan_out)
     analogue = {name: calls for name, calls in analogue.items() if any(fan_out is not None for fan_out in calls)}
     sizes = {str(node.target): node.meta["shape"].numel() for node in neurons}
-    return Wiring(spiking, analogue, sizes, _heard(graph, modules))
+    return Wiring(spiking, analogue, sizes, _heard(net, graph))
 
 
-def _spikes(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> set[fx.Node]:
+def _spikes(net: nn.Module, graph: fx.Graph) -> set[fx.Node]:
     """Nodes whose values are spikes of neurons and zeros, and nothing else."""
     spikes: set[fx.Node] = set()
     for node in graph.nodes:
-        if node.op == "call_module":
-            module = modules[str(node.target)]
-            moving = isinstance(module, _MOVING_MODULES)
-            if isinstance(module, SpikingNeuron):
-                spikes.add(node)
-                continue
-        else:
-            moving = node.target in _MOVING and not (node.target is F.pad and _pads_with_others(node))
+        module = called(net, node)
+        moves = node.target in _MOVING and not _pads_with_others(node)
+        moving = moves if module is None else isinstance(module, _MOVING_MODULES)
         moved = [source for source in node.all_input_nodes if "shape" in source.meta or source in spikes]
-        if moving and moved and all(source in spikes for source in moved):
+        if isinstance(module, SpikingNeuron) or (moving and moved and spikes.issuperset(moved)):
             spikes.add(node)
     return spikes
 
 
 def _pads_with_others(node: fx.Node) -> bool:
     given = {**dict(zip(("mode", "value"), node.args[2:], strict=False)), **node.kwargs}
-    return bool(given.get("mode", "constant") == "constant" and given.get("value") not in (None, 0, 0.0))
+    constant = node.target is F.pad and given.get("mode", "constant") == "constant"
+    return bool(constant and given.get("value") not in (None, 0, 0.0))
 
 
 def _moved(net: fx.GraphModule, start: fx.Node, x: Tensor, spikes: set[fx.Node]) -> dict[fx.Node, Tensor]:
@@ -133,12 +123,12 @@ def _moved(net: fx.GraphModule, start: fx.Node, x: Tensor, spikes: set[fx.Node])
     return {node: runner.env[node] for node in found}
 
 
-def _heard(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> set[str]:
+def _heard(net: nn.Module, graph: fx.Graph) -> set[str]:
     """Names of the modules on a way to a neuron that looks ahead."""
     ahead: set[fx.Node] = set()
     for node in reversed(graph.nodes):
         for user in node.users:
-            module = modules.get(str(user.target)) if user.op == "call_module" else None
+            module = called(net, user)
             if user in ahead or (isinstance(module, Timed) and module.lookahead):
                 ahead.add(node)
     return {str(node.target) for node in ahead if node.op == "call_module"}
