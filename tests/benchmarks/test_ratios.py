@@ -25,8 +25,8 @@ MEMORY = "memory"
 
 
 def key(kind: str, name: str, limit: str) -> str:
-    """The share of changed spikes and the best batch size are results, not names."""
-    return f"{kind}: {name.split(' (')[0]} / {limit.partition(', batch of')[0]}"
+    """The best batch size is a result, no part of the name."""
+    return f"{kind}: {name} / {limit.partition(', batch of')[0]}"
 
 
 def machine(device: str) -> str:
