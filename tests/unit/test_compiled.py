@@ -61,14 +61,15 @@ def test_compiled_equals_plain(kind: str) -> None:
     torch.testing.assert_close(logits, plain, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("cuts", [(4, 1, 6), (5, 6), (4,) + (1,) * 7])
 @pytest.mark.parametrize("kind", NEURONS)
-def test_a_run_may_be_cut_in_time(kind: str) -> None:
+def test_a_run_may_be_cut_in_time(kind: str, cuts: tuple[int, ...]) -> None:
     x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(2))
     snn = small(kind)
     whole = snn(x, 11)
     snn.reset()
     # The first part is long enough for every kind to look ahead.
-    parts = [snn(x, 4), snn(x, 1), snn(x, 6)]
+    parts = [snn(x, steps) for steps in cuts]
     assert torch.equal(torch.cat(parts), whole)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from reference import NETS, StepNeuron, named_model
+from reference import NETS, named_model, stepped
 from torch import Tensor, nn
 
 from bench.snn.activations import QCFSActivation
@@ -88,11 +88,7 @@ def counted(net: nn.Module, images: Tensor, T: int) -> Iterator[tuple[int, int]]
 
     A layer accumulates where its input has no more than one value besides 0 (NeuroBench's rule, thresholds folded).
     """
-    snn = copy.deepcopy(net).eval()
-    for name, module in net.named_modules():
-        if isinstance(module, QCFSActivation):
-            parent, _, last = name.rpartition(".")
-            setattr(snn.get_submodule(parent), last, StepNeuron(module.threshold, 0.5))
+    snn, _ = stepped(net)
     sums = {"ac": 0, "mac": 0}
 
     def count(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
