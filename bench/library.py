@@ -6,7 +6,6 @@ import copy
 import itertools
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,16 +16,16 @@ from bench.errors import UserError
 from bench.registry.entries import lookup
 from bench.registry.methods import METHODS
 from bench.snn.activations import ReLUActivation
-from bench.snn.graph.rectifiers import drop_uncalled_rectifiers, separate_rectifiers
-from bench.snn.graph.structure import check_convertible
-from bench.snn.graph.surgery import replace, split_norm_act
-from bench.snn.graph.tracing import note_size
+from bench.snn.calibration import CALIBRATION_BATCH
+from bench.snn.graph.check import check_convertible
+from bench.snn.graph.separate import drop_uncalled_rectifiers, separate_rectifiers
+from bench.snn.graph.trace import ImageShape
+from bench.snn.replace import replace, split_norm_act
 from bench.snn.simulate import SpikingNetwork
 from bench.snn.simulate import simulate as simulate_parts
-from datamodules.base import CALIBRATION_BATCH
 from methods.base import Batch, ConversionModule
 
-Calibration = Tensor | Iterable[Any]
+Calibration = Tensor | Iterable[object]
 
 
 def convert(
@@ -34,7 +33,7 @@ def convert(
     method: str = "robust_norm",
     calibration: Calibration | None = None,
     T: int | None = None,
-    **options: Any,
+    **options: object,
 ) -> SpikingNetwork:
     """Converts a trained network into a spiking one.
 
@@ -66,7 +65,7 @@ def convert(
         raise UserError(f"T = {T}: must be at least 1")
     if T is None and entry.per_T:
         raise UserError(f"{method} converts for one T; give convert(..., T=...)")
-    kind = entry.load()
+    kind, image = entry.load(), None
     if entry.source is None:
         if not isinstance(model, kind) or options:
             choices = ", ".join(name for name, other in METHODS.items() if other.source)
@@ -76,26 +75,24 @@ def convert(
             )
         converter: ConversionModule = model
     else:
-        net = model.net if isinstance(model, ConversionModule) else model
-        # A trained method's net is already marked for conversion.
-        shape = None
         if calibration is not None:
             images = _images(calibration)
             first = list(itertools.islice(images, 1))
-            shape = first[0].shape[1:] if first else None
+            image = first[0].shape[1:] if first else None
             # What can be read only once must not lose its first batch.
             calibration = itertools.chain(first, images)
-        net = copy.deepcopy(net).eval() if isinstance(model, ConversionModule) else prepare(net, shape)
+        # A trained method's net is already marked for conversion.
+        net = copy.deepcopy(model.net).eval() if isinstance(model, ConversionModule) else prepare(model, image)
         try:
             converter = kind(net, **options)
         except TypeError as error:
             raise UserError(f"{method}: {str(error).partition('() ')[2] or error}") from error
     batches = _batches(method, converter, calibration)
     with torch.no_grad():
-        return converter.convert(sys.maxsize if T is None else T, batches).to(_device(model))
+        return converter.convert(sys.maxsize if T is None else T, batches, image).to(_device(model))
 
 
-def prepare(model: nn.Module, image: Sequence[int] | None = None) -> nn.Module:
+def prepare(model: nn.Module, image: ImageShape = None) -> nn.Module:
     """A copy of a ReLU network, in evaluation mode, with each ReLU as an activation that conversion knows.
 
     Args:
@@ -107,12 +104,10 @@ def prepare(model: nn.Module, image: Sequence[int] | None = None) -> nn.Module:
     """
     _check_kind(model)
     net = copy.deepcopy(model).eval().requires_grad_(False)
-    if image is not None:
-        note_size(net, image)
     split_norm_act(net)
-    net = separate_rectifiers(net)
-    check_convertible(net)
-    drop_uncalled_rectifiers(net)
+    net = separate_rectifiers(net, image)
+    check_convertible(net, image)
+    drop_uncalled_rectifiers(net, image)
     if image is not None:
         _check_answer(net, image)
     replace(net, nn.ReLU, lambda _, __: ReLUActivation())
@@ -143,7 +138,7 @@ def simulate(snn: SpikingNetwork, x: Tensor, T: int) -> Tensor:
     if not len(x) or (x.dtype, x.device) != expected:
         raise UserError(f"x: must be at least one image, {expected[0]} on {expected[1]} as the network is; it is "
                         f"{len(x)} of {x.dtype} on {x.device}")  # fmt: skip
-    return torch.cat([logits_TBK for logits_TBK, _ in simulate_parts(snn, x, T)], 1)
+    return torch.cat([part.logits for part in simulate_parts(snn, x, T)], 1)
 
 
 def _check_kind(model: nn.Module) -> None:

@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 from torch.utils.data import DataLoader
 
 from bench.errors import UserError
+from bench.snn.calibration import CALIBRATION_BATCH
 from datamodules.sampler import BatchSampler
 from datamodules.splits import BatchDataset, Split, Transform
 
@@ -21,8 +22,6 @@ Role = Literal["evaluation", "local"]
 # Loader processes beside a GPU. Chosen here: the papers' augmentation has about 12 times the rate at which two cores
 # train ResNet-20 (docs/performance.md), which is less than what a GPU takes.
 WORKERS = 4
-# About 20 batches of the 1,024 images of SNNC, which averages its thresholds over them.
-CALIBRATION_BATCH = 50
 
 
 def cores() -> int:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pages
 
-# How the figures of ``--what breakdown`` begin.
+# How the figures of where the time goes begin.
 PART = "time, "
 
 
@@ -69,13 +69,13 @@ def verdict(arch: str, figure: dict[str, Any]) -> str:
 
 
 def is_growth(figure: dict[str, Any]) -> bool:
-    """Whether it is one of ``--what growth``."""
+    """Whether it tells how cost grows."""
     name = figure["name"]
     return name.startswith(("T = ", "width ")) or name.endswith((" images", " layers"))
 
 
 def is_part(figure: dict[str, Any]) -> bool:
-    """Whether it is one of ``--what breakdown``."""
+    """Whether it tells where the time goes."""
     return bool(figure["name"].startswith(PART))
 
 

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import pytorch_lightning as pl
 from torch import Tensor, nn
 
 from bench.errors import UserError
 from bench.snn.activations import Activation
-from bench.snn.graph.surgery import fold_batch_norm, replace
+from bench.snn.graph.fold import fold_batch_norm
+from bench.snn.graph.trace import ImageShape
 from bench.snn.neurons import SpikingNeuron
 from bench.snn.pooling import LateralInhibitionPool
+from bench.snn.replace import replace
 from bench.snn.simulate import SpikingNetwork
 
 Batch = tuple[Tensor, Tensor]
+# Options that a method hands on to its base, which alone declares them with their types.
+Handed = Any
 
 
 class ConversionModule(pl.LightningModule):
@@ -30,14 +35,18 @@ class ConversionModule(pl.LightningModule):
 
     Attributes:
         calibration_images: training images, without augmentation, that conversion looks at; 0 for none.
-        T: steps that the conversion under way is for.
+        image: shape of one image, where known.
+        warmup: steps that come first in a two-phase method, on top of T.
+        uncounted: those of them whose logits are left out of the read-out; ``None`` for all.
         extras: names of further classifiers whose accuracy the record holds beside the ANN's.
         pools_by_inhibition: the neurons' spikes never take back, and max-pooling becomes
             :class:`bench.snn.pooling.LateralInhibitionPool`; else it is refused.
     """
 
     calibration_images = 0
-    T = 1
+    image: ImageShape = None
+    warmup = 0
+    uncounted: int | None = None
     pools_by_inhibition = False
     extras: tuple[str, ...] = ()
 
@@ -45,12 +54,15 @@ class ConversionModule(pl.LightningModule):
         super().__init__()
         self.net = net
 
-    def neuron(self, activation: Activation) -> SpikingNeuron:
-        """The neuron that replaces an activation."""
+    def neuron(self, name: str, activation: Activation, T: int) -> SpikingNeuron:
+        """The neuron that replaces an activation in a conversion for ``T`` steps."""
         raise NotImplementedError
 
-    def calibrate(self, net: nn.Module, calibration: Sequence[Batch], T: int) -> None:
-        """Changes, in place, a copy of the network (BN folded) before its activations are replaced."""
+    def calibrate(self, net: nn.Module, calibration: Sequence[Batch], T: int, image: ImageShape = None) -> None:
+        """Changes, in place, a copy of the network (BN folded) before its activations are replaced.
+
+        It may put neurons there itself.
+        """
 
     def check_pooling(self, net: nn.Module) -> None:
         """Refuses max-pooling where nothing stands for it: the maximum of spike trains is not the train of the maximum.
@@ -65,33 +77,39 @@ class ConversionModule(pl.LightningModule):
                     "--model.max_pool average, or convert a relu net by burst"
                 )
 
-    def spiking(self, net: nn.Module) -> SpikingNetwork:
-        """Wraps a network of neurons; two-phase methods say here how many steps come first."""
-        return SpikingNetwork(net)
+    def folded(self, image: ImageShape = None) -> nn.Module:
+        """A copy of the network for evaluation, BN folded."""
+        net = copy.deepcopy(self.net).eval()
+        fold_batch_norm(net, image)
+        return net
+
+    def spiking(self, net: nn.Module, T: int, image: ImageShape = None) -> SpikingNetwork:
+        """Wraps a network of neurons; a conversion that is good for one T says so here."""
+        return SpikingNetwork(net, self.warmup, self.uncounted, image=image)
 
     def extra_logits(self, name: str, images: Tensor, batch_idx: int) -> Tensor:
         """Logits of one of :attr:`extras` in the test, ``[B, classes]``."""
         raise NotImplementedError
 
-    def convert(self, T: int, calibration: Sequence[Batch]) -> SpikingNetwork:
+    def convert(self, T: int, calibration: Sequence[Batch], image: ImageShape = None) -> SpikingNetwork:
         """Builds the SNN; the trained network stays as it is.
 
         Args:
             T: steps it will be read at; most methods do not need to know.
             calibration: batches of plain training images.
+            image: shape of one image, where there are none to tell it and the network has to know.
 
         Raises:
             UserError: a threshold is not positive, or a layer cannot be converted; the message names the layer.
         """
-        self.T = T
-        net = copy.deepcopy(self.net).eval()
-        self.check_pooling(net)
-        fold_batch_norm(net, calibration[0][0].shape[1:] if calibration else None)
-        self.calibrate(net, calibration, T)
-        replace(net, Activation, lambda _, activation: self.neuron(activation))  # type: ignore[arg-type]
+        self.check_pooling(self.net)
+        image = calibration[0][0].shape[1:] if calibration else image or self.image
+        net = self.folded(image)
+        self.calibrate(net, calibration, T, image)
+        replace(net, Activation, lambda name, activation: self.neuron(name, activation, T))
         # Not before the calibration has seen the net with them.
-        replace(net, nn.MaxPool2d, lambda _, pool: LateralInhibitionPool(pool))  # type: ignore[arg-type]
-        return self.spiking(net)
+        replace(net, nn.MaxPool2d, lambda _, pool: LateralInhibitionPool(pool))
+        return self.spiking(net, T, image)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``[B, classes]`` of the ANN."""
@@ -100,4 +118,4 @@ class ConversionModule(pl.LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Logits of the ANN; the conversion callback measures it and the SNN."""
-        return self(batch[0])  # type: ignore[no-any-return]
+        return self.forward(batch[0])

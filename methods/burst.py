@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import UserError
-from bench.snn.activations import Activation, QuantisedReLU, ReLUActivation
+from bench.snn.activations import QuantisedReLU
 from bench.snn.neurons import SpikingNeuron, stack_steps
 from methods.thresholds import ThresholdRule
 
@@ -93,8 +93,6 @@ class Burst(ThresholdRule):
         super().__init__(net, calibration_images, percentile, v_init=v_init)
         self.gamma = gamma
 
-    def neuron(self, activation: Activation) -> SpikingNeuron:
+    def node(self, threshold: Tensor) -> SpikingNeuron:
         """The burst neuron."""
-        assert isinstance(activation, ReLUActivation)
-        assert activation.threshold is not None
-        return BurstIFNode(activation.threshold, self.gamma, self.v_init)
+        return BurstIFNode(threshold, self.gamma, self.v_init)

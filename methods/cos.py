@@ -31,7 +31,6 @@ from bench.errors import UserError
 from bench.snn.activations import Activation, QCFSActivation
 from bench.snn.calibration import require_activation
 from bench.snn.neurons import IFNode, SpikingNeuron
-from bench.snn.simulate import SpikingNetwork
 from methods.base import ConversionModule
 
 Saturated = Literal["release", "keep"]
@@ -119,12 +118,9 @@ class COS(ConversionModule):
         require_activation(net, QCFSActivation, type(self).__name__, "QCFS")
         super().__init__(net)
         self.rho, self.rounds, self.saturated, self.epsilon = rho, rounds, saturated, epsilon
+        self.warmup, self.uncounted = rho * rounds, 0  # even T = 1 has rho steps of input
 
-    def neuron(self, activation: Activation) -> SpikingNeuron:
+    def neuron(self, name: str, activation: Activation, T: int) -> SpikingNeuron:
         """Theta = lambda, and v_0 from the calibration."""
         assert isinstance(activation, QCFSActivation)
         return COSNode(activation.threshold, self.rho, self.rounds, self.saturated, self.epsilon)
-
-    def spiking(self, net: nn.Module) -> SpikingNetwork:
-        """Even T = 1 has rho steps of input; no step is left out of the read-out."""
-        return SpikingNetwork(net, warmup=self.rho * self.rounds, uncounted=0)

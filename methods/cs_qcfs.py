@@ -19,7 +19,6 @@ theta_0 = ``lambda_init`` = 8 as in QCFS, and no weight decay on s, which would 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,8 +26,9 @@ from torch import Tensor, nn
 
 from bench.errors import UserError
 from bench.snn.activations import Activation, Region, clip_floor_shift
-from bench.snn.graph.structure import input_shapes
+from bench.snn.graph.trace import input_shapes
 from bench.snn.neurons import IFNode, SpikingNeuron
+from methods.base import Handed
 from methods.training import TrainingModule
 
 
@@ -80,7 +80,7 @@ class CSQCFS(TrainingModule):
         s_weight_decay: float | None = 0.0,
         lambda_lr_scale: float = 1.0,
         region: Region = "clip_first",
-        **kwargs: Any,
+        **kwargs: Handed,
     ) -> None:
         if not 1 <= L <= 2**16:
             raise UserError(f"--model.L {L}: must be at least 1 and at most {2**16}")
@@ -88,21 +88,14 @@ class CSQCFS(TrainingModule):
             raise UserError(f"--model.lambda_init {lambda_init}: must be positive")
         if not 0 <= lambda_lr_scale <= 1:
             raise UserError(f"--model.lambda_lr_scale {lambda_lr_scale}: must be from 0 to 1")
-        self.L, self.lambda_init, self.region = L, lambda_init, region
         super().__init__(net, **kwargs)
         self.threshold_options(
             weight_decay=s_weight_decay, lr=None if lambda_lr_scale == 1 else self.lr * lambda_lr_scale
         )
+        shapes = input_shapes(net, nn.ReLU, self.image)
+        self.install(lambda name: ChannelQCFSActivation(L, shapes[name], lambda_init, region))
 
-    def examine(self, net: nn.Module) -> None:
-        """Channels of each layer, read while its ReLU is still there."""
-        self.shapes = input_shapes(net, nn.ReLU)
-
-    def activation(self, name: str) -> ChannelQCFSActivation:
-        """QCFS with one theta for each channel of this layer."""
-        return ChannelQCFSActivation(self.L, self.shapes[name], self.lambda_init, self.region)
-
-    def neuron(self, activation: Activation) -> SpikingNeuron:
+    def neuron(self, name: str, activation: Activation, T: int) -> SpikingNeuron:
         """Theta_c, v_0 = theta_c / 2."""
         assert isinstance(activation, ChannelQCFSActivation)
         return IFNode(activation.threshold, v_init=0.5)

@@ -23,7 +23,8 @@ The paper's "ANN" column was evaluated with the noise on. A record's ``ann`` is 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sized
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ from bench.snn.activations import QCFSActivation, Region, clip_floor_shift
 from bench.snn.layerwise import layer_gaps
 from bench.snn.precision import full_precision
 from bench.snn.processes import share
-from methods.base import Batch
+from methods.base import Batch, Handed
 from methods.qcfs import QCFS
 
 
@@ -68,6 +69,15 @@ class NoisyQCFSActivation(QCFSActivation):
         return q - self.sigma.to(q.dtype) * standard_normal(q) if noisy else q
 
 
+class HeldOut(Protocol):
+    """What is asked of a data module."""
+
+    val_augment: bool
+
+    def split(self, name: str) -> Sized:
+        """The images called ``val``."""
+
+
 class NQ(QCFS):
     """QCFS trained with its own conversion error as noise (https://arxiv.org/abs/2404.17456).
 
@@ -79,7 +89,7 @@ class NQ(QCFS):
 
     extras = ("ann_noisy",)
 
-    def __init__(self, net: nn.Module, T_val: int = 4, lr: float = 0.05, **kwargs: Any) -> None:
+    def __init__(self, net: nn.Module, T_val: int = 4, lr: float = 0.05, **kwargs: Handed) -> None:
         if T_val < 1:
             raise UserError(f"--model.T_val {T_val}: must be at least 1")
         super().__init__(net, lr=lr, **kwargs)
@@ -98,10 +108,10 @@ class NQ(QCFS):
         # The draw depends on the batch's number alone, so that an evaluation can be repeated.
         with torch.random.fork_rng([images.device] if images.is_cuda else []):
             torch.manual_seed(batch_idx)
-            logits = self(images)
+            logits = self.forward(images)
         for layer in layers:
             layer.noisy_in_evaluation = False
-        return logits  # type: ignore[no-any-return]
+        return logits
 
     def on_fit_start(self) -> None:
         """Refuses a run without held-out images, and says where they are not the paper's.
@@ -109,7 +119,8 @@ class NQ(QCFS):
         Raises:
             UserError: nothing is held out.
         """
-        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        datamodule: HeldOut | None = getattr(self.trainer, "datamodule", None)
+        assert datamodule is not None
         if not len(datamodule.split("val")):
             raise UserError("nq measures its noise on held-out training images; give --data.val_split N (a tenth)")
         if not datamodule.val_augment and self.trainer.is_global_zero:
@@ -142,9 +153,11 @@ class NQ(QCFS):
         for name, variances in self._variances.items():
             mean = torch.stack(variances).mean()
             if self.trainer.world_size > 1:
-                mean = self.all_gather(mean).mean()  # type: ignore[union-attr]
-            sigma = self.net.get_submodule(name).sigma
-            assert isinstance(sigma, Tensor)
-            sigma.copy_(mean.sqrt())
+                gathered = self.all_gather(mean)
+                assert isinstance(gathered, Tensor)
+                mean = gathered.mean()
+            layer = self.net.get_submodule(name)
+            assert isinstance(layer, NoisyQCFSActivation)
+            layer.sigma.copy_(mean.sqrt())
             sigmas.append(mean.sqrt())
         self.log("val/sigma", torch.stack(sigmas).mean(), rank_zero_only=True)

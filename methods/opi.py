@@ -33,12 +33,13 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import UserError
-from bench.snn.activations import Activation, ClippedReLU, ReLUActivation
-from bench.snn.calibration import Batch, Granularity, observe, require_activation
-from bench.snn.graph.structure import input_shapes
+from bench.snn.activations import Activation, ClippedReLU
+from bench.snn.calibration import Batch, Granularity, require_activation
+from bench.snn.graph.trace import ImageShape, input_shapes
 from bench.snn.neurons import IFNode, SpikingNeuron
+from bench.snn.replace import replace
 from methods.base import ConversionModule
-from methods.thresholds import ThresholdRule
+from methods.thresholds import ThresholdRule, threshold_of
 
 Draw = Literal["uniform", "gaussian"]
 
@@ -91,30 +92,25 @@ class OPI(ThresholdRule):
             self.calibration_images = 0  # the thresholds are trained
         self.source, self.start, self.draw_seed = source, v_init, draw_seed
 
-    def calibrate(self, net: nn.Module, calibration: Sequence[Batch], T: int) -> None:
-        """V_th from the activations, or as trained."""
+    def calibrate(self, net: nn.Module, calibration: Sequence[Batch], T: int, image: ImageShape = None) -> None:
+        """V_th from the activations, or as trained; neurons that start at a draw, which has their layer's shape."""
         if self.source == "relu":
-            super().calibrate(net, calibration, T)
-        self._shapes: dict[str, torch.Size] = {}
-        if not calibration:
-            self._shapes = input_shapes(net, Activation)
-        else:
-            observe(net, calibration[:1], lambda name, _, output: self._shapes.update({name: output.shape[1:]}))
-        self._names = {id(module): name for name, module in net.named_modules()}
+            super().calibrate(net, calibration, T, image)
+        if isinstance(self.start, str):
+            shapes = input_shapes(net, Activation, image)
+            replace(net, Activation, lambda name, old: self.drawn(name, threshold_of(old), shapes[name]))
 
-    def neuron(self, activation: Activation) -> SpikingNeuron:
-        """IF with soft reset that starts as ``v_init`` says."""
-        assert isinstance(activation, (ReLUActivation, ClippedReLU))
-        assert activation.threshold is not None
-        return IFNode(activation.threshold, self._start(self._names[id(activation)], activation.threshold))
+    def neuron(self, name: str, activation: Activation, T: int) -> SpikingNeuron:
+        """IF with soft reset that starts at ``v_init``."""
+        assert not isinstance(self.start, str)
+        return IFNode(threshold_of(activation), self.start)
 
-    def _start(self, name: str, like: Tensor) -> float | Tensor:
-        if not isinstance(self.start, str):
-            return self.start
+    def drawn(self, name: str, threshold: Tensor, shape: torch.Size) -> IFNode:
+        """The same with a start that is drawn for each neuron."""
         # Each layer has its own stream, so that no other layer's size changes it.
         generator = torch.Generator().manual_seed(zlib.crc32(f"{self.draw_seed}/{name}".encode()))
         if self.start == "uniform":
-            drawn = torch.rand(self._shapes[name], generator=generator)
+            start = torch.rand(shape, generator=generator)
         else:
-            drawn = 0.5 + torch.randn(self._shapes[name], generator=generator) / 12**0.5
-        return drawn.to(like)
+            start = 0.5 + torch.randn(shape, generator=generator) / 12**0.5
+        return IFNode(threshold, start.to(threshold))

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +30,7 @@ from torch import Tensor, nn
 from bench.errors import UserError
 from bench.snn.activations import Activation, QCFSActivation, Region
 from bench.snn.neurons import IFNode, SpikingNeuron
-from methods.base import Batch
+from methods.base import Batch, Handed
 from methods.training import TrainingModule
 
 
@@ -58,7 +57,7 @@ class QCFS(TrainingModule):
         lambda_percentile: float | None = None,
         lambda_lr_scale: float = 1.0,
         region: Region = "clip_first",
-        **kwargs: Any,
+        **kwargs: Handed,
     ) -> None:
         if not 1 <= L <= 2**16:
             raise UserError(f"--model.L {L}: must be at least 1 and at most {2**16}")
@@ -68,16 +67,17 @@ class QCFS(TrainingModule):
             raise UserError(f"--model.lambda_percentile {lambda_percentile}: must be above 0 and at most 100")
         if not 0 <= lambda_lr_scale <= 1:
             raise UserError(f"--model.lambda_lr_scale {lambda_lr_scale}: must be from 0 to 1")
-        self.L, self.lambda_init, self.lambda_percentile, self.region = L, lambda_init, lambda_percentile, region
         super().__init__(net, **kwargs)
+        self.L, self.lambda_init, self.lambda_percentile, self.region = L, lambda_init, lambda_percentile, region
         if lambda_lr_scale != 1:
             self.threshold_options(lr=self.lr * lambda_lr_scale)
+        self.install(self.activation)
 
     def activation(self, name: str) -> QCFSActivation:
         """QCFS with its own lambda."""
         return QCFSActivation(self.L, self.lambda_init, self.region)
 
-    def neuron(self, activation: Activation) -> SpikingNeuron:
+    def neuron(self, name: str, activation: Activation, T: int) -> SpikingNeuron:
         """The paper's: theta = lambda, v_0 = theta / 2."""
         assert isinstance(activation, QCFSActivation)
         return IFNode(activation.threshold, v_init=0.5)
@@ -101,19 +101,16 @@ def set_thresholds_by_percentile(net: nn.Module, images: Tensor, percentile: flo
     probe = copy.deepcopy(net).train()
     scales: dict[str, Tensor] = {}
 
-    def observe(name: str) -> Any:
-        def hook(_: nn.Module, inputs: tuple[Tensor, ...], __: Tensor) -> Tensor:
-            positive = inputs[0][inputs[0] > 0]
-            # torch.quantile is limited to 16 million elements; kthvalue is not.
-            rank = max(1, round(len(positive) * percentile / 100))
-            scales[name] = positive.kthvalue(rank).values if len(positive) else torch.tensor(1.0)
-            return inputs[0].relu()
-
-        return hook
+    def scale(name: str, z: Tensor) -> Tensor:
+        positive = z[z > 0]
+        # torch.quantile is limited to 16 million elements; kthvalue is not.
+        rank = max(1, round(len(positive) * percentile / 100))
+        scales[name] = positive.kthvalue(rank).values if len(positive) else torch.tensor(1.0)
+        return z.relu()
 
     for name, module in probe.named_modules():
         if isinstance(module, QCFSActivation):
-            module.register_forward_hook(observe(name))
+            module.register_forward_hook(lambda _, inputs, __, name=name: scale(name, inputs[0]))
     probe(images)
     for name, module in net.named_modules():
         if isinstance(module, QCFSActivation):

@@ -10,14 +10,22 @@ threshold balancing, IJCNN 2015, https://doi.org/10.1109/IJCNN.2015.7280696); th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import nn
 
-from bench.snn.activations import Activation, ReLUActivation
-from bench.snn.calibration import Batch, activation_percentiles, require_images, set_thresholds
-from bench.snn.neurons import IFNode, SpikingNeuron
+from bench.snn.activations import ReLUActivation
+from bench.snn.calibration import require_images
+from bench.snn.graph.trace import ImageShape
+from bench.snn.simulate import SpikingNetwork
+from methods.base import Batch, Handed
+from methods.max_norm import MaxNorm
 from methods.training import TrainingModule
+
+
+class PooledMaxNorm(MaxNorm):
+    """``max_norm`` of a net that may have kept its max-pooling."""
+
+    pools_by_inhibition = True
 
 
 class ReLU(TrainingModule):
@@ -31,21 +39,13 @@ class ReLU(TrainingModule):
 
     pools_by_inhibition = True
 
-    def __init__(self, net: nn.Module, calibration_images: int = 1000, **kwargs: Any) -> None:
+    def __init__(self, net: nn.Module, calibration_images: int = 1000, **kwargs: Handed) -> None:
         require_images(calibration_images)
         super().__init__(net, **kwargs)
         self.calibration_images = calibration_images
+        self.install(lambda _: ReLUActivation())
 
-    def activation(self, name: str) -> ReLUActivation:
-        """Plain ReLU."""
-        return ReLUActivation()
-
-    def calibrate(self, net: nn.Module, calibration: Sequence[Batch], T: int) -> None:
-        """Theta is the layer's largest activation."""
-        set_thresholds(net, activation_percentiles(net, calibration, 100.0))
-
-    def neuron(self, activation: Activation) -> SpikingNeuron:
-        """IF with soft reset that starts empty."""
-        assert isinstance(activation, ReLUActivation)
-        assert activation.threshold is not None
-        return IFNode(activation.threshold, v_init=0.0)
+    def convert(self, T: int, calibration: Sequence[Batch], image: ImageShape = None) -> SpikingNetwork:
+        """By the rule of ``max_norm``."""
+        rule = PooledMaxNorm(self.net, self.calibration_images)
+        return rule.convert(T, calibration, image or self.image)

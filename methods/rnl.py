@@ -29,16 +29,15 @@ x 0.1 after 100 and 150 epochs, and 1e-4).
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from bench.errors import UserError
 from bench.snn.activations import Activation, clip
 from bench.snn.neurons import IFNode, SpikingNeuron
-from methods.base import Batch
+from methods.base import Batch, Handed
 from methods.training import TrainingModule
 
 Q_ACCURATE = 10.0
@@ -96,7 +95,7 @@ class RNL(TrainingModule):
         q_momentum: float = 0.9,
         beta: float = 0.1,
         weight_decay: float = 1e-4,
-        **kwargs: Any,
+        **kwargs: Handed,
     ) -> None:
         if stage2_epochs < 0:
             raise UserError(f"--model.stage2_epochs {stage2_epochs}: must be at least 0")
@@ -108,12 +107,9 @@ class RNL(TrainingModule):
         super().__init__(net, weight_decay=weight_decay, **kwargs)
         self.stage2_epochs, self.q_lr, self.q_momentum, self.beta = stage2_epochs, q_lr, q_momentum, beta
         self.q = nn.Parameter(torch.tensor(float(q_init)))
+        self.install(lambda _: RateNorm())
 
-    def activation(self, name: str) -> RateNorm:
-        """A rate norm layer."""
-        return RateNorm()
-
-    def neuron(self, activation: Activation) -> SpikingNeuron:
+    def neuron(self, name: str, activation: Activation, T: int) -> SpikingNeuron:
         """Theta of the rate norm layer, v_0 = 0, spikes of amplitude 1."""
         assert isinstance(activation, RateNorm)
         node = IFNode(activation.threshold, v_init=0.0)
@@ -141,7 +137,8 @@ class RNL(TrainingModule):
         Raises:
             UserError: stage 2 takes all epochs, or the strategy expects gradients of all parameters at every step.
         """
-        wrapped: Any = getattr(self.trainer.strategy, "_ddp_kwargs", {})
+        # Lightning has no public way to ask a strategy for the options that it gives to DDP.
+        wrapped: dict[str, object] = getattr(self.trainer.strategy, "_ddp_kwargs", {})
         if self.trainer.world_size > 1 and not wrapped.get("find_unused_parameters"):
             raise UserError(
                 "rnl: each of its stages trains other parameters; with several processes give "
@@ -191,10 +188,10 @@ class RNL(TrainingModule):
         self.set_q(self.q.detach() if self.current_epoch >= self.stage1_epochs else torch.tensor(Q_ACCURATE))
         self.log("q", self.q.detach(), rank_zero_only=True)
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """SGD; the weights' learning rate falls tenfold at one half and at three quarters of stage 1."""
-        weights: dict[str, Any] = {"params": list(self.net.parameters())}
-        q: dict[str, Any] = {"params": [self.q], "lr": self.q_lr, "momentum": self.q_momentum, "weight_decay": 0.0}
+        weights: dict[str, object] = {"params": list(self.net.parameters())}
+        q: dict[str, object] = {"params": [self.q], "lr": self.q_lr, "momentum": self.q_momentum, "weight_decay": 0.0}
         optimizer = torch.optim.SGD([weights, q], self.lr, self.momentum, weight_decay=self.weight_decay)
         drops = (self.stage1_epochs / 2, self.stage1_epochs * 3 / 4)
         schedule = [lambda epoch: 0.1 ** sum(epoch >= drop for drop in drops), lambda epoch: 1.0]

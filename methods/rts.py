@@ -21,15 +21,16 @@ same names are other nets (``leaderboards/reported/deng2021rts.yaml``); the numb
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import nn
 
 from bench.errors import UserError
 from bench.snn.activations import Activation, ClippedReLU
 from bench.snn.calibration import Batch, activation_percentiles, require_images, set_thresholds
+from bench.snn.graph.trace import ImageShape
 from bench.snn.neurons import SpikingNeuron
 from bench.snn.simulate import SpikingNetwork
+from methods.base import Handed
 from methods.thresholds import require_v_init, rounding_node
 from methods.training import TrainingModule
 
@@ -51,29 +52,25 @@ class RTS(TrainingModule):
         ceiling: float = 1.0,
         calibration_images: int = 1000,
         v_init: float = 0.0,
-        **kwargs: Any,
+        **kwargs: Handed,
     ) -> None:
         if not ceiling > 0:
             raise UserError(f"--model.ceiling {ceiling}: must be positive")
         require_images(calibration_images)
         require_v_init(v_init, most=0.5)
-        self.ceiling, self.v_init = ceiling, v_init
         super().__init__(net, **kwargs)
-        self.calibration_images = calibration_images
+        self.calibration_images, self.v_init = calibration_images, v_init
+        self.install(lambda _: ClippedReLU(ceiling, trainable=False))
 
-    def activation(self, name: str) -> ClippedReLU:
-        """A clip at a fixed ceiling."""
-        return ClippedReLU(self.ceiling, trainable=False)
-
-    def calibrate(self, net: nn.Module, calibration: Sequence[Batch], T: int) -> None:
+    def calibrate(self, net: nn.Module, calibration: Sequence[Batch], T: int, image: ImageShape = None) -> None:
         """Theta is the layer's largest activation, at most the ceiling."""
         set_thresholds(net, activation_percentiles(net, calibration, 100.0))
 
-    def neuron(self, activation: Activation) -> SpikingNeuron:
+    def neuron(self, name: str, activation: Activation, T: int) -> SpikingNeuron:
         """IF that starts empty (by default) and gets theta / (2T) at every step."""
         assert isinstance(activation, ClippedReLU)
-        return rounding_node(activation.threshold, self.T, self.v_init)
+        return rounding_node(activation.threshold, T, self.v_init)
 
-    def spiking(self, net: nn.Module) -> SpikingNetwork:
+    def spiking(self, net: nn.Module, T: int, image: ImageShape = None) -> SpikingNetwork:
         """Good for the T of its shift alone."""
-        return SpikingNetwork(net, only_T=self.T)
+        return SpikingNetwork(net, only_T=T, image=image)

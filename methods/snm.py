@@ -26,7 +26,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bench.snn.activations import Activation, ReLUActivation
 from bench.snn.calibration import Granularity
 from bench.snn.neurons import SpikingNeuron, stack_steps
 from methods.thresholds import ThresholdRule
@@ -81,8 +80,6 @@ class SNM(ThresholdRule):
     ) -> None:
         super().__init__(net, calibration_images, percentile=100.0, granularity=granularity, v_init=v_init)
 
-    def neuron(self, activation: Activation) -> SpikingNeuron:
+    def node(self, threshold: Tensor) -> SpikingNeuron:
         """The signed neuron."""
-        assert isinstance(activation, ReLUActivation)
-        assert activation.threshold is not None
-        return SignedIFNode(activation.threshold, self.v_init)
+        return SignedIFNode(threshold, self.v_init)

@@ -32,19 +32,17 @@ Chosen here, where that code does otherwise:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.errors import UserError
 from bench.snn.activations import clip_floor_shift
-from bench.snn.calibration import Batch, observe
-from bench.snn.graph.structure import segment
+from bench.snn.calibration import observe
+from bench.snn.graph.trace import segment
 from bench.snn.neurons import IFNode
-from methods.snnc_lp import SNNCLight
+from methods.base import Handed
+from methods.snnc_lp import SNNCLight, Work
 
 
 class SNNCAdvanced(SNNCLight):
@@ -64,7 +62,7 @@ class SNNCAdvanced(SNNCLight):
         iterations: int = 5000,
         calibration_lr: float = 1e-5,
         calibration_batch: int = 32,
-        **kwargs: Any,
+        **kwargs: Handed,
     ) -> None:
         for name, value, least in (("iterations", iterations, 0), ("calibration_batch", calibration_batch, 1)):
             if value < least:
@@ -74,22 +72,19 @@ class SNNCAdvanced(SNNCLight):
         super().__init__(net, **kwargs)
         self.iterations, self.calibration_lr, self.calibration_batch = iterations, calibration_lr, calibration_batch
 
-    def calibrate(self, net: nn.Module, calibration: Sequence[Batch], T: int) -> None:
-        """See :class:`methods.snnc_lp.SNNCLight`."""
+    def before(self, work: Work, name: str, threshold: Tensor) -> None:
+        """Refits the weights between the neurons before and this layer."""
+        part, sources = segment(work.net, name, work.trains.images.shape[1:])
         # Weights that feed several neurons (the stem of a pre-activation net) belong to the first: a later refit would
         # undo what was corrected behind it.
-        self.refitted: set[int] = set()
-        super().calibrate(net, calibration, T)
-
-    def before(self, net: nn.Module, name: str, threshold: Tensor, calibration: Sequence[Batch]) -> None:
-        """Refits the weights between the neurons before and this layer."""
-        part, sources = segment(net, name)
-        weights = [parameter for parameter in part.parameters() if id(parameter) not in self.refitted]
-        self.refitted |= {id(parameter) for parameter in weights}
+        weights = [parameter for parameter in part.parameters() if parameter not in work.refitted]
+        work.refitted |= set(weights)
         if not self.iterations or not weights:
             return
-        inputs = [self.trains.rates(source) for source in sources]
-        target = torch.cat(self._activations(name, calibration))
+        inputs = [work.trains.rates(source) for source in sources]
+        found: list[Tensor] = []
+        observe(work.ann, work.batches, lambda layer, _, output: found.append(output) if layer == name else None)
+        target = torch.cat(found)
         optimizer = torch.optim.Adam(weights, self.calibration_lr)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.iterations)
         # A generator of its own: a conversion must not depend on what ran before it.
@@ -100,22 +95,16 @@ class SNNCAdvanced(SNNCLight):
             for _ in range(self.iterations):
                 rows = torch.randint(len(target), (self.calibration_batch,), generator=generator).to(target.device)
                 z = part(*(x[rows] for x in inputs))
-                loss = F.mse_loss(clip_floor_shift(z, threshold, self.T, "floor_first"), target[rows])
+                loss = F.mse_loss(clip_floor_shift(z, threshold, work.T, "floor_first"), target[rows])
                 optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                torch.autograd.backward(loss)
                 optimizer.step()
                 schedule.step()
-        for parameter in weights:
-            parameter.requires_grad_(False)
+        part.requires_grad_(False)
 
-    def _activations(self, name: str, calibration: Sequence[Batch]) -> list[Tensor]:
-        found: list[Tensor] = []
-        observe(self.ann, calibration, lambda layer, _, output: found.append(output) if layer == name else None)
-        return found
-
-    def correct(self, name: str, node: IFNode) -> None:
+    def correct(self, work: Work, name: str, node: IFNode) -> None:
         """Bias correction, and the initial potential from what it leaves."""
-        super().correct(name, node)
-        missing = self.means[name] - self.mean_rate(name)
-        delattr(node, "v_init")
-        node.register_buffer("v_init", self.v_init + self.T * missing / node.threshold)
+        super().correct(work, name, node)
+        missing = work.means[name] - work.mean_rate(name)
+        start = self.v_init + work.T * missing / node.threshold
+        work.net.set_submodule(name, IFNode(node.threshold, start, node.bias).eval())

@@ -24,18 +24,47 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
 from bench.errors import UserError
 from bench.snn.activations import Activation, QuantisedReLU, ReLUActivation
 from bench.snn.calibration import Batch, Granularity, require_activation, require_images
-from bench.snn.graph.surgery import replace
+from bench.snn.graph.trace import ImageShape
 from bench.snn.layerwise import SpikeTrains, execution_order, mean_activations, mse_thresholds, per_channel
 from bench.snn.neurons import IFNode
+from bench.snn.replace import replace
 from bench.snn.simulate import SpikingNetwork
 from methods.base import ConversionModule
 from methods.thresholds import require_v_init, rounding_node
+
+
+@dataclass
+class Work:
+    """A calibration under way.
+
+    Attributes:
+        ann: the network as it was, BN folded.
+        net: the network, whose activations become neurons from the first to the last.
+        batches: calibration images.
+        T: steps.
+        means: of each neuron's activation in the ANN, by layer name.
+        trains: the images as spikes, as far as there are neurons.
+        refitted: weights that belong to a layer that is done.
+    """
+
+    ann: nn.Module
+    net: nn.Module
+    batches: Sequence[Batch]
+    T: int
+    means: dict[str, Tensor]
+    trains: SpikeTrains
+    refitted: set[nn.Parameter] = field(default_factory=set)
+
+    def mean_rate(self, name: str) -> Tensor:
+        """Mean output over T and images of one layer of the SNN, ``[C, H, W]``."""
+        return self.trains.rates(name).double().mean(0).float()
 
 
 class SNNCLight(ConversionModule):
@@ -63,39 +92,34 @@ class SNNCLight(ConversionModule):
         super().__init__(net)
         self.calibration_images, self.granularity, self.v_init = calibration_images, granularity, v_init
 
-    def calibrate(self, net: nn.Module, calibration: Sequence[Batch], T: int) -> None:
+    def calibrate(self, net: nn.Module, calibration: Sequence[Batch], T: int, image: ImageShape = None) -> None:
         """Puts neurons in the activations' places, first to last, each corrected before the next is looked at."""
-        self.ann = copy.deepcopy(net)
         thresholds = mse_thresholds(net, calibration, T, self.granularity)
-        self.means = mean_activations(net, calibration)
-        # The ANN itself, quantised: the corrections below make up for spikes that come unevenly, and without these they
-        # would be errors. In a list, or it would be taken for a part of the model.
-        self._quantised = [copy.deepcopy(net)]
-        replace(self._quantised[0], Activation, lambda name, _: QuantisedReLU(thresholds[name], T))
-        self.trains = SpikeTrains(net, calibration, T)
-        for name in execution_order(net):
+        means = mean_activations(net, calibration)
+        work = Work(copy.deepcopy(net), net, calibration, T, means, SpikeTrains(net, calibration, T))
+        for name in execution_order(net, image):
             try:
                 node = rounding_node(thresholds[name], T, self.v_init)
             except UserError as error:
                 raise UserError(f"{name}: {error}") from error
-            self.before(net, name, thresholds[name], calibration)
+            self.before(work, name, thresholds[name])
             net.set_submodule(name, node.eval())
-            self.correct(name, node)
-            self.trains.keep(name)
-        del self.ann, self.means, self.trains
+            self.correct(work, name, node)
+            work.trains.keep(name)
 
-    def before(self, net: nn.Module, name: str, threshold: Tensor, calibration: Sequence[Batch]) -> None:
+    def before(self, work: Work, name: str, threshold: Tensor) -> None:
         """What is done to a layer's weights before its neuron is there: nothing in the light pipeline."""
 
-    def correct(self, name: str, node: IFNode) -> None:
+    def correct(self, work: Work, name: str, node: IFNode) -> None:
         """Bias correction of one layer."""
         assert node.bias is not None
-        node.bias = node.bias - per_channel(self.mean_rate(name) - self.means[name])
+        node.bias = node.bias - per_channel(work.mean_rate(name) - work.means[name])
 
-    def mean_rate(self, name: str) -> Tensor:
-        """Mean output over T and images of one layer of the SNN, ``[C, H, W]``."""
-        return self.trains.rates(name).double().mean(0).float()
-
-    def spiking(self, net: nn.Module) -> SpikingNetwork:
+    def spiking(self, net: nn.Module, T: int, image: ImageShape = None) -> SpikingNetwork:
         """Good for the T of its calibration alone."""
-        return SpikingNetwork(net, only_T=self.T, quantised=self._quantised.pop())
+        # The twin is the ANN itself, quantised: the corrections make up for spikes that come unevenly, and without
+        # these they would be errors.
+        twin = self.folded(image)
+        thresholds = {name: module.threshold for name, module in net.named_modules() if isinstance(module, IFNode)}
+        replace(twin, Activation, lambda name, _: QuantisedReLU(thresholds[name], T))
+        return SpikingNetwork(net, only_T=T, quantised=twin, image=image)

@@ -23,7 +23,6 @@ from bench.errors import UserError
 from bench.snn.activations import Activation, QCFSActivation
 from bench.snn.calibration import require_activation
 from bench.snn.neurons import IFNode, SpikingNeuron
-from bench.snn.simulate import SpikingNetwork
 from methods.base import ConversionModule
 
 
@@ -39,6 +38,7 @@ class SRPNode(IFNode):
     def __init__(self, threshold: Tensor, tau: int, epsilon: float) -> None:
         super().__init__(threshold, v_init=0.5)
         self.tau, self.epsilon = tau, epsilon
+        self.warmup = tau
         self.elapsed = 0
         self.mask: Tensor | None = None
 
@@ -74,12 +74,9 @@ class SRP(ConversionModule):
         require_activation(net, QCFSActivation, type(self).__name__, "QCFS")
         super().__init__(net)
         self.tau, self.epsilon = tau, epsilon
+        self.warmup = tau
 
-    def neuron(self, activation: Activation) -> SpikingNeuron:
+    def neuron(self, name: str, activation: Activation, T: int) -> SpikingNeuron:
         """Theta = lambda, v_0 = theta / 2, and the mask after tau."""
         assert isinstance(activation, QCFSActivation)
         return SRPNode(activation.threshold, self.tau, self.epsilon)
-
-    def spiking(self, net: nn.Module) -> SpikingNetwork:
-        """The first tau steps are run and not counted."""
-        return SpikingNetwork(net, warmup=self.tau)

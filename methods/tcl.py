@@ -16,13 +16,12 @@ Not found there: the strength of the penalty. Here it is the weight decay of eve
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 
 from bench.errors import UserError
 from bench.snn.activations import Activation, ClippedReLU
 from bench.snn.neurons import IFNode, SpikingNeuron
+from methods.base import Handed
 from methods.training import TrainingModule
 
 
@@ -37,19 +36,15 @@ class TCL(TrainingModule):
     """
 
     def __init__(
-        self, net: nn.Module, lambda_init: float = 4.0, lambda_weight_decay: float | None = None, **kwargs: Any
+        self, net: nn.Module, lambda_init: float = 4.0, lambda_weight_decay: float | None = None, **kwargs: Handed
     ) -> None:
         if not lambda_init > 0:
             raise UserError(f"--model.lambda_init {lambda_init}: must be positive")
-        self.lambda_init = lambda_init
         super().__init__(net, **kwargs)
         self.threshold_options(weight_decay=lambda_weight_decay)
+        self.install(lambda _: ClippedReLU(lambda_init, trainable=True))
 
-    def activation(self, name: str) -> ClippedReLU:
-        """A clip with its own ceiling."""
-        return ClippedReLU(self.lambda_init, trainable=True)
-
-    def neuron(self, activation: Activation) -> SpikingNeuron:
+    def neuron(self, name: str, activation: Activation, T: int) -> SpikingNeuron:
         """Theta = lambda, v_0 = 0."""
         assert isinstance(activation, ClippedReLU)
         return IFNode(activation.threshold, v_init=0.0)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from bench.errors import UserError
-from bench.snn.activations import Activation, ReLUActivation
+from bench.snn.activations import Activation, ClippedReLU, ReLUActivation
 from bench.snn.calibration import (
     Batch,
     Granularity,
@@ -16,6 +16,7 @@ from bench.snn.calibration import (
     require_images,
     set_thresholds,
 )
+from bench.snn.graph.trace import ImageShape
 from bench.snn.neurons import IFNode, SpikingNeuron
 from methods.base import ConversionModule
 
@@ -29,6 +30,12 @@ def require_v_init(v_init: float, most: float | None = None) -> None:
     if not (0 <= v_init < 1 if most is None else 0 <= v_init <= most):
         limit = "below 1" if most is None else f"at most {most}"
         raise UserError(f"--model.v_init {v_init}: must be at least 0 and {limit}")
+
+
+def threshold_of(activation: Activation) -> Tensor:
+    """Theta of an activation that a calibration has given one, or a training."""
+    assert isinstance(activation, (ReLUActivation, ClippedReLU)) and activation.threshold is not None
+    return activation.threshold
 
 
 def rounding_node(threshold: Tensor, T: int, v_init: float) -> IFNode:
@@ -70,12 +77,14 @@ class ThresholdRule(ConversionModule):
         self.calibration_images, self.percentile, self.granularity = calibration_images, percentile, granularity
         self.v_init = v_init
 
-    def calibrate(self, net: nn.Module, calibration: Sequence[Batch], T: int) -> None:
+    def calibrate(self, net: nn.Module, calibration: Sequence[Batch], T: int, image: ImageShape = None) -> None:
         """Reads theta from the activations."""
         set_thresholds(net, activation_percentiles(net, calibration, self.percentile, self.granularity))
 
-    def neuron(self, activation: Activation) -> SpikingNeuron:
+    def neuron(self, name: str, activation: Activation, T: int) -> SpikingNeuron:
+        """See :meth:`node`."""
+        return self.node(threshold_of(activation))
+
+    def node(self, threshold: Tensor) -> SpikingNeuron:
         """IF with soft reset."""
-        assert isinstance(activation, ReLUActivation)
-        assert activation.threshold is not None
-        return IFNode(activation.threshold, self.v_init)
+        return IFNode(threshold, self.v_init)

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Any, Literal
+from collections.abc import Callable, Iterable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from bench.errors import UserError
 from bench.snn.activations import Activation
 from bench.snn.compilation import compiled_for_training
-from bench.snn.graph.rectifiers import drop_uncalled_rectifiers
-from bench.snn.graph.structure import check_convertible
-from bench.snn.graph.surgery import replace, replace_max_pool, split_norm_act
+from bench.snn.graph.check import check_convertible
+from bench.snn.graph.separate import drop_uncalled_rectifiers
+from bench.snn.graph.trace import ImageShape
+from bench.snn.replace import replace, replace_max_pool, split_norm_act
 from methods.base import Batch, ConversionModule
 
 
 class TrainingModule(ConversionModule):
     """Trains an ANN that is made to be converted.
 
-    A method gives :meth:`activation` (what stands for ReLU in training) beside the base's ``neuron``.
+    Beside the base's ``neuron``, a method calls :meth:`install` at the end of its ``__init__`` with what stands for
+    ReLU in training.
 
     Args:
         net: a network with ``nn.ReLU`` modules; changed in place.
@@ -35,6 +38,7 @@ class TrainingModule(ConversionModule):
             sets all biases to 0, as this suite once did in all of its own nets.
         max_pool: ``average`` puts average pooling in the place of max-pooling, as all methods but ``relu`` need;
             ``keep`` leaves it.
+        image: shape of one image, where known; a ``forward`` may ask for it.
 
     Attributes:
         start_images: plain training images that :meth:`prepare` sees; a fixed number, so that no batch size decides.
@@ -55,6 +59,7 @@ class TrainingModule(ConversionModule):
         label_smoothing: float = 0.0,
         init: Literal["default", "kaiming_normal"] = "default",
         max_pool: Literal["average", "keep"] = "average",
+        image: ImageShape = None,
     ) -> None:
         for name, value, low, high in (
             ("lr", lr, 0.0, math.inf),
@@ -64,28 +69,27 @@ class TrainingModule(ConversionModule):
         ):
             if not low <= value <= high or not math.isfinite(value):
                 raise UserError(f"--model.{name} {value}: must be a finite number from {low:g} to {high:g}")
+        super().__init__(net)
+        self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
+        self.label_smoothing, self.image = label_smoothing, image
+        self._threshold_options: dict[str, float] = {}
+        self._step_net: list[Callable[[Tensor], Tensor]] = [net]
         if init == "kaiming_normal":
             start_from_kaiming_normal(net)
         split_norm_act(net)
-        check_convertible(net)
-        drop_uncalled_rectifiers(net)
+        check_convertible(net, image)
+        drop_uncalled_rectifiers(net, image)
         if max_pool == "average":
             replace_max_pool(net)
         self.check_pooling(net)
-        self.examine(net)
-        replace(net, nn.ReLU, lambda name, _: self.activation(name))
-        super().__init__(net)
-        self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
-        self.label_smoothing = label_smoothing
-        self._threshold_options: dict[str, float] = {}
-        self._step_net: list[Any] = [net]
 
-    def examine(self, net: nn.Module) -> None:
-        """Called on the network before its ReLUs are replaced, for activations that depend on their layer."""
+    def install(self, activation: Callable[[str], Activation]) -> None:
+        """Puts activations in the place of the network's ReLUs.
 
-    def activation(self, name: str) -> Activation:
-        """The training-time activation of the layer called ``name``."""
-        raise NotImplementedError
+        Args:
+            activation: makes that of the layer whose name it is given.
+        """
+        replace(self.net, nn.ReLU, lambda name, _: activation(name))
 
     def prepare(self, calibration: Iterable[Batch]) -> None:
         """Called once before training from scratch, for starts that depend on data."""
@@ -143,7 +147,7 @@ class TrainingModule(ConversionModule):
                 raise UserError(f"--model: {name} {value} of thresholds must be a finite number of at least 0")
             self._threshold_options[name] = value
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
+    def parameter_groups(self) -> list[dict[str, object]]:
         """What SGD trains: one group, or two where thresholds have settings of their own."""
         if not self._threshold_options:
             return [{"params": list(self.parameters())}]
@@ -152,7 +156,7 @@ class TrainingModule(ConversionModule):
         others = [p for p in self.parameters() if id(p) not in thresholds]
         return [{"params": others}, {"params": list(thresholds.values()), **self._threshold_options}]
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """SGD with a cosine to 0 over all epochs."""
         optimizer = torch.optim.SGD(
             self.parameter_groups(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay

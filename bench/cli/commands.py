@@ -24,7 +24,7 @@ COMMANDS = {
 }
 
 # Of ``speed``; here because its module needs torch.
-SPEED_KINDS = ("evaluation", "callback", "memory", "growth", "training", "data", "breakdown", "startup")
+SPEED_KINDS = ("evaluation", "callback", "memory", "training", "data")
 
 
 def parser(command: str) -> Parser:
@@ -114,7 +114,7 @@ def speed(arguments: list[str]) -> int:
     made.add_argument("--json", action="store_true", help="print JSON")
     options = made.parse_args(arguments)
     from bench.nets.architectures import resolve
-    from bench.speed import run
+    from bench.speed.command import run
 
     return run(
         resolve(options.arch, "cifar"),

@@ -131,7 +131,8 @@ def _record(wanted: Wanted) -> Record:
 
 
 def _convert(trained: Trained, T: int) -> SpikingNetwork:
-    snn: SpikingNetwork = trained.model.convert(T, calibration_batches(trained.model, trained.datamodule))
+    data = trained.datamodule
+    snn: SpikingNetwork = trained.model.convert(T, calibration_batches(trained.model, data), data.input_shape)
     return snn
 
 
@@ -169,7 +170,7 @@ def _graph(trained: Trained, snn: SpikingNetwork, image: Tensor, wanted: Wanted)
 
 
 def _answers(snn: SpikingNetwork, images: Tensor, T: int) -> Tensor:
-    return torch.cat([logits_TBK.sum(0) for logits_TBK, _ in simulate(snn, images, T)])
+    return torch.cat([part.logits.sum(0) for part in simulate(snn, images, T)])
 
 
 def _compare(snn: SpikingNetwork, answer: Callable[[Tensor], Tensor], batches: list[Tensor], T: int) -> str:

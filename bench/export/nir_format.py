@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from bench.errors import UserError
-from bench.snn.graph.surgery import Scale, fold_currents, fold_thresholds
-from bench.snn.graph.tracing import first_input, note_shapes
+from bench.snn.graph.fold import Scale, fold_currents, fold_thresholds
+from bench.snn.graph.trace import note_shapes
 from bench.snn.neurons import IFNode
 from bench.snn.simulate import SpikingNetwork
 
@@ -56,7 +56,8 @@ def to_nir(snn: SpikingNetwork, image: Tensor, metadata: dict[str, str]) -> byte
     for name, neuron in snn.neurons.items():
         if type(neuron) is not IFNode:
             raise UserError(f"export: {name} is a {type(neuron).__name__}, and NIR has only integrate-and-fire neurons")
-    folded = fold_thresholds(fold_currents(snn.net))
+    shape = image.shape[1:]
+    folded = fold_thresholds(fold_currents(snn.net, shape), shape)
     note_shapes(folded, image)
     builder = _Builder(dict(folded.named_modules()))
     for node in folded.graph.nodes:
@@ -85,24 +86,24 @@ class _Builder:
         """Adds what one call does."""
         shape = node.meta.get("shape", ())
         inputs = [source for argument in node.all_input_nodes for source in self.sources.get(argument, [])]
+        before = node.all_input_nodes[0].meta.get("shape", ()) if node.all_input_nodes else ()
         if node.op == "placeholder":
             self._put(node, nir.Input({"input": np.array(shape)}), [])
         elif node.op == "output":
-            answer = node.all_input_nodes[0].meta["shape"]
-            self._put(node, nir.Output({"output": np.array(answer)}), inputs)
+            self._put(node, nir.Output({"output": np.array(before)}), inputs)
         elif node.op == "call_module":
             module = self.modules[str(node.target)]
             if isinstance(module, (nn.Identity, nn.Dropout, nn.Dropout2d)):
                 self.sources[node] = inputs
             else:
-                self._put(node, self._module(str(node.target), module, first_input(node).meta["shape"], shape), inputs)
+                self._put(node, self._module(str(node.target), module, before, shape), inputs)
         elif node.target in _ADDITIONS and all(isinstance(term, fx.Node) for term in node.args) and not node.kwargs:
             inputs = [source for term in node.args for source in self.sources[term]]  # type: ignore[index]
             if len(set(inputs)) < len(inputs):
                 raise UserError(f"export: {node.name} adds a value to itself, which NIR has no edge for")
             self.sources[node] = inputs
         elif node.target in _FLATTENINGS and node.args[1:] in ((1,), (1, -1)):
-            self._put(node, _flatten(first_input(node).meta["shape"]), inputs)
+            self._put(node, _flatten(before), inputs)
         else:
             raise UserError(f"export: NIR has no node for {node.name} ({node.target})")
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from bench.errors import UserError
-from bench.snn.graph.surgery import Scale
+from bench.snn.graph.fold import Scale
 from bench.snn.neurons import IFNode
 from bench.snn.simulate import SpikingNetwork
 

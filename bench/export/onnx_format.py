@@ -55,7 +55,7 @@ def to_onnx(snn: SpikingNetwork, image: Tensor, T: int) -> bytes:
         UserError: torch cannot express the network in ONNX.
     """
     # A copy: the exporter leaves traces of itself in the modules that it has run.
-    own = SpikingNetwork(copy.deepcopy(snn.net), snn.warmup, snn.uncounted, snn.only_T)
+    own = SpikingNetwork(copy.deepcopy(snn.net), snn.warmup, snn.uncounted, snn.only_T, image=image.shape[1:])
     for neuron in own.neurons.values():
         # Counts are no part of the function, and an attribute that is traced would be an error.
         neuron.counting = False

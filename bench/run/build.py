@@ -18,7 +18,6 @@ from bench.registry.entries import MethodEntry, lookup
 from bench.registry.methods import METHODS
 from bench.run import checkpoints
 from bench.run.checkpoints import Weights
-from bench.snn.graph.tracing import note_size
 from datamodules.base import ImageDataModule
 from methods.base import ConversionModule
 
@@ -56,8 +55,7 @@ def build(
     datamodule.setup()
     pl.seed_everything(seed, workers=True, verbose=False)
     net = architectures.create(arch, datamodule.num_classes).to(memory_format=torch.channels_last)
-    note_size(net, datamodule.input_shape)
-    return make_method(net, **model_options), datamodule
+    return make_method(net, image=datamodule.input_shape, **model_options), datamodule
 
 
 def build_trained(weights: Weights, data_options: Options, ckpt: str) -> Trained:

@@ -122,7 +122,7 @@ def second_stage(method_class: type, data_class: type) -> Any:
         "--compile", type=bool | Literal["auto"], default="auto",
         help="compile training steps (torch.compile); auto: if the training is longer than compiling costs",
     )  # fmt: skip
-    parser.add_class_arguments(method_class, "model", skip={"net"})
+    parser.add_class_arguments(method_class, "model", skip={"net", "image"})
     parser.add_class_arguments(data_class, "data")
     parser.add_class_arguments(pl.Trainer, "trainer", skip=MANAGED)
     parser.set_defaults({"trainer.max_epochs": 300, "trainer.accelerator": "auto", "trainer.devices": 1})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -13,7 +14,10 @@ from bench.errors import UserError
 from bench.snn.activations import Activation, ClippedReLU, QCFSActivation, ReLUActivation
 
 Batch = tuple[Tensor, Tensor]
+See = Callable[[str, Tensor, Tensor], None]
 Granularity = Literal["layer", "channel", "neuron"]
+# About 20 batches of the 1,024 images of SNNC, which averages its thresholds over them.
+CALIBRATION_BATCH = 50
 
 
 def require_images(number: int) -> None:
@@ -26,26 +30,14 @@ def require_images(number: int) -> None:
         raise UserError(f"--model.calibration_images {number}: must be at least 1, thresholds are read from them")
 
 
-@torch.no_grad()
-def observe(
-    net: nn.Module,
-    batches: Iterable[Batch],
-    see: Callable[[str, Tensor, Tensor], None],
-    kind: type[nn.Module] = Activation,
-) -> int:
-    """Runs images through a network in evaluation mode and shows input and output of each module of a kind.
+@contextmanager
+def watching(net: nn.Module, see: See, kind: type[nn.Module] = Activation) -> Iterator[None]:
+    """A network is in evaluation mode inside, without gradients, and shows input and output of each module of a kind.
 
     Args:
         net: network; each of its modules is left in the mode it was in.
-        batches: images ``[B, C, H, W]`` and labels.
         see: called with layer name, input and output, for every batch.
         kind: module type that is watched.
-
-    Returns:
-        The number of images.
-
-    Raises:
-        UserError: there are none.
     """
     modes = {module: module.training for module in net.modules()}
     net.eval()
@@ -54,19 +46,47 @@ def observe(
         for name, module in net.named_modules()
         if isinstance(module, kind)
     ]
-    images = 0
     try:
-        for batch, _ in batches:
-            net(batch)
-            images += len(batch)
+        with torch.no_grad():
+            yield
     finally:
         for module, training in modes.items():
             module.training = training
         for hook in hooks:
             hook.remove()
+
+
+def observe(net: nn.Module, batches: Iterable[Batch], see: See) -> int:
+    """Runs images through a network and shows input and output of each activation (:func:`watching`).
+
+    Args:
+        net: network.
+        batches: images ``[B, C, H, W]`` and labels.
+        see: called with layer name, input and output, for every batch.
+
+    Returns:
+        The number of images.
+
+    Raises:
+        UserError: there are none.
+    """
+    images = 0
+    with watching(net, see):
+        for batch, _ in batches:
+            net(batch)
+            images += len(batch)
     if not images:
         raise UserError("conversion needs calibration images and got none")
     return images
+
+
+def units(values: Tensor, granularity: Granularity) -> tuple[Tensor, tuple[int, ...]]:
+    """Activations ``[B, ...]`` as one row for each unit that has a threshold, and the shape of the thresholds."""
+    if granularity == "neuron":
+        return values.flatten(1).T, tuple(values.shape[1:])
+    if granularity == "channel":
+        return values.transpose(0, 1).flatten(1), (values.shape[1], *[1] * (values.ndim - 2))
+    return values.reshape(1, -1), ()
 
 
 def activation_percentiles(
@@ -93,15 +113,8 @@ def activation_percentiles(
     shapes: dict[str, tuple[int, ...]] = {}
 
     def see(name: str, _: Tensor, output: Tensor) -> None:
-        values = output.detach().float()
-        if granularity == "neuron":
-            rows, shapes[name] = values.flatten(1).T, tuple(values.shape[1:])
-        elif granularity == "channel":
-            rows = values.transpose(0, 1).flatten(1)
-            shapes[name] = (values.shape[1], *[1] * (values.ndim - 2))
-        else:
-            rows, shapes[name] = values.reshape(1, -1), ()
-        counts[name] = count = total * rows.shape[1] // len(values)
+        rows, shapes[name] = units(output.detach().float(), granularity)
+        counts[name] = count = total * rows.shape[1] // len(output)
         largest = count - math.floor((count - 1) * percentile / 100)
         pool = torch.cat([kept[name], rows], 1) if name in kept else rows
         kept[name] = pool.topk(min(largest, pool.shape[1]), dim=1, sorted=False).values

@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import os
 import shutil
-from typing import Any
+from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 # Image-steps from which the compilation of a network, 10 to 60 seconds, pays.
 WORTH = 100_000
@@ -53,7 +53,7 @@ def worth_compiling_training(images: int) -> bool:
     return images >= WORTH_IN_TRAINING and compiler_works()
 
 
-def compiled_for_training(net: nn.Module) -> Any:
+def compiled_for_training(net: nn.Module) -> Callable[[Tensor], Tensor]:
     """The network as compiled code; random numbers in it are those of eager mode, which are faster on a CPU.
 
     Each size of batch is compiled by itself. Code for any size would take over once an epoch's last batch has shown

@@ -23,9 +23,8 @@ more that fired at every step, is as it should be, and both are in these shares.
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,7 +33,7 @@ from torch import Tensor, nn
 
 from bench.errors import UserError
 from bench.snn.activations import Activation
-from bench.snn.calibration import Batch, observe
+from bench.snn.calibration import Batch, watching
 from bench.snn.neurons import SpikingNeuron
 from bench.snn.simulate import SpikingNetwork
 
@@ -159,50 +158,28 @@ def _part(
     ann: nn.Module, twin: nn.Module, snn: SpikingNetwork, x: Tensor, T: int, layers: dict[str, Layer]
 ) -> dict[str, Tensor]:
     """Adds a few images to the sums; gives the scores ``[B, classes]`` of the three nets."""
-    seen: dict[str, dict[str, Tensor]] = {"ann": {}, "quantised": {}}
-    scores: dict[str, Tensor] = {}
-    for name, net in (("ann", ann), ("quantised", twin)):
-        scores[name] = _run(net, x, functools.partial(_keep, seen[name]), Activation)
+    seen: list[dict[str, Tensor]] = [{}, {}]
+    with watching(ann, lambda name, _, output: seen[0].update({name: output})):
+        scores = {"ann": ann(x)}
+    with watching(twin, lambda name, _, output: seen[1].update({name: output})):
+        scores["quantised"] = twin(x)
 
     def measure(name: str, current: Tensor, output: Tensor) -> None:
-        neuron = snn.neurons[name]
-        activation = ann.get_submodule(name)
-        _measure(layers[name], neuron, activation, snn, current, output, T, seen["ann"][name], seen["quantised"][name])
+        a, q = (activations[name] for activations in seen)
+        _measure(layers[name], snn, name, ann.get_submodule(name), current, output, T, a, q)
 
     snn.reset()
-    inputs = snn.present(x, snn.steps_for(T))
-    logits = _run(snn.net, inputs, measure, SpikingNeuron)
-    scores["snn"] = snn.clock.unfold(logits)[snn.counted(T)].sum(0)
+    with watching(snn.net, measure, SpikingNeuron):
+        scores["snn"] = snn(x, snn.steps_for(T))[snn.counted(T)].sum(0)
     snn.reset()
     return scores
 
 
-def _keep(outputs: dict[str, Tensor], name: str, _: Tensor, output: Tensor) -> None:
-    outputs[name] = output
-
-
-def _run(net: nn.Module, x: Tensor, see: Callable[[str, Tensor, Tensor], None], kind: type[nn.Module]) -> Tensor:
-    """Shows input and output of each module of a kind; gives the net's output."""
-    outputs: list[Tensor] = []
-    hook = net.register_forward_hook(lambda _, __, output: outputs.append(output))
-    try:
-        observe(net, [(x, x)], see, kind)
-    finally:
-        hook.remove()
-    return outputs[0]
-
-
 def _measure(
-    layer: Layer,
-    neuron: SpikingNeuron,
-    activation: nn.Module,
-    snn: SpikingNetwork,
-    current: Tensor,
-    output: Tensor,
-    T: int,
-    a: Tensor,
-    q: Tensor,
-) -> None:
+    layer: Layer, snn: SpikingNetwork, name: str, activation: nn.Module, current: Tensor, output: Tensor, T: int,
+    a: Tensor, q: Tensor,
+) -> None:  # fmt: skip
+    neuron = snn.neurons[name]
     current_TBX, out_TBX = snn.clock.unfold(current), snn.clock.unfold(output)
     counted = snn.counted(T)
     after = slice(counted.stop, None)

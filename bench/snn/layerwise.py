@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from bench.snn.activations import Activation
-from bench.snn.calibration import Batch, Granularity, observe
-from bench.snn.graph.structure import segment
-from bench.snn.graph.tracing import trace
+from bench.snn.calibration import Batch, Granularity, observe, units, watching
+from bench.snn.graph.trace import ImageShape, called, segment, trace
 from bench.snn.neurons import Clock, SpikingNeuron
 from bench.snn.simulate import SpikingNetwork
 
@@ -22,11 +21,10 @@ _IMAGE_STEPS = 256
 _IN_CACHE = 2**15
 
 
-def execution_order(net: nn.Module) -> list[str]:
+def execution_order(net: nn.Module, image: ImageShape = None) -> list[str]:
     """Names of the activations and neurons, in the order in which a forward pass reaches them."""
-    modules = dict(net.named_modules())
-    calls = [str(node.target) for node in trace(net).nodes if node.op == "call_module"]
-    return [name for name in calls if isinstance(modules[name], (Activation, SpikingNeuron))]
+    nodes = trace(net, image).nodes
+    return [str(node.target) for node in nodes if isinstance(called(net, node), (Activation, SpikingNeuron))]
 
 
 class SpikeTrains:
@@ -44,8 +42,9 @@ class SpikeTrains:
         self.net, self.T, self.clock = net, T, Clock()
         self.images = torch.cat([images for images, _ in batches])
         self.clock.T = T
-        self.needed = [segment(net, name)[1] for name in execution_order(net)]
-        self.bits: dict[str, np.ndarray[Any, np.dtype[np.uint8]]] = {}
+        image = self.images.shape[1:]
+        self.needed = [segment(net, name, image)[1] for name in execution_order(net, image)]
+        self.bits: dict[str, npt.NDArray[np.uint8]] = {}
 
     @torch.no_grad()
     def run(self, name: str) -> Iterator[Tensor]:
@@ -57,19 +56,16 @@ class SpikeTrains:
         Yields:
             For a few images at a time, in order, its output ``[T, b, ...]``.
         """
-        part, sources = segment(self.net, name)
+        part, sources = segment(self.net, name, self.images.shape[1:])
         neuron = self.net.get_submodule(name)
         assert isinstance(neuron, SpikingNeuron) and neuron.alphabet == "binary", name
         neuron.clock = self.clock
         for rows in self._parts():
             self.clock.batch = len(self.images[rows])
-            inputs = [self._train(source, rows).flatten(0, 1) if source else self.images[rows] for source in sources]
-            if len(sources) > 1:
-                # The image beside spikes is shown at every step.
-                inputs = [
-                    x if source else x.repeat(self.T, *[1] * (x.ndim - 1))
-                    for x, source in zip(inputs, sources, strict=True)
-                ]
+            images = self.images[rows]
+            if "" in sources and len(sources) > 1:  # beside spikes, the image is shown at every step
+                images = images.repeat(self.T, *[1] * (images.ndim - 1))
+            inputs = [self._train(source, rows).flatten(0, 1) if source else images for source in sources]
             neuron.reset()
             yield self.clock.unfold(neuron(part(*inputs)))
         neuron.reset()
@@ -127,14 +123,15 @@ def layer_gaps(net: nn.Module, snn: SpikingNetwork, images: Tensor, T: int) -> d
         By layer name, ``a - mean over T of the neuron's output``, in the shape of the activation.
     """
     gaps: dict[str, Tensor] = {}
-    observe(net, [(images, images)], lambda name, _, output: gaps.update({name: output}))
+    with watching(net, lambda name, _, output: gaps.update({name: output})):
+        net(images)
 
     def subtract(name: str, _: Tensor, output: Tensor) -> None:
         gaps[name] = gaps[name] - snn.clock.unfold(output).mean(0)
 
     snn.reset()
-    inputs = snn.present(images, T)
-    observe(snn.net, [(inputs, inputs)], subtract, SpikingNeuron)
+    with watching(snn.net, subtract, SpikingNeuron):
+        snn(images, T)
     snn.reset()
     return gaps
 
@@ -172,7 +169,7 @@ def mse_thresholds(
     found: dict[str, Tensor] = {}
 
     def search(name: str, _: Tensor, output: Tensor) -> None:
-        a = output.transpose(0, 1).flatten(1) if granularity == "channel" else output.reshape(1, -1)
+        a, shape = units(output, granularity)
         largest = a.amax(1, keepdim=True).clamp_min(torch.finfo(a.dtype).tiny)
         thetas = [largest * (1 - 0.01 * i) for i in range(candidates)]
         errors = torch.zeros(len(a), candidates, dtype=torch.float64, device=a.device)
@@ -183,9 +180,7 @@ def mse_thresholds(
                 torch.mul(part, T / theta, out=scratch)
                 error = scratch.floor_().clamp_(0, T).mul_(theta / T).sub_(part).square_().sum(1)
                 errors[:, i] += error
-        best = torch.cat(thetas, 1).gather(1, errors.argmin(1, keepdim=True))
-        shape = (output.shape[1], *[1] * (output.ndim - 2)) if granularity == "channel" else ()
-        best = best.reshape(shape)
+        best = torch.cat(thetas, 1).gather(1, errors.argmin(1, keepdim=True)).reshape(shape)
         found[name] = momentum * found[name] + (1 - momentum) * best if name in found else best
 
     observe(net, batches, search)

@@ -151,13 +151,9 @@ class SpikingNeuron(Timed):
         # Single precision is exact to 2^24, far more than the channels and images of one pass, and unlike integers
         # needs no copy eight times as large as the spikes.
         events = self.events(out_TBX)
-        if self.fan_out.ndim == events.ndim - 2:
-            self.spike_counts = step_totals(channel_sums(events).double())
-            self.synop_counts = step_totals(connected(events, self.fan_out))
-            return
-        sums = channel_sums(events).double()
+        sums, alike = channel_sums(events).double(), self.fan_out.ndim < events.ndim - 2
         self.spike_counts = step_totals(sums)
-        self.synop_counts = step_totals(sums * self.fan_out)
+        self.synop_counts = step_totals(sums * self.fan_out if alike else connected(events, self.fan_out))
 
     def run(self, x_TBX: Tensor) -> Tensor:
         """Turns input currents ``[T, B, ...]`` into outputs of the same shape."""

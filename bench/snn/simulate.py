@@ -6,18 +6,37 @@ import contextlib
 import copy
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from bench.errors import UserError
-from bench.snn.cost import AnalogueCounter, Counts, wiring
-from bench.snn.graph.passes import image_steps_of_a_pass, images_of_a_pass, steps_of_a_pass
-from bench.snn.graph.structure import mixes_constant_input
-from bench.snn.graph.surgery import replace
+from bench.snn.cost import AnalogueCounter, Counts
+from bench.snn.graph.check import mixes_constant_input
+from bench.snn.graph.trace import ImageShape
+from bench.snn.graph.wiring import wiring
 from bench.snn.neurons import Clock, SpikingNeuron, Timed
 from bench.snn.pooling import LateralInhibitionPool
+from bench.snn.replace import replace
+
+# Bytes of the largest layer's output in one pass: enough to keep the convolutions busy, few enough for a CPU's cache
+# and far below the memory of an ordinary evaluation batch.
+WORKING_SET = {"cpu": 4 << 20, "cuda": 512 << 20}
+# Steps in one pass, about: a neuron's loop over them is one kernel of a compiled network, which gains little by more.
+STEPS = 8
+
+
+class Part(NamedTuple):
+    """What :func:`simulate` finds for some of the images.
+
+    Attributes:
+        logits: of every counted step, ``[T, b, classes]``.
+        counts: what all steps have cost, those before the first counted one included.
+    """
+
+    logits: Tensor
+    counts: Counts
 
 
 class SpikingNetwork(nn.Module):
@@ -29,10 +48,10 @@ class SpikingNetwork(nn.Module):
         uncounted: steps whose logits are left out of the read-out; ``None`` for ``warmup``.
         only_T: the one number of steps that the network was converted for; ``None`` where it may be read at any.
         quantised: what :meth:`twin` gives, where the weights were fitted to spikes and no longer are the ANN's.
+        image: shape of one, where known; a ``forward`` may ask for it.
 
     Attributes:
         compiled: :func:`simulate` runs passes as compiled code.
-        counts: what the part that :func:`simulate` gave last has cost.
 
     Raises:
         UserError: ``net`` has no neuron.
@@ -45,6 +64,7 @@ class SpikingNetwork(nn.Module):
         uncounted: int | None = None,
         only_T: int | None = None,
         quantised: nn.Module | None = None,
+        image: ImageShape = None,
     ) -> None:
         super().__init__()
         self._quantised = (quantised,)  # no part of this network, nor of its state
@@ -52,17 +72,16 @@ class SpikingNetwork(nn.Module):
         self.uncounted = warmup if uncounted is None else uncounted
         self.clock = Clock()
         self.compiled = False
-        self.wired: tuple[Any, ...] = ()
+        self.wired: tuple[torch.Size, torch.device] | None = None
         self.heard: set[str] = set()
         self.analogue: dict[str, AnalogueCounter] = {}
-        self.counts = Counts(torch.zeros(0), torch.zeros(0), torch.zeros(0))
         self.neurons = {name: m for name, m in net.named_modules() if isinstance(m, SpikingNeuron)}
         if not self.neurons:
             raise UserError("the network has no spiking neuron: convert it first")
         self.timed = [module for module in net.modules() if isinstance(module, Timed)]
         for module in self.timed:
             module.clock = self.clock
-        self.repeat_input = mixes_constant_input(net)
+        self.repeat_input = mixes_constant_input(net, image)
 
     def reset(self) -> None:
         """Forgets all membrane potentials."""
@@ -118,46 +137,33 @@ class SpikingNetwork(nn.Module):
     @contextlib.contextmanager
     def counting(self) -> Iterator[None]:
         """Multiply-accumulates are counted inside; outside, the layers are as the user's network had them."""
-        hooks = [
-            self.net.get_submodule(name).register_forward_pre_hook(counter, with_kwargs=True)
-            for name, counter in self.analogue.items()
-        ]
-        try:
+        with contextlib.ExitStack() as hooks:
+            for name, counter in self.analogue.items():
+                hooks.enter_context(self.net.get_submodule(name).register_forward_pre_hook(counter, with_kwargs=True))
             yield
-        finally:
-            for hook in hooks:
-                hook.remove()
 
     def image_steps(self, x: Tensor) -> int:
         """How many images times steps of such images make a pass that suits the device."""
         self.wire(x)
         largest = max(neuron.size for neuron in self.neurons.values()) * x.element_size()
-        return image_steps_of_a_pass(largest, x.device)
+        return max(1, WORKING_SET.get(x.device.type, WORKING_SET["cuda"]) // largest)
 
     def pass_counts(self) -> Counts:
         """What the last pass cost."""
-        neurons = self.neurons.values()
-        spikes = torch.stack([neuron.spike_counts for neuron in neurons])
+        spikes = torch.stack([neuron.spike_counts for neuron in self.neurons.values()])
+        synops = torch.stack([neuron.synop_counts for neuron in self.neurons.values()])
         macs = [counter.counts for counter in self.analogue.values()]
-        return Counts(
-            spikes=spikes,
-            synops=torch.stack([neuron.synop_counts for neuron in neurons]),
-            macs=torch.stack(macs) if macs else spikes[:0],
-        )
+        return Counts(spikes, synops, torch.stack(macs) if macs else spikes[:0])
 
     def twin(self, T: int) -> nn.Module:
         """The quantised network this one would equal after ``T`` steps if all spikes came evenly."""
-        if self.quantised is not None:
-            return copy.deepcopy(self.quantised).eval().to(next(self.parameters()).device)
+        [quantised] = self._quantised
+        if quantised is not None:
+            return copy.deepcopy(quantised).eval().to(next(self.parameters()).device)
         net = copy.deepcopy(self.net)
-        replace(net, SpikingNeuron, lambda _, neuron: neuron.twin(T))  # type: ignore[operator]
-        replace(net, LateralInhibitionPool, lambda _, pool: pool.pool)  # type: ignore[arg-type, return-value]
+        replace(net, SpikingNeuron, lambda _, neuron: neuron.twin(T))
+        replace(net, LateralInhibitionPool, lambda _, pool: pool.pool)
         return net.eval()
-
-    @property
-    def quantised(self) -> nn.Module | None:
-        """See the constructor."""
-        return self._quantised[0]
 
     @property
     def num_neurons(self) -> int:
@@ -177,17 +183,17 @@ class SpikingNetwork(nn.Module):
         """Steps that have to be run for ``T`` counted ones."""
         return max(self.uncounted + T, self.lookahead)
 
-    def paid(self, T: int) -> tuple[Tensor, Tensor]:
-        """Synaptic operations and multiply-accumulates of ``T`` counted steps, in the part that was run last.
+    def paid(self, counts: Counts, T: int) -> Tensor:
+        """Synaptic operations and multiply-accumulates of ``T`` counted steps, of what a run of these or more has cost.
 
         The steps before them are paid too, and a second time those that neurons look ahead to, by the layers whose
         output reaches such a neuron.
         """
         totals = []
-        for names, counts in ((self.neurons, self.counts.synops), (self.analogue, self.counts.macs)):
+        for names, kind in ((self.neurons, counts.synops), (self.analogue, counts.macs)):
             twice = [name in self.heard for name in names]
-            totals.append(counts[:, : self.uncounted + T].sum() + counts[twice, : self.lookahead].sum())
-        return totals[0], totals[1]
+            totals.append(kind[:, : self.uncounted + T].sum() + kind[twice, : self.lookahead].sum())
+        return torch.stack(totals)
 
     def membrane_updates(self, T: int) -> int:
         """Of one image in ``T`` counted steps: in those, in steps before them, in looking ahead and sending again."""
@@ -198,7 +204,7 @@ class SpikingNetwork(nn.Module):
 
 
 @torch.no_grad()
-def simulate(snn: SpikingNetwork, x: Tensor, T: int, image_steps: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+def simulate(snn: SpikingNetwork, x: Tensor, T: int, image_steps: int | None = None) -> Iterator[Part]:
     """Runs images through a converted net, a few images and a few steps at a time.
 
     Args:
@@ -208,8 +214,7 @@ def simulate(snn: SpikingNetwork, x: Tensor, T: int, image_steps: int | None = N
         image_steps: images times steps in one pass, about; the default suits the network and the device.
 
     Yields:
-        For each part of the batch, in order: the logits of every counted step ``[T, b, classes]``, and the number of
-        spikes of all neurons and images in each ``[T]``, as integers.
+        For each part of the batch, in order, its logits and what it has cost.
     """
     if T < 1:
         raise UserError(f"T = {T}: must be at least 1")
@@ -232,7 +237,19 @@ def simulate(snn: SpikingNetwork, x: Tensor, T: int, image_steps: int | None = N
                     counter.begin()
                 logits.append(run(images, per_pass))
                 counts.append(snn.pass_counts())
-            snn.counts = Counts(*(torch.cat(kind, 1)[:, :steps] for kind in zip(*counts, strict=True)))
-            counted = snn.counted(T)
-            yield torch.cat(logits)[counted], snn.counts.spikes.sum(0)[counted]
+            paid = Counts(*(torch.cat(kind, 1)[:, :steps] for kind in zip(*counts, strict=True)))
+            yield Part(torch.cat(logits)[snn.counted(T)], paid)
     snn.reset()
+
+
+def steps_of_a_pass(steps: int) -> int:
+    """Steps of one pass, so that equal passes overshoot ``steps`` by as few as possible."""
+    if steps <= STEPS:
+        return steps
+    return min(range(STEPS - 3, STEPS + 3), key=lambda n: (-steps % n, abs(n - STEPS)))
+
+
+def images_of_a_pass(batch: int, most: int) -> int:
+    """Images of one pass: a divisor of the batch, where one is near ``most``, so that all passes are alike."""
+    near = [n for n in range((2 * most + 2) // 3, 3 * most // 2 + 1) if batch % n == 0]
+    return min(near, key=lambda n: abs(n - most)) if near else min(most, batch)

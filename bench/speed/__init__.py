@@ -4,7 +4,3 @@ Every figure is a ratio of two rates measured in turn, pair by pair, so that a m
 both. Nets have random weights, thresholds at the 90th percentile of their inputs, and images of normal noise: speed
 depends on shapes and on how many neurons fire, not on accuracy.
 """
-
-from bench.speed.command import run
-
-__all__ = ["run"]

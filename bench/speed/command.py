@@ -9,31 +9,22 @@ from dataclasses import asdict
 
 import torch
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from bench.errors import UserError
 from bench.run.provenance import environment
 from bench.snn.compilation import can_compile
-from bench.speed.breakdown import breakdown
-from bench.speed.evaluation import callback, evaluation
+from bench.speed.evaluation import callback, evaluation, memory
 from bench.speed.figures import Figure
-from bench.speed.growth import growth, memory
-from bench.speed.startup import startup
 from bench.speed.training import data, training
 
 
 def figures_of(kind: str, arch: str, T: int, images: int, pairs: int, device: str) -> list[Figure]:
     """One of :data:`bench.cli.commands.SPEED_KINDS`."""
-    if kind == "startup":
-        return startup(pairs)
-    # A training step, three passes of 128 images, takes about as long as 32 steps of a dozen or two.
-    batches = max(1, images // 20)
     if kind in ("training", "data"):
-        return {"training": training, "data": data}[kind](arch, batches, pairs, device)
-    if kind == "breakdown":
-        return breakdown(arch, T, images, batches, pairs, device)
-    measure = {"evaluation": evaluation, "callback": callback, "memory": memory, "growth": growth}[kind]
-    return measure(arch, T, images, pairs, device)
+        # A training step, three passes of 128 images, takes about as long as 32 steps of a dozen or two.
+        return {"training": training, "data": data}[kind](arch, max(1, images // 20), pairs, device)
+    return {"evaluation": evaluation, "callback": callback, "memory": memory}[kind](arch, T, images, pairs, device)
 
 
 def run(arch: str, what: Sequence[str], T: int, images: int, pairs: int, device: str, as_json: bool) -> int:
@@ -68,9 +59,9 @@ def run(arch: str, what: Sequence[str], T: int, images: int, pairs: int, device:
         asked = {"arch": arch, "what": list(what), "T": T, "images": images, "pairs": pairs}
         print(json.dumps({**asked, "environment": machine.model_dump(), "figures": rows}, indent=2))
         return 0
-    table = Table(title=f"{arch}, {machine.device}, {machine.threads} threads, torch {machine.torch}")
-    for heading in ("what", "against", "rate", "limit", "ratio", "range"):
-        table.add_column(heading, justify="left" if heading in ("what", "against") else "right")
+    numbers = [Column(heading, justify="right") for heading in ("rate", "limit", "ratio", "range")]
+    title = f"{arch}, {machine.device}, {machine.threads} threads, torch {machine.torch}"
+    table = Table("what", "against", *numbers, title=title)
     for figure in figures:
         medians = [statistics.median(values) for values in (figure.ours, figure.theirs)]
         rates = [f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in medians]

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import itertools
 import statistics
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from types import SimpleNamespace
+from typing import cast
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 from bench.run.callbacks import ConversionCallback
 from bench.snn.activations import Activation
-from bench.snn.graph.surgery import fold_batch_norm, replace
 from bench.snn.neurons import SpikingNeuron
-from bench.snn.reduced import changed_spikes, reduced
+from bench.snn.replace import replace
 from bench.snn.simulate import SpikingNetwork, simulate
-from bench.speed.figures import Figure, lively_qcfs, named, noise, rate
+from bench.speed.figures import Figure, Rate, lively_qcfs, named, noise, rate
 
 BATCHES = (16, 32, 64, 128)
 BATCH = 100
@@ -46,10 +49,6 @@ class StepNeuron(nn.Module):
         self.v = v - spike
         return spike
 
-    def reset(self) -> None:
-        """Before the next images."""
-        self.v = None
-
 
 class Nets:
     """One set of weights in every form that is measured.
@@ -66,15 +65,11 @@ class Nets:
             self.model = lively_qcfs(named(arch), x.clone())
             self.plain, self.compiled = self.model.convert(T, []), self.model.convert(T, [])
             self.compiled.compiled = True
-            self.reduced = reduced(self.plain, x.clone())
-            self.reduced.compiled = True
-            self.ann = copy.deepcopy(self.model.net)
-            fold_batch_norm(self.ann)
+            self.ann, self.layers = self.model.folded(), self.model.folded()
             replace(self.ann, Activation, lambda _, __: nn.ReLU(inplace=True))
-            self.layers = copy.deepcopy(self.ann)
-            replace(self.layers, nn.ReLU, lambda _, __: nn.Identity())
+            replace(self.layers, Activation, lambda _, __: nn.Identity())
             self.steps = copy.deepcopy(self.plain.net)
-            replace(self.steps, SpikingNeuron, lambda _, neuron: StepNeuron(neuron.threshold))  # type: ignore[arg-type]
+            replace(self.steps, SpikingNeuron, lambda _, neuron: StepNeuron(neuron.threshold))
 
     def uncounted(self) -> SpikingNetwork:
         """The compiled network without the counting of spikes and operations."""
@@ -91,38 +86,18 @@ class Nets:
     def batch(self) -> int:
         """The ANN's best batch size, from a few passes with each."""
         sizes = [batch for batch in BATCHES if batch <= len(self.x)] or [len(self.x)]
-        found = {batch: [rate(self.passing(self.ann, batch), 1) for _ in range(TRIALS)] for batch in sizes}
+        found = {batch: [self.passes(self.ann, batch, 1)() for _ in range(TRIALS)] for batch in sizes}
         return max(sizes, key=lambda batch: statistics.median(found[batch][1:]))
 
-    def ann_rate(self) -> float:
-        """Images a second, at the best batch size; of as many as the simulation has image-steps."""
-        return self._rate(self.ann)
+    def passes(self, net: nn.Module, batch: int, times: int) -> Rate:
+        """Images a second of an ANN that sees all of them so many times."""
+        parts = torch.split(self.x, batch)
+        return lambda: rate(lambda: [net(part) for _ in range(times) for part in parts], len(self.x) * times)
 
-    def layers_rate(self) -> float:
-        """The same without activations."""
-        return self._rate(self.layers)
-
-    def _rate(self, net: nn.Module) -> float:
-        work = self.passing(net, self.batch)
-        return rate(lambda: [work() for _ in range(self.T)], len(self.x) * self.T)
-
-    def passing(self, net: nn.Module, batch: int) -> Callable[[], object]:
-        """A pass of all images through an ANN."""
-        return lambda: [net(part) for part in torch.split(self.x, batch)]
-
-    def simulating(self, snn: SpikingNetwork) -> Callable[[], object]:
-        """The suite's simulation of all images."""
-
-        def work() -> None:
-            for part in torch.split(self.x, BATCH):
-                for _ in simulate(snn, part, self.T):
-                    pass
-
-        return work
-
-    def simulated(self, snn: SpikingNetwork) -> Callable[[], float]:
+    def simulated(self, snn: SpikingNetwork) -> Rate:
         """Image-steps a second of the suite."""
-        return lambda: rate(self.simulating(snn), len(self.x) * self.T)
+        parts = torch.split(self.x, BATCH)
+        return lambda: rate(lambda: [list(simulate(snn, part, self.T)) for part in parts], len(self.x) * self.T)
 
     def step_loop(self) -> float:
         """Image-steps a second of the papers' loop."""
@@ -131,14 +106,14 @@ class Nets:
             for part in torch.split(self.x, BATCH):
                 for neuron in self.steps.modules():
                     if isinstance(neuron, StepNeuron):
-                        neuron.reset()
+                        neuron.v = None
                 total: Tensor | float = 0.0
                 for _ in range(self.T):
                     total = total + self.steps(part)
 
         return rate(work, len(self.x) * self.T)
 
-    def spikingjelly(self) -> Callable[[], float] | None:
+    def spikingjelly(self) -> Rate | None:
         """Image-steps a second of SpikingJelly's multi-step neurons between layers that see the steps as a batch.
 
         ``None`` where it is not installed (extra ``peers``).
@@ -163,7 +138,7 @@ class Nets:
 
         with torch.inference_mode(False):
             net = copy.deepcopy(self.plain.net)
-            replace(net, SpikingNeuron, lambda _, old: MultiStep(old.threshold))  # type: ignore[arg-type]
+            replace(net, SpikingNeuron, lambda _, old: MultiStep(old.threshold))
 
         def work() -> None:
             for part in torch.split(self.x, BATCH // 4):
@@ -177,25 +152,20 @@ class Nets:
 def evaluation(arch: str, T: int, images: int, pairs: int, device: str) -> list[Figure]:
     """All T = 1..T of an SNN from one pass, in image-steps a second, against the ANN's images a second."""
     nets = Nets(arch, noise(images, device), T)
-    limit = f"eager ANN, batch of {nets.batch}"
-    ours = f"SNN, T = 1..{T}"
-    peer = nets.spikingjelly()
-    pairings: list[tuple[str, Callable[[], float], str, Callable[[], float]]] = [
-        ("layers alone, no activations", nets.layers_rate, limit, nets.ann_rate),
-        (f"{ours}, step loop", nets.step_loop, limit, nets.ann_rate),
-        (f"{ours}, uncompiled", nets.simulated(nets.plain), limit, nets.ann_rate),
-        (ours, nets.simulated(nets.compiled), limit, nets.ann_rate),
-        (ours, nets.simulated(nets.compiled), "step loop", nets.step_loop),
+    limit, ours, peer = f"eager ANN, batch of {nets.batch}", f"SNN, T = 1..{T}", nets.spikingjelly()
+    # As many images as the simulation has image-steps.
+    ann, layers = (nets.passes(net, nets.batch, T) for net in (nets.ann, nets.layers))
+    compiled = nets.simulated(nets.compiled)
+    pairings = [
+        ("layers alone, no activations", layers, limit, ann),
+        (f"{ours}, step loop", nets.step_loop, limit, ann),
+        (f"{ours}, uncompiled", nets.simulated(nets.plain), limit, ann),
+        (ours, compiled, limit, ann),
+        (ours, compiled, "step loop", nets.step_loop),
     ]
     if peer is not None:
-        pairings.append((ours, nets.simulated(nets.compiled), "SpikingJelly, multi-step", peer))
-    change = changed_spikes(nets.plain, nets.reduced, nets.x[:16], T)
-    fast = f"{ours}, bf16 ({change.spikes:.2%} of spikes changed)"
-    pairings.append((fast, nets.simulated(nets.reduced), limit, nets.ann_rate))
-    return [
-        Figure(name, against, UNIT).measure(measured, limit_rate, pairs)
-        for name, measured, against, limit_rate in pairings
-    ]
+        pairings.append((ours, compiled, "SpikingJelly, multi-step", peer))
+    return [Figure(name, against, UNIT).measure(mine, theirs, pairs) for name, mine, against, theirs in pairings]
 
 
 @torch.inference_mode()
@@ -204,46 +174,58 @@ def callback(arch: str, T: int, images: int, pairs: int, device: str) -> list[Fi
     nets = Nets(arch, noise(images, device), T)
     labels = torch.randint(0, 10, (images,), device=device)
     readings = [t for t in (1, 2, 4, 8, 16, 32, 64, 128) if t <= T]
+    data = SimpleNamespace(num_classes=10, input_shape=(3, 32, 32), eval_split="test", split=lambda _: range(10**6))
+    # What the callback asks of a Trainer.
+    strategy = SimpleNamespace(root_device=torch.device(device))
+    trainer = cast(pl.Trainer, SimpleNamespace(received_sigterm=False, datamodule=data, strategy=strategy))
 
-    class Data:
-        """What the callback asks of a data module."""
-
-        num_classes, eval_split = 10, "test"
-
-        def split(self, _: str) -> list[None]:
-            return [None] * 10**6
-
-        def calibration_dataloader(self, _: int) -> list[Any]:
-            return []
-
-    class Trainer:
-        """What the callback asks of a Trainer."""
-
-        received_sigterm, datamodule = False, Data()
-
-        class strategy:  # noqa: N801
-            root_device = torch.device(device)
-
-    def evaluated(twins: bool) -> Callable[[], float]:
+    def evaluated(twins: bool) -> Rate:
         measured = ConversionCallback(readings)
-        measured.on_test_start(Trainer, nets.model)  # type: ignore[arg-type]
+        measured.on_test_start(trainer, nets.model)
         measured.networks = {readings[-1]: nets.compiled}
         if not twins:
             measured.twins = {}
 
         def work() -> None:
-            for part, answer in zip(torch.split(nets.x, BATCH), torch.split(labels, BATCH), strict=True):
+            for part, answers in zip(torch.split(nets.x, BATCH), torch.split(labels, BATCH), strict=True):
                 outputs = torch.zeros(len(part), 10, device=device)
-                measured.on_test_batch_end(Trainer, nets.model, outputs, (part, answer), 0)  # type: ignore[arg-type]
+                measured.on_test_batch_end(trainer, nets.model, outputs, (part, answers), 0)
 
         return lambda: rate(work, images * readings[-1])
 
-    bare = nets.simulated(nets.compiled)
-    counting = Figure("simulation, costs counted", "not counted", UNIT)
+    bare, free = nets.simulated(nets.compiled), nets.simulated(nets.uncounted())
     return [
-        counting.measure(bare, nets.simulated(nets.uncounted()), pairs),
-        *(
-            Figure(name, "bare simulation", UNIT).measure(evaluated(twins), bare, pairs)
-            for name, twins in (("evaluation, metrics and costs", False), ("evaluation, twins as well", True))
-        ),
+        Figure("simulation, costs counted", "not counted", UNIT).measure(bare, free, pairs),
+        Figure("evaluation, metrics and costs", "bare simulation", UNIT).measure(evaluated(False), bare, pairs),
+        Figure("evaluation, twins as well", "bare simulation", UNIT).measure(evaluated(True), bare, pairs),
+    ]
+
+
+def peak_bytes(work: Callable[[], object], device: str) -> float:
+    """The most memory that ``work`` has allocated at one time, what was there before left out."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        return float(torch.cuda.max_memory_allocated() - before)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        work()
+    events = profiler.profiler.kineto_results.events()
+    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    return float(max(itertools.accumulate((change for _, change in changes), initial=0)))
+
+
+@torch.inference_mode()
+def memory(arch: str, T: int, images: int, pairs: int, device: str) -> list[Figure]:
+    """Peak memory of simulating a batch of 100, against one forward pass of the ANN with that batch."""
+    nets = Nets(arch, noise(BATCH, device), T)
+
+    def simulated(steps: int) -> Rate:
+        return lambda: peak_bytes(lambda: [None for _ in simulate(nets.compiled, nets.x, steps)], device)
+
+    return [
+        Figure(f"memory, SNN, batch {BATCH}, T = {steps}", f"ANN, batch {BATCH}", "bytes").measure(
+            simulated(steps), lambda: peak_bytes(lambda: nets.ann(nets.x), device), pairs
+        )
+        for steps in sorted({1, T, 4 * T})
     ]

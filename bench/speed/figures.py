@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.nets import architectures
-from bench.snn.activations import Activation
+from bench.snn.activations import QCFSActivation
 from methods.qcfs import QCFS
 
 Rate = Callable[[], float]
@@ -56,13 +56,15 @@ class Figure:
 
 def rate(work: Callable[[], object], amount: float) -> float:
     """``amount`` by the seconds that ``work`` takes."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    started = time.perf_counter()
+
+    def now() -> float:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    started = now()
     work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return amount / (time.perf_counter() - started)
+    return amount / (now() - started)
 
 
 def noise(images: int, device: str) -> Tensor:
@@ -82,10 +84,11 @@ def lively_qcfs(net: nn.Module, images: Tensor) -> QCFS:
     model = QCFS(net.to(memory_format=torch.channels_last)).to(images.device)
 
     def at_percentile(activation: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(activation, QCFSActivation)
         sample = inputs[0].flatten()[:100_000]
-        activation.threshold.copy_(sample[sample > 0].quantile(0.9))  # type: ignore[operator]
+        activation.threshold.copy_(sample[sample > 0].quantile(0.9))
 
-    hooks = [m.register_forward_pre_hook(at_percentile) for m in model.net.modules() if isinstance(m, Activation)]
+    hooks = [m.register_forward_pre_hook(at_percentile) for m in model.net.modules() if isinstance(m, QCFSActivation)]
     # Statistics of BN first, in training mode, then thresholds.
     model.net.train()(images)
     model.net.eval()(images)

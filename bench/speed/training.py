@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch.utils.data import DataLoader
 
 from bench.snn.activations import Activation
 from bench.snn.compilation import compiled_for_training
-from bench.speed.figures import Figure, Rate, named, noise, rate
+from bench.speed.figures import Figure, named, noise, rate
 from datamodules.cifar import CIFAR10DataModule
 from datamodules.sampler import BatchSampler
 from datamodules.splits import BatchDataset, Images
+from methods.base import Batch
 from methods.cs_qcfs import CSQCFS
 from methods.nq import NQ
 from methods.qcfs import QCFS
 from methods.relu import ReLU
+from methods.training import TrainingModule
 
 BATCH = 128
-METHODS: dict[str, type[Any]] = {"QCFS": QCFS, "CS-QCFS": CSQCFS, "NQ": NQ}
+Batches = list[Batch] | DataLoader[Batch]
+METHODS: dict[str, type[TrainingModule]] = {"ReLU": ReLU, "QCFS": QCFS, "CS-QCFS": CSQCFS, "NQ": NQ}
 
 
 class Stepper:
@@ -29,41 +30,36 @@ class Stepper:
     Args:
         arch: CIFAR net.
         method: a trained one.
-        mode: ``eager``; ``activation``, where only the activations are compiled; ``compiled``, the whole net.
+        mode: ``eager``, ``activations compiled``, or ``compiled``, the whole net.
         batches: of the steps, ``(images, labels)``.
         device: of the net.
     """
 
-    def __init__(self, arch: str, method: type[Any], mode: str, batches: Any, device: str) -> None:
-        self.model = method(named(arch)).to(device, memory_format=torch.channels_last)
-        self.batches = batches
-        if mode == "activation":
-            for module in self.model.modules():
+    def __init__(self, arch: str, method: str, mode: str, batches: Batches, device: str) -> None:
+        model = METHODS[method](named(arch)).to(memory_format=torch.channels_last).to(device)
+        self.batches, self.device = batches, device
+        if mode == "activations compiled":
+            for module in model.modules():
                 if isinstance(module, Activation):
                     module.compile()
-        self.net = compiled_for_training(self.model.net) if mode == "compiled" else self.model.net
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-4, momentum=0.9)
-
-    def step(self, x: Tensor, y: Tensor) -> None:
-        """One."""
-        self.optimizer.zero_grad()
-        with torch.autocast(x.device.type, torch.bfloat16):
-            logits = self.net(x)
-        loss = F.cross_entropy(logits.float(), y)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
+        self.net = compiled_for_training(model.net) if mode == "compiled" else model.net
+        self.optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
 
     def __call__(self) -> float:
         """Images a second."""
 
         def work() -> None:
             for x, y in self.batches:
-                self.step(x.contiguous(memory_format=torch.channels_last), y)
+                self.optimizer.zero_grad()
+                with torch.autocast(self.device, torch.bfloat16):
+                    logits = self.net(x.to(self.device, memory_format=torch.channels_last))
+                torch.autograd.backward(F.cross_entropy(logits.float(), y.to(self.device)))
+                self.optimizer.step()
 
         return rate(work, len(self.batches) * BATCH)
 
 
-def ready_batches(batches: int, device: str) -> list[tuple[Tensor, Tensor]]:
+def ready_batches(batches: int, device: str) -> list[Batch]:
     """One batch of noise, again and again, on the device already."""
     return [(noise(BATCH, device), torch.randint(0, 10, (BATCH,), device=device))] * batches
 
@@ -78,23 +74,15 @@ def training(arch: str, batches: int, pairs: int, device: str) -> list[Figure]:
         device: ``cpu`` or ``cuda``.
     """
     ready = ready_batches(batches, device)
-    steppers: dict[tuple[str, str], Rate] = {
-        ("ReLU", mode): Stepper(arch, ReLU, mode, ready, device) for mode in ("eager", "compiled")
-    }
-    figure = Figure("training, ReLU, compiled", "ReLU, eager", "images/s")
-    figures = [figure.measure(steppers["ReLU", "compiled"], steppers["ReLU", "eager"], pairs)]
-    for name, method in METHODS.items():
-        for mode in ("eager", "activation", "compiled") if name == "QCFS" else ("compiled",):
-            measured = steppers[name, mode] = Stepper(arch, method, mode, ready, device)
-            limit = "compiled" if mode == "compiled" else "eager"
-            figure = Figure(f"training, {name}, {_MODES[mode]}", f"ReLU, {limit}", "images/s")
-            figures.append(figure.measure(measured, steppers["ReLU", limit], pairs))
-    figure = Figure("training, QCFS, compiled", "ReLU, eager", "images/s")
-    figures.append(figure.measure(steppers["QCFS", "compiled"], steppers["ReLU", "eager"], pairs))
+    against = [("ReLU", "compiled", "eager"), ("QCFS", "eager", "eager"), ("QCFS", "activations compiled", "eager")]
+    against += [*((name, "compiled", "compiled") for name in ("QCFS", "CS-QCFS", "NQ")), ("QCFS", "compiled", "eager")]
+    asked = {("ReLU", "eager"), *((name, mode) for name, mode, _ in against)}
+    steppers = {pair: Stepper(arch, *pair, ready, device) for pair in sorted(asked)}
+    figures = []
+    for name, mode, limit in against:
+        figure = Figure(f"training, {name}, {mode}", f"ReLU, {limit}", "images/s")
+        figures.append(figure.measure(steppers[name, mode], steppers["ReLU", limit], pairs))
     return figures
-
-
-_MODES = {"eager": "eager", "activation": "activations compiled", "compiled": "compiled"}
 
 
 def data(arch: str, batches: int, pairs: int, device: str) -> list[Figure]:
@@ -104,36 +92,21 @@ def data(arch: str, batches: int, pairs: int, device: str) -> list[Figure]:
     """
     number = batches * BATCH
     images = Images(torch.randint(0, 256, (number, 3, 32, 32), dtype=torch.uint8), torch.randint(0, 10, (number,)))
-    module = CIFAR10DataModule()
+    module, sampler = CIFAR10DataModule(), BatchSampler(number, BATCH, 0, 0, 1)
 
-    def loader(workers: int) -> Any:
-        return torch.utils.data.DataLoader(
-            BatchDataset(images, module.pipeline()),
-            batch_size=None,
-            sampler=BatchSampler(number, BATCH, 0, 0, 1),
-            num_workers=workers,
-            persistent_workers=workers > 0,
-        )
+    def loader(workers: int) -> DataLoader[Batch]:
+        dataset = BatchDataset(images, module.pipeline())
+        return DataLoader(dataset, batch_size=None, sampler=sampler, num_workers=workers,
+                          persistent_workers=workers > 0)  # fmt: skip
 
     ready = ready_batches(batches, device)
-    bare, relu = Stepper(arch, QCFS, "compiled", ready, device), Stepper(arch, ReLU, "eager", ready, device)
+    bare, relu = Stepper(arch, "QCFS", "compiled", ready, device), Stepper(arch, "ReLU", "eager", ready, device)
     figures = []
     for workers in (0, 2):
-        fed = Stepper(arch, QCFS, "compiled", _OnDevice(loader(workers), device), device)
+        fed = Stepper(arch, "QCFS", "compiled", loader(workers), device)
         name = f"training, QCFS, compiled, augmented, {workers} workers"
         figures.append(Figure(name, "ready batches", "images/s").measure(fed, bare, pairs))
         figures.append(Figure(name, "ReLU, eager, ready batches", "images/s").measure(fed, relu, pairs))
-    alone = _OnDevice(loader(0), device)
+    alone = loader(0)
     figure = Figure("augmentation alone", "training, QCFS, compiled, ready batches", "images/s")
     return [*figures, figure.measure(lambda: rate(lambda: list(alone), number), bare, pairs)]
-
-
-class _OnDevice:
-    def __init__(self, loader: Any, device: str) -> None:
-        self.loader, self.device = loader, device
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self) -> Any:
-        return ((x.to(self.device), y.to(self.device)) for x, y in self.loader)

@@ -100,18 +100,13 @@ def test_nq_measures_its_noise_and_reports_it(bench):
     [
         ("cos", "relu", (), "method relu, and cos needs method qcfs"),
         ("max_norm", "qcfs", (), "method qcfs, and max_norm needs method relu"),
-        ("max_norm", "relu", ("--model.calibration_images", "0"), "--model.calibration_images 0"),
-        ("robust_norm", "relu", ("--model.percentile", "0"), "--model.percentile 0"),
         ("opi", "relu", ("--model.v_init", "1.5"), "--model.v_init 1.5"),
         ("opi", "relu", ("--model.v_init", "normal"), "v_init"),
         ("opi", "relu", ("--model.draw_seed", "3"), "--model.draw_seed 3"),
         ("opi", "tcl", ("--model.source", "clip", "--model.percentile", "99.9"), "--model.percentile 99.9"),
         ("opi", "tcl", ("--model.source", "clip", "--model.granularity", "channel"), "--model.granularity channel"),
         ("opi", "tcl", ("--model.source", "clip", "--model.calibration_images", "9"), "--model.calibration_images 9"),
-        ("burst", "relu", ("--model.gamma", "0"), "--model.gamma 0"),
-        ("snm", "relu", ("--model.v_init", "-1"), "--model.v_init -1"),
         ("snnc_lp", "relu", ("--model.granularity", "neuron"), "--model.granularity neuron"),
-        ("snnc_ap", "relu", ("--model.calibration_lr", "0"), "--model.calibration_lr 0"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(bench, sources, method, source, options, words):

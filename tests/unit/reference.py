@@ -6,13 +6,20 @@ Nothing here uses bench.snn.neurons or bench.snn.simulate.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import pytest
 import torch
+from tiny import TwoConvolutions
 from torch import Tensor, nn
 
+from bench.errors import UserError
 from bench.nets.architectures import CifarResNet, CifarVGG
 from bench.snn.activations import QCFSActivation
 from methods.qcfs import QCFS
+from methods.relu import ReLU
+from methods.training import TrainingModule
 
 
 class StepNeuron(nn.Module):
@@ -33,19 +40,24 @@ class StepNeuron(nn.Module):
         return torch.where(fires, self.theta, torch.zeros_like(charged))
 
 
+def stepped(ann: nn.Module, v_init: float = 0.5) -> tuple[nn.Module, dict[str, StepNeuron]]:
+    """A copy of a QCFS net whose activations are neurons that are called once per step, and these by name."""
+    snn = copy.deepcopy(ann).eval()
+    layers: dict[str, StepNeuron] = {}
+    for name, module in ann.named_modules():
+        if isinstance(module, QCFSActivation):
+            layers[name] = StepNeuron(module.threshold, v_init)
+            snn.set_submodule(name, layers[name])
+    return snn, layers
+
+
 def step_by_step(ann: nn.Module, images: Tensor, T: int, v_init: float = 0.5) -> tuple[Tensor, dict[str, Tensor]]:
     """Runs the whole network once per step on the same images, as the papers describe it.
 
     Returns:
         Logits of each step ``[T, B, classes]`` and the spikes of each layer ``[T, B, ...]`` as booleans.
     """
-    snn = copy.deepcopy(ann).eval()
-    layers: dict[str, StepNeuron] = {}
-    for name, module in ann.named_modules():
-        if isinstance(module, QCFSActivation):
-            parent, _, last = name.rpartition(".")
-            layers[name] = StepNeuron(module.threshold, v_init)
-            setattr(snn.get_submodule(parent), last, layers[name])
+    snn, layers = stepped(ann, v_init)
     with torch.no_grad():
         logits = [snn(images) for _ in range(T)]
     return torch.stack(logits), {name: torch.stack(layer.spikes) for name, layer in layers.items()}
@@ -160,7 +172,7 @@ def calibrate(net: nn.Module, images: Tensor, quantile: float = 0.9) -> None:
 
 def trained(net: nn.Module, images: Tensor, L: int = 4, seed: int = 0) -> QCFS:
     """A QCFS model in double precision that looks like a trained one."""
-    model = QCFS(net, L=L).double().eval()
+    model = QCFS(net, L=L, image=images.shape[1:]).double().eval()
     randomise(model, seed)
     calibrate(model.net, images)
     return model
@@ -170,6 +182,32 @@ def named_model(name: str, L: int = 4) -> tuple[QCFS, Tensor]:
     """One of :data:`NETS` as if trained, and three images for it."""
     images = images_for(name)
     return trained(NETS[name](), images, L), images
+
+
+def relu_net(pool: nn.Module | None = None, seed: int = 0) -> nn.Module:
+    """Two convolutions marked for conversion, in double precision, with BN statistics as of a trained net."""
+    model = ReLU(TwoConvolutions(pool), max_pool="keep").double().eval()
+    randomise(model, seed)
+    return model.net
+
+
+def decayed(model: TrainingModule) -> dict[str, float]:
+    """By what part one step of SGD without any gradient shrinks each parameter, as weight decay does."""
+    optimizer = torch.optim.SGD(model.parameter_groups(), lr=model.lr, weight_decay=model.weight_decay)
+    before = copy.deepcopy(dict(model.named_parameters()))
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    sums = {name: (p.detach().abs().sum(), before[name].detach().abs().sum()) for name, p in model.named_parameters()}
+    return {name: 1 - (after / start).item() for name, (after, start) in sums.items() if start > 0}
+
+
+@contextmanager
+def refused(pattern: str) -> Iterator[None]:
+    """A ``UserError`` of one line."""
+    with pytest.raises(UserError, match=pattern) as error:
+        yield
+    assert "\n" not in str(error.value)
 
 
 def assert_lively(logits_TBK: Tensor, spikes: dict[str, Tensor]) -> None:

@@ -67,16 +67,6 @@ def test_the_value_is_the_papers_formula(L: int, theta: float, z: list[float]) -
 
 
 @pytest.mark.parametrize("L", LEVELS)
-def test_steps_close_on_the_left(L: int) -> None:
-    """At z = (k - 1/2) theta / L the activation has already gone up: floor fires at equality."""
-    theta = torch.tensor(2.0, dtype=torch.float64)
-    k = torch.arange(1, L + 1, dtype=torch.float64)
-    edges = (k - 0.5) * theta / L
-    assert torch.equal(clip_floor_shift(edges, theta, L), k * theta / L)
-    assert torch.equal(clip_floor_shift(edges - 2.0**-40, theta, L), (k - 1) * theta / L)
-
-
-@pytest.mark.parametrize("L", LEVELS)
 def test_values_are_levels_and_the_region_does_not_change_them(L: int) -> None:
     z = torch.linspace(-2, 4, 301, dtype=torch.float64)
     theta = torch.tensor(1.5, dtype=torch.float64)
@@ -85,37 +75,24 @@ def test_values_are_levels_and_the_region_does_not_change_them(L: int) -> None:
     assert torch.allclose(one.unique(), torch.linspace(0, 1.5, L + 1, dtype=torch.float64), atol=1e-15)
 
 
+@pytest.mark.parametrize("region", REGIONS)
 @pytest.mark.parametrize("L", LEVELS)
-def test_clip_first_gradients_at_the_bounds(L: int) -> None:
-    """Inside is [0, lambda], both ends included."""
-    theta = torch.tensor(2.0, dtype=torch.float64)
-    tiny = 2.0**-40
-    z = torch.tensor([-tiny, 0.0, tiny, 2.0 - tiny, 2.0, 2.0 + tiny, 2.0 + 1 / L, -1 / L], dtype=torch.float64)
+def test_gradients_at_the_bounds(L: int, region: Region) -> None:
+    """Inside is [0, lambda], both ends included, or [-lambda/2L, lambda + lambda/2L): closed below, open above."""
+    theta, tiny = torch.tensor(2.0, dtype=torch.float64), 2.0**-40
+    margin, closed = (0.0, 1) if region == "clip_first" else (1 / L, 0)
+    low, high = -margin, 2 + margin
+    z = torch.tensor(
+        [low - 1, low - tiny, low, low + tiny, high - tiny, high, high + tiny, high + 1], dtype=torch.float64
+    )
     a = clip_floor_shift(z, theta, L)
-    inside = torch.tensor([0, 1, 1, 1, 1, 0, 0, 0], dtype=torch.float64)
-    above = torch.tensor([0, 0, 0, 0, 0, 1, 1, 0], dtype=torch.float64)
+    inside = torch.tensor([0, 0, 1, 1, 1, closed, 0, 0], dtype=torch.float64)
+    above = torch.tensor([0, 0, 0, 0, 0, 1 - closed, 1, 1], dtype=torch.float64)
     for row in range(len(z)):
         upstream = torch.zeros_like(z).index_fill(0, torch.tensor(row), 3.0)
-        dz, dtheta = gradients(lambda z, t: clip_floor_shift(z, t, L, "clip_first"), z, theta, upstream)
+        dz, dtheta = gradients(lambda z, t: clip_floor_shift(z, t, L, region), z, theta, upstream)
         assert torch.equal(dz, upstream * inside)
         assert dtheta.item() == pytest.approx((3 * (above + inside * (a - z) / theta))[row].item(), abs=1e-14)
-
-
-@pytest.mark.parametrize("L", LEVELS)
-def test_floor_first_gradients_at_the_bounds(L: int) -> None:
-    """Inside is [-lambda/2L, lambda + lambda/2L): closed below, open above."""
-    theta = torch.tensor(2.0, dtype=torch.float64)
-    margin, tiny = 1 / L, 2.0**-40
-    points = [-margin - tiny, -margin, -margin + tiny, 0, 2, 2 + margin - tiny, 2 + margin, 2 + margin + tiny]
-    z = torch.tensor(points, dtype=torch.float64)
-    a = clip_floor_shift(z, theta, L)
-    inside = torch.tensor([0, 1, 1, 1, 1, 1, 0, 0], dtype=torch.float64)
-    above = torch.tensor([0, 0, 0, 0, 0, 0, 1, 1], dtype=torch.float64)
-    for row in range(len(z)):
-        upstream = torch.zeros_like(z).index_fill(0, torch.tensor(row), -2.0)
-        dz, dtheta = gradients(lambda z, t: clip_floor_shift(z, t, L, "floor_first"), z, theta, upstream)
-        assert torch.equal(dz, upstream * inside)
-        assert dtheta.item() == pytest.approx((-2 * (above + inside * (a - z) / theta))[row].item(), abs=1e-14)
 
 
 @pytest.mark.parametrize("region", REGIONS)
@@ -135,51 +112,6 @@ def test_gradients_equal_autograd_of_an_independent_implementation(L: int, kind:
     assert ours[1].shape == threshold.shape
     assert torch.allclose(ours[1], theirs[1], atol=1e-11)
     assert ours[1].abs().min() > 1e-3
-
-
-@pytest.mark.parametrize("region", REGIONS)
-def test_dz_equals_finite_differences_of_the_smoothed_function(region: Region) -> None:
-    """Straight-through: with floor(x + 1/2) replaced by x, both orders are clips: slope 1 inside, 0 outside."""
-    L, theta, h = 4, torch.tensor(1.5, dtype=torch.float64), 1e-5
-    low, high = (0.0, 1.5) if region == "clip_first" else (-1.5 / 8, 1.5 + 1.5 / 8)
-    z = torch.linspace(-1, 3, 397, dtype=torch.float64)
-    z = z[((z - low).abs() > h) & ((z - high).abs() > h)]
-    slope = ((z + h).clamp(low, high) - (z - h).clamp(low, high)) / (2 * h)
-    dz, _ = gradients(lambda z, t: clip_floor_shift(z, t, L, region), z, theta, torch.ones_like(z))
-    assert torch.allclose(dz, slope, atol=1e-9)
-
-
-def test_dthreshold_equals_finite_differences_with_the_rounding_error_frozen() -> None:
-    """Straight-through for lambda: a = theta (u + e(u0)) with u = z / theta and the rounding e held constant."""
-    L, h = 4, 1e-6
-    theta = torch.tensor(1.5, dtype=torch.float64)
-    z = torch.linspace(-0.7, 2.4, 41, dtype=torch.float64)
-    frozen = clip_floor_shift(z, theta, L) / theta - (z / theta).clamp(0, 1)
-
-    def smoothed(t: float) -> Tensor:
-        return t * ((z / t).clamp(0, 1) + frozen)
-
-    expected = (smoothed(1.5 + h) - smoothed(1.5 - h)) / (2 * h)
-    for row in range(len(z)):
-        upstream = torch.zeros_like(z).index_fill(0, torch.tensor(row), 1.0)
-        _, dtheta = gradients(lambda z, t: clip_floor_shift(z, t, L), z, theta, upstream)
-        assert dtheta.item() == pytest.approx(expected[row].item(), abs=1e-8)
-
-
-def test_the_threshold_gradient_sums_over_what_shares_the_threshold() -> None:
-    z = torch.full((4, 3, 5, 6), 10.0, dtype=torch.float64)
-    upstream = torch.ones_like(z)
-    for kind, expected in (("scalar", 360.0), ("per_channel", 120.0)):
-        _, dtheta = gradients(lambda z, t: clip_floor_shift(z, t, 4), z, THRESHOLDS[kind], upstream)
-        assert torch.equal(dtheta, torch.full_like(THRESHOLDS[kind], expected))
-
-
-@pytest.mark.parametrize("region", REGIONS)
-def test_below_the_region_nothing_learns(region: Region) -> None:
-    z = torch.full((3, 2), -5.0)
-    dz, dtheta = gradients(lambda z, t: clip_floor_shift(z, t, 4, region), z, torch.tensor(1.0), torch.ones(3, 2))
-    assert not dz.any()
-    assert not dtheta.any()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from bench.snn import compilation
-from bench.snn.graph.passes import images_of_a_pass, steps_of_a_pass
 from bench.snn.neurons import IFNode
-from bench.snn.simulate import SpikingNetwork, simulate
+from bench.snn.simulate import SpikingNetwork, images_of_a_pass, simulate, steps_of_a_pass
 from methods.burst import BurstIFNode
 from methods.cos import COSNode
 from methods.snm import SignedIFNode
@@ -36,7 +35,7 @@ def small(kind: str) -> SpikingNetwork:
 
 def curve(snn: SpikingNetwork, x: Tensor, T: int) -> tuple[Tensor, Tensor]:
     """Logits, and spikes, synaptic operations and multiply-accumulates of each layer and step."""
-    parts = [(logits, torch.cat(snn.counts)) for logits, _ in simulate(snn, x, T, image_steps=16)]
+    parts = [(logits, torch.cat(counts)) for logits, counts in simulate(snn, x, T, image_steps=16)]
     return torch.cat([logits for logits, _ in parts], 1), torch.stack([counts for _, counts in parts]).sum(0)
 
 
@@ -62,14 +61,15 @@ def test_compiled_equals_plain(kind: str) -> None:
     torch.testing.assert_close(logits, plain, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("cuts", [(4, 1, 6), (5, 6), (4,) + (1,) * 7])
 @pytest.mark.parametrize("kind", NEURONS)
-def test_a_run_may_be_cut_in_time(kind: str) -> None:
+def test_a_run_may_be_cut_in_time(kind: str, cuts: tuple[int, ...]) -> None:
     x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(2))
     snn = small(kind)
     whole = snn(x, 11)
     snn.reset()
     # The first part is long enough for every kind to look ahead.
-    parts = [snn(x, 4), snn(x, 1), snn(x, 6)]
+    parts = [snn(x, steps) for steps in cuts]
     assert torch.equal(torch.cat(parts), whole)
 
 

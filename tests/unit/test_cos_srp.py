@@ -6,12 +6,13 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from running import logits_of
 from torch import Tensor, nn
 
 from bench.errors import UserError
 from bench.snn.activations import QCFSActivation
 from bench.snn.neurons import Clock, IFNode
-from bench.snn.simulate import SpikingNetwork, simulate
+from bench.snn.simulate import SpikingNetwork
 from methods.cos import COS, COSNode
 from methods.srp import SRP, SRPNode
 
@@ -55,45 +56,6 @@ def cos_by_hand(inputs: list[float], rho: int, saturated: str, rounds: int = 1) 
         elif residual >= offset + 1 and not (saturated == "keep" and not silent):
             start += max(1, 1 + 1e-3 - max(silent, default=-1000.0))
     return [THETA * s for s in fire(x, start)[0]]
-
-
-@settings(deadline=None)
-@given(currents, st.integers(1, 4), st.sampled_from(["release", "keep"]))
-def test_cos_is_the_paper_s_rule(inputs: list[float], rho: int, saturated: str) -> None:
-    neuron = COSNode(theta(), rho, 1, saturated, 1e-3)  # type: ignore[arg-type]
-    assert run(neuron, inputs) == pytest.approx(cos_by_hand(inputs, rho, saturated))
-
-
-def test_cos_takes_one_spike_away_where_the_residual_is_negative() -> None:
-    inputs = [1.6 * THETA, 0.4 * THETA, -0.9 * THETA, -0.9 * THETA]
-    plain, calibrated = run(IFNode(theta()), inputs), run(COSNode(theta(), 4, 1, "release", 1e-3), inputs)
-    assert sum(plain) / THETA == 2
-    assert sum(calibrated) / THETA == 1
-
-
-def test_cos_adds_one_spike_where_the_residual_reaches_the_threshold() -> None:
-    inputs = [-2.0 * THETA, 0.3 * THETA, 0.3 * THETA, 3.2 * THETA]
-    plain, calibrated = run(IFNode(theta()), inputs), run(COSNode(theta(), 4, 1, "release", 1e-3), inputs)
-    assert sum(plain) / THETA == 1
-    assert sum(calibrated) / THETA == 2
-
-
-def test_cos_releases_or_keeps_a_saturated_neuron() -> None:
-    inputs = [1.5 * THETA] * 4 + [0.0] * 20
-    assert sum(run(COSNode(theta(), 4, 1, "release", 1e-3), inputs)) / THETA == 24, "it fires for ever"
-    assert sum(run(COSNode(theta(), 4, 1, "keep", 1e-3), inputs)) / THETA == 6
-    neuron = COSNode(theta(), 4, 1, "release", 1e-3)
-    run(neuron, inputs[:4])
-    assert neuron.v is not None
-    assert neuron.v.item() / THETA == pytest.approx(1001.501 + 4 * 1.5 - 4)
-
-
-def test_a_second_round_corrects_a_second_spike() -> None:
-    inputs = [-3 * THETA, 0.25 * THETA, 3 * THETA, 3.5 * THETA]
-    count = [sum(run(COSNode(theta(), 4, rounds, "release", 1e-3), inputs)) / THETA for rounds in (1, 2)]
-    assert sum(run(IFNode(theta()), inputs)) / THETA == 1
-    assert count[0] == 2
-    assert count[1] == 3
 
 
 # Two spikes too many and -2.5 left; two too few and 3.75 left; fired at every step, with 8.5 left.
@@ -156,7 +118,7 @@ def test_the_replay_and_the_next_layer_see_calibrated_spikes(chain: Chain) -> No
         getattr(snn.net, name).register_forward_hook(
             lambda _, inputs, output, name=name: seen.update({f"{name}.in": inputs[0], name: output})
         )
-    logits = torch.cat([part for part, _ in simulate(snn, x, 6)], 1)
+    logits = logits_of(snn, x, 6)
     constant = chain.first(x)
     for image in range(7):
         for unit in range(6):
@@ -175,8 +137,8 @@ def test_cos_at_small_T_is_the_start_of_a_longer_run(chain: Chain, T: int) -> No
     """Even T = 1 is calibrated on rho steps, also where no longer run was asked for."""
     x = torch.randn(5, 3, dtype=torch.float64)
     snn = COS(chain, rho=4).convert(8, [])
-    short = torch.cat([part for part, _ in simulate(COS(chain, rho=4).convert(T, []), x, T)], 1)
-    long = torch.cat([part for part, _ in simulate(snn, x, 8)], 1)
+    short = logits_of(COS(chain, rho=4).convert(T, []), x, T)
+    long = logits_of(snn, x, 8)
     assert len(short) == T
     assert torch.equal(short, long[:T])
     assert snn.warmup == 4
@@ -198,28 +160,10 @@ def test_srp_is_the_paper_s_rule(inputs: list[float], tau: int) -> None:
     assert run(SRPNode(theta(), tau, 1e-3), inputs) == srp_by_hand(inputs, tau)
 
 
-@given(currents, st.integers(1, 4), st.integers(1, 8))
-@settings(deadline=None)
-def test_srp_may_be_cut_in_time(inputs: list[float], tau: int, cut: int) -> None:
-    whole = run(SRPNode(theta(), tau, 1e-3), inputs)
-    neuron, parts = SRPNode(theta(), tau, 1e-3), []
-    for piece in (inputs[:cut], inputs[cut:]):
-        if piece:
-            neuron.clock = Clock(T=len(piece), batch=1)
-            parts += neuron(torch.tensor(piece, dtype=torch.float64).view(-1, 1, 1)).flatten().tolist()
-    assert parts == whole
-
-
 def test_srp_leaves_the_first_steps_out_of_the_read_out(chain: Chain) -> None:
     x = torch.randn(5, 3, dtype=torch.float64)
     snn = SRP(chain, tau=4).convert(3, [])
-    counted = torch.cat([part for part, _ in simulate(snn, x, 3)], 1)
-    everything = torch.cat([part for part, _ in simulate(SpikingNetwork(snn.net), x, 7)], 1)
+    counted = logits_of(snn, x, 3)
+    everything = logits_of(SpikingNetwork(snn.net), x, 7)
     assert torch.equal(counted, everything[4:])
     assert snn.warmup == 4
-
-
-def test_bad_options_are_refused(chain: Chain) -> None:
-    for make in (lambda: COS(chain, rho=0), lambda: COS(chain, rounds=0), lambda: SRP(chain, tau=0)):
-        with pytest.raises(UserError, match="at least 1"):
-            make()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from reference import NETS, StepNeuron, named_model
+from reference import NETS, named_model, stepped
 from torch import Tensor, nn
 
 from bench.snn.activations import QCFSActivation
@@ -30,7 +30,7 @@ def dense(weights: list[list[float]]) -> nn.Linear:
 
 def total(snn: SpikingNetwork, x: Tensor, T: int) -> tuple[list[int], list[int], list[int]]:
     """Spikes, synaptic operations and multiply-accumulates of each step, all layers and images together."""
-    parts = [[kind.sum(0) for kind in snn.counts] for _ in simulate(snn, x, T)]
+    parts = [[kind.sum(0) for kind in counts] for _, counts in simulate(snn, x, T)]
     return tuple(torch.stack(kind).sum(0).tolist() for kind in zip(*parts, strict=True))  # type: ignore[return-value]
 
 
@@ -88,11 +88,7 @@ def counted(net: nn.Module, images: Tensor, T: int) -> Iterator[tuple[int, int]]
 
     A layer accumulates where its input has no more than one value besides 0 (NeuroBench's rule, thresholds folded).
     """
-    snn = copy.deepcopy(net).eval()
-    for name, module in net.named_modules():
-        if isinstance(module, QCFSActivation):
-            parent, _, last = name.rpartition(".")
-            setattr(snn.get_submodule(parent), last, StepNeuron(module.threshold, 0.5))
+    snn, _ = stepped(net)
     sums = {"ac": 0, "mac": 0}
 
     def count(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -148,7 +144,8 @@ def test_steps_before_the_first_counted_one_are_paid() -> None:
     assert [len(kind) for kind in silenced] == [6, 6, 6]
     assert [kind[:4] for kind in silenced] == [kind[:4] for kind in plain]
     assert snn.steps_for(2) == 6
-    assert [int(kind) for kind in snn.paid(2)] == [sum(kind) for kind in silenced[1:]]
+    [(_, counts)] = simulate(snn, images, 2)
+    assert [int(kind) for kind in snn.paid(counts, 2)] == [sum(kind) for kind in silenced[1:]]
 
 
 @pytest.mark.parametrize(("T", "steps"), [(1, 4), (2, 4), (6, 6)])
@@ -159,13 +156,11 @@ def test_steps_that_are_looked_at_first_are_paid_twice(T: int, steps: int) -> No
     """
     model, images = named_model("linear")
     snn = COS(model.net, rho=4).convert(6, [])
-    [_] = simulate(snn, images, T)
-    neurons = list(snn.neurons)
-    for kind, paid, heard in zip(
-        snn.counts[1:], snn.paid(T), (neurons[:-1], [name for name in snn.analogue if name in snn.heard]), strict=True
-    ):
+    [(_, counts)] = simulate(snn, images, T)
+    neurons, heard_layers = list(snn.neurons), [name for name in snn.analogue if name in snn.heard]
+    for kind, paid, heard in zip(counts[1:], snn.paid(counts, T), (neurons[:-1], heard_layers), strict=True):
         every = kind.sum(0).tolist()
-        names = neurons if kind is snn.counts.synops else list(snn.analogue)
+        names = neurons if kind is counts.synops else list(snn.analogue)
         again = kind[[name in heard for name in names]].sum(0).tolist()
         assert len(every) == steps
         assert int(paid) == sum(every[:T]) + sum(again[:4])

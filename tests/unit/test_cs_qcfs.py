@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import math
 
 import pytest
 import tiny
 import torch
-from reference import LinearNet, assert_lively, images_for, randomise, vgg_like, wide_resnet_like
+from reference import LinearNet, assert_lively, decayed, images_for, randomise, vgg_like, wide_resnet_like
+from running import spikes_of
 from torch import Tensor, nn
 
-from bench.errors import UserError
 from bench.snn.activations import Region
-from bench.snn.simulate import simulate
 from methods.cs_qcfs import CSQCFS, ChannelQCFSActivation
-from methods.qcfs import QCFS
 
 
 def linear_net() -> LinearNet:
@@ -54,47 +51,6 @@ def model_for(name: str, L: int, images: Tensor) -> CSQCFS:
     for hook in hooks:
         hook.remove()
     return model
-
-
-def run(snn, images: Tensor, T: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """Logits ``[T, B, classes]`` and spikes of each layer."""
-    seen: dict[str, Tensor] = {}
-    hooks = [
-        neuron.register_forward_hook(lambda _, __, out, name=name: seen.update({name: out.unflatten(0, (T, -1)) > 0}))
-        for name, neuron in snn.neurons.items()
-    ]
-    (logits, _), *_ = simulate(snn, images, T, 10**6)
-    for hook in hooks:
-        hook.remove()
-    return logits, seen
-
-
-@pytest.mark.parametrize("region", ["clip_first", "floor_first"])
-@pytest.mark.parametrize("L", [1, 4])
-def test_with_equal_thresholds_it_is_qcfs(L: int, region: Region) -> None:
-    """Values and gradients of a whole net."""
-    x = images_for("linear", batch=6)
-    ours = CSQCFS(linear_net(), L=L, region=region).double().eval()
-    qcfs = QCFS(LinearNet(), L=L, region=region).double().eval()
-    randomise(ours, 3)
-    randomise(qcfs, 3)
-    for name in ("act1", "act2"):
-        mine, other = ours.net.get_submodule(name), qcfs.net.get_submodule(name)
-        mine.s.data.fill_(0.8125)
-        other.threshold.data.copy_(mine.threshold.flatten()[0])
-        assert other.threshold.item() == pytest.approx(softplus(0.8125), rel=1e-12)
-    first, second = ours(x), qcfs(x)
-    assert torch.equal(first, second)
-    upstream = tiny.normal(*first.shape)
-    first.backward(upstream)
-    second.backward(upstream)
-    for name in ("fc1", "fc2", "norm", "head"):
-        mine, other = ours.net.get_submodule(name), qcfs.net.get_submodule(name)
-        assert torch.allclose(mine.weight.grad, other.weight.grad, rtol=1e-12, atol=1e-12)
-    slope = 1 / (1 + math.exp(-0.8125))
-    for name in ("act1", "act2"):
-        summed = ours.net.get_submodule(name).s.grad.sum()
-        assert torch.allclose(summed, qcfs.net.get_submodule(name).threshold.grad * slope, rtol=1e-9)
 
 
 @pytest.mark.parametrize("L", [1, 2, 4])
@@ -141,25 +97,10 @@ def test_with_one_level_and_one_step_the_snn_is_its_ann(name: str) -> None:
     model = model_for(name, 1, images)
     thetas = [m.threshold.flatten() for m in model.net.modules() if isinstance(m, ChannelQCFSActivation)]
     assert all(theta.std() > 1e-2 for theta in thetas), "channels of one layer differ"
-    logits, spikes = run(model.convert(1, []), images, 1)
+    logits, spikes = spikes_of(model.convert(1, []), images, 1)
     with torch.no_grad():
         assert torch.allclose(logits[0], model(images), rtol=1e-9, atol=1e-9)
     assert_lively(logits, spikes)
-
-
-def test_the_first_layer_s_rate_is_its_activation_at_T_equal_to_L() -> None:
-    images = images_for("vgg")
-    model = model_for("vgg", 4, images)
-    snn = model.convert(4, [])
-    name = next(iter(snn.neurons))
-    out: list[Tensor] = []
-    snn.neurons[name].register_forward_hook(lambda _, __, y: out.append(y.unflatten(0, (4, -1)).mean(0)))
-    model.net.get_submodule(name).register_forward_hook(lambda _, __, y: out.append(y))
-    run(snn, images, 4)
-    with torch.no_grad():
-        model(images)
-    assert torch.allclose(out[0], out[1], rtol=1e-9, atol=1e-9)
-    assert snn.neurons[name].v_init == 0.5
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -193,51 +134,12 @@ def test_thresholds_stay_positive_for_very_negative_s(s: float, precision: torch
     assert (out[:, 1] <= theta[1]).all()
 
 
-def weight_decays(model: CSQCFS) -> dict[str, float]:
-    """What SGD really does: with no gradient but zeros, what each parameter loses in a step."""
-    optimizer = torch.optim.SGD(model.parameter_groups(), lr=model.lr, weight_decay=model.weight_decay)
-    before = copy.deepcopy(dict(model.named_parameters()))
-    for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
-    lost = {}
-    for name, p in model.named_parameters():
-        if before[name].abs().sum() > 0:
-            lost[name] = 1 - (p.detach().abs().sum() / before[name].abs().sum()).item()
-    return lost
-
-
 @pytest.mark.parametrize(
     ("options", "expected"), [({}, 0.0), ({"s_weight_decay": None}, 0.1), ({"s_weight_decay": 0.4}, 0.4)]
 )
 def test_weight_decay_leaves_s_alone_unless_told(options: dict[str, float | None], expected: float) -> None:
-    lost = weight_decays(CSQCFS(linear_net(), lr=0.5, weight_decay=0.1, **options).double())  # type: ignore[arg-type]
+    lost = decayed(CSQCFS(linear_net(), lr=0.5, weight_decay=0.1, **options).double())  # type: ignore[arg-type]
     for name in ("net.act1.s", "net.act2.s"):
         assert lost.pop(name) == pytest.approx(0.5 * expected, abs=1e-12)
     assert len(lost) >= 6
     assert all(value == pytest.approx(0.05) for value in lost.values())
-
-
-def test_a_training_step_moves_every_channel() -> None:
-    torch.manual_seed(0)
-    model = CSQCFS(linear_net(), lambda_init=0.5, lr=0.1)
-    optimizer = torch.optim.SGD(model.parameter_groups(), lr=model.lr, momentum=0.9)
-    start = model.net.act1.s.detach().clone()
-    for seed in range(3):
-        x = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(seed)) * 3
-        loss = nn.functional.cross_entropy(model(x), torch.arange(16) % 4)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    moved = (model.net.act1.s.detach() - start).flatten()
-    assert (moved != 0).all()
-    assert len(moved.unique()) > 1
-
-
-@pytest.mark.parametrize(
-    "options", [{"L": 0}, {"lambda_init": 0.0}, {"lambda_init": float("inf")}, {"s_weight_decay": -1.0}]
-)
-def test_bad_options_are_refused(options: dict[str, float]) -> None:
-    with pytest.raises(UserError) as error:
-        CSQCFS(linear_net(), **options)  # type: ignore[arg-type]
-    assert "\n" not in str(error.value)

@@ -6,7 +6,8 @@ import copy
 
 import pytest
 import torch
-from reference import NETS, StepNeuron, images_for, named_model
+from reference import NETS, StepNeuron, images_for, named_model, stepped
+from running import inputs, outputs
 from tiny import TwoConvolutions, normal
 from torch import Tensor, nn
 
@@ -85,7 +86,7 @@ def test_unevenness_and_an_offset_spike_by_hand() -> None:
     snn.clock.T, snn.clock.batch = 4, 1
     current = torch.tensor([[1.0], [1.0], [-2.0], [0.0]]).double()
     zero = torch.zeros(1, 1).double()
-    _measure(layer, neuron, ReLUActivation(), snn, current, neuron(current), 4, zero, zero)
+    _measure(layer, snn, "1", ReLUActivation(), current, neuron(current), 4, zero, zero)
     summary = layer.summary(4)
     assert summary["offsets"] == {"2": 1}
     assert summary["same_input"]["unevenness"] == {"mean": -0.5, "mean_abs": 0.5, "rms": 0.5}
@@ -148,25 +149,15 @@ def test_a_whole_net_against_a_step_by_step_run() -> None:
     """Rates, residuals and offsets of each layer from neurons that are called once per step."""
     model, images = named_model("resnet20")
     found = diagnose(model.net, model.convert(T, []), [(images, torch.zeros(3, dtype=torch.long))], T)
-    snn, ann = copy.deepcopy(model.net).eval(), copy.deepcopy(model.net).eval()
-    currents: dict[str, list[Tensor]] = {}
-    neurons: dict[str, StepNeuron] = {}
-    values: dict[str, Tensor] = {}
-    for name, module in model.net.named_modules():
-        if isinstance(module, QCFSActivation):
-            parent, _, last = name.rpartition(".")
-            neurons[name] = StepNeuron(module.threshold, 0.5)
-            neurons[name].register_forward_pre_hook(
-                lambda _, inputs, name=name: currents.setdefault(name, []).append(inputs[0])
-            )
-            setattr(snn.get_submodule(parent), last, neurons[name])
-            ann.get_submodule(name).register_forward_hook(
-                lambda _, __, output, name=name: values.update({name: output})
-            )
-    with torch.no_grad():
-        for _ in range(T):
+    snn, neurons = stepped(model.net)
+    currents: dict[str, list[Tensor]] = {name: [] for name in neurons}
+    with outputs(model.net, QCFSActivation) as values:
+        model.net(images)
+    for _ in range(T):
+        with inputs(snn, StepNeuron) as got:
             snn(images)
-        ann(images)
+        for name, current in got.items():
+            currents[name].append(current)
     for layer in found["layers"]:
         name = layer["name"]
         neuron, mean = neurons[name], torch.stack(currents[name]).mean(0)

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from bench.errors import UserError
-from bench.snn.activations import clip_floor_shift
-from bench.snn.neurons import Clock, IFNode, SpikingNeuron
+from bench.snn.neurons import Clock, IFNode
 
 # Multiples of 1/32 below 2^10: every sum and product of the dynamics is exact, so equality with theta really occurs.
 THETA = st.integers(1, 96).map(lambda n: n / 32)
@@ -65,14 +64,6 @@ def test_the_law_holds_for_currents_that_are_not_dyadic(z: list[float], theta: f
         position = Fraction(value) * T / Fraction(theta) + Fraction(1, 2)
         if abs(position - round(position)) > 1e-9:  # rounding decides closer ties
             assert count == law(value, theta, T, 0.5)
-
-
-@given(z=CURRENTS, theta=st.sampled_from([0.25, 0.5, 1.0, 2.0]), T=st.sampled_from([1, 2, 4, 8]))
-@settings(deadline=None, max_examples=50, derandomize=True)
-def test_the_mean_output_is_the_training_activation_with_L_equal_T(z: list[float], theta: float, T: int) -> None:
-    current = torch.tensor([z], dtype=torch.float64)
-    mean = node(theta, T, 1)(current).mean(0)
-    assert torch.equal(mean, clip_floor_shift(current[0], torch.tensor(theta, dtype=torch.float64), T))
 
 
 def test_soft_reset_and_firing_at_equality_step_by_step() -> None:
@@ -202,11 +193,6 @@ def test_a_batch_that_fits_neither_reading_is_refused(rows: int) -> None:
         neuron(torch.zeros(rows, 4, dtype=torch.float64))
 
 
-def test_a_neuron_that_no_simulation_has_set_up_refuses_a_batch() -> None:
-    with pytest.raises(UserError, match="simulate"):
-        IFNode(torch.tensor(1.0))(torch.zeros(2, 3))
-
-
 @pytest.mark.parametrize("v_init", [0.0, 0.25, 0.5])
 def test_the_twin_is_the_activation_that_the_neuron_equals_under_constant_current(v_init: float) -> None:
     z = torch.arange(-32, 96, dtype=torch.float64).div(16)[None]
@@ -223,10 +209,3 @@ def test_copies_do_not_share_state() -> None:
     other = copy.deepcopy(neuron)
     other(torch.full((1, 2), 0.4, dtype=torch.float64))
     assert torch.equal(neuron.v, before) and not torch.equal(other.v, before)
-
-
-def test_the_base_leaves_the_dynamics_to_its_heirs() -> None:
-    neuron = SpikingNeuron(torch.tensor(1.0))
-    with pytest.raises(NotImplementedError):
-        neuron(torch.zeros(1, 2))
-    assert (IFNode.lookahead, IFNode.alphabet, IFNode.levels_per_step) == (0, "binary", 1)

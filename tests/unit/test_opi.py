@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 import tiny
 import torch
+from running import logits_of
 from torch import Tensor, nn
 
-from bench.errors import UserError
 from bench.snn.activations import ClippedReLU, ReLUActivation
-from bench.snn.simulate import simulate
 from methods.max_norm import MaxNorm
 from methods.opi import OPI
 from methods.relu import ReLU
@@ -23,11 +22,6 @@ STEPS = (1, 2, 3, 4, 8)
 def currents(T: int) -> Tensor:
     """Uniform over (0, theta = 1): the middles of ``PER_STEP`` parts of each of the T intervals between counts."""
     return (torch.arange(T * PER_STEP, dtype=torch.float64) + 0.5) / (T * PER_STEP)
-
-
-def logits_of(snn, x: Tensor, T: int, image_steps: int | None = None) -> Tensor:
-    """``[T, B, ...]``."""
-    return torch.cat([part for part, _ in simulate(snn, x, T, image_steps)], 1)
 
 
 def errors(v_init: float, T: int) -> Tensor:
@@ -48,11 +42,6 @@ def test_half_a_threshold_makes_the_mean_error_zero(T: int) -> None:
     error = logits_of(snn, z, T).mean(0) - net(z)
     assert abs(error.mean().item()) < 1e-12
     assert error.abs().max().item() == pytest.approx((0.5 - 0.5 / PER_STEP) / T), "rounding to nearest"
-
-
-@pytest.mark.parametrize("T", STEPS)
-def test_an_empty_start_loses_half_a_step(T: int) -> None:
-    assert errors(0.0, T).mean().item() == pytest.approx(-1 / (2 * T), abs=1e-12)
 
 
 @pytest.mark.parametrize("T", STEPS)
@@ -177,10 +166,3 @@ def test_a_clipped_source_without_a_start_is_tcl_and_a_relu_source_max_norm() ->
     ]
     for one, other in pairs:
         assert torch.equal(logits_of(one, x, 5), logits_of(other, x, 5))
-
-
-@pytest.mark.parametrize("v_init", [-0.1, 1.0, float("nan")])
-def test_a_start_outside_the_threshold_is_refused(v_init: float) -> None:
-    with pytest.raises(UserError, match="v_init") as error:
-        OPI(tiny.Wire(2, ReLUActivation()), v_init=v_init)
-    assert "\n" not in str(error.value)

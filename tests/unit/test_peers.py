@@ -18,7 +18,7 @@ from tiny import TwoConvolutions, normal
 from torch import Tensor, nn
 
 from bench.library import prepare
-from bench.snn.graph.surgery import fold_thresholds
+from bench.snn.graph.fold import fold_thresholds
 from bench.snn.neurons import SpikingNeuron
 from bench.snn.simulate import SpikingNetwork, simulate
 from methods.burst import Burst
@@ -81,9 +81,8 @@ NETS: dict[str, Callable[[], Case]] = {name: lambda name=name: qcfs(name) for na
 
 
 def ours(snn: SpikingNetwork, images: Tensor) -> Ours:
-    [_] = simulate(snn, images, T, image_steps=10**6)
+    [(_, counts)] = simulate(snn, images, T, image_steps=10**6)
     names, analogue = list(snn.neurons), list(snn.analogue)
-    counts = snn.counts
     return Ours(
         dict(zip(names, counts.spikes.sum(1).tolist(), strict=True)),
         dict(zip(names, counts.synops.sum(1).tolist(), strict=True)),

@@ -53,6 +53,7 @@ def networks(rank: int) -> dict[str, dict[str, Tensor]]:
         subset=None,
         eval_split="test",
         num_classes=3,
+        input_shape=(3, 8, 8),
         calibration_dataloader=lambda n: tiny.batches(images[:n], (n,)),
     )
     trainer = SimpleNamespace(datamodule=datamodule, strategy=SimpleNamespace(root_device=torch.device("cpu")))

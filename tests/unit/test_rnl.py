@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,26 +14,17 @@ import pytest
 import pytorch_lightning as pl
 import tiny
 import torch
-from reference import LinearNet, randomise
+from reference import LinearNet, randomise, refused
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from bench.errors import UserError
 from bench.run.trainer import make_trainer
 from methods.rnl import RNL, RateNorm
 
 
-class Plain(nn.Module):
+def plain() -> nn.Module:
     """Two layers of neurons on six numbers, without BN."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc1, self.act1 = nn.Linear(6, 9), nn.ReLU()
-        self.fc2, self.act2 = nn.Linear(9, 8), nn.ReLU()
-        self.fc3 = nn.Linear(8, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc3(self.act2(self.fc2(self.act1(self.fc1(x)))))
+    return tiny.Layers((6, 9, 8, 4), activation=nn.ReLU).float()
 
 
 def ready(net: nn.Module, images: Tensor, **options: float) -> RNL:
@@ -91,26 +83,13 @@ def test_M_sees_no_negative_numbers_and_no_gradient() -> None:
     assert not act.M.requires_grad
 
 
-def test_the_gradient_for_q_is_the_numerical_one() -> None:
-    z, M = tiny.normal(40) * 2, torch.tensor(1.5, dtype=torch.float64)
-
-    def rates(q: Tensor, x: Tensor) -> Tensor:
-        act = RateNorm().double().eval()
-        act.M.copy_(M)
-        act.q = q
-        return act(x)
-
-    q = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(rates, (q, z.requires_grad_()))
-
-
 # ------------------------------------------------------------------------------------------------------------ SNN
 
 
 def test_the_snn_is_one_of_unit_spikes_with_the_weights_as_they_are() -> None:
     """Spike for spike a numpy simulation with theta = sigmoid(q) M + 1e-6 and the ANN's own weights."""
     x, T = tiny.normal(7, 6), 10
-    model = ready(Plain(), x)
+    model = ready(plain(), x)
     model.set_q(torch.tensor(1.5))
     snn = model.convert(T, [])
     seen: dict[str, Tensor] = {}
@@ -204,11 +183,11 @@ def loss_by_hand(model: RNL, q: float, images: Tensor, beta: float) -> float:
     return 1 - sum(cosines) / len(cosines) + beta * sum(omegas) / len(omegas)
 
 
-@pytest.mark.parametrize("net", [Plain, LinearNet, tiny.TwoConvolutions])
+@pytest.mark.parametrize("net", [plain, LinearNet, tiny.TwoConvolutions])
 @pytest.mark.parametrize("beta", [0.1, 0.0])
-def test_the_loss_and_its_derivative(net: type[nn.Module], beta: float) -> None:
+def test_the_loss_and_its_derivative(net: Callable[[], nn.Module], beta: float) -> None:
     """A teacher at q = 10, and a gradient for q that is the numerical derivative."""
-    x = tiny.normal(8, 6) if net is Plain else tiny.normal(8, 3, 8, 8)
+    x = tiny.normal(8, 6) if net is plain else tiny.normal(8, 3, 8, 8)
     model = ready(net(), x, beta=beta, q_init=0.5)
     same = copy.deepcopy(model)
     model.q.requires_grad_(True)
@@ -329,9 +308,6 @@ def test_q_has_the_momentum_of_the_authors_code_and_no_decay() -> None:
     weights, q = optimizer.param_groups
     assert (q["lr"], q["momentum"], q["weight_decay"]) == (0.01, 0.9, 0.0)
     assert weights["weight_decay"] == 1e-4
-    for value in (-0.1, 1.0):
-        with pytest.raises(UserError, match="q_momentum"):
-            RNL(LinearNet(), q_momentum=value)
 
 
 def test_a_stage_without_stage_2_stays_at_10(tmp_path: Path) -> None:
@@ -344,9 +320,8 @@ def test_a_stage_without_stage_2_stays_at_10(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stage2", [2, 3])
 def test_a_run_without_stage_1_is_refused(stage2: int, tmp_path: Path) -> None:
     model = RNL(tiny.TwoConvolutions(), stage2_epochs=stage2)
-    with pytest.raises(UserError, match="stage2_epochs") as error:
+    with refused("stage2_epochs"):
         make_trainer({"max_epochs": 2, "accelerator": "cpu"}, [], [], tmp_path).fit(model, datamodule=Images())
-    assert "\n" not in str(error.value)
 
 
 def rates_of_learning(epochs: int, stage2: int) -> list[tuple[float, float]]:

@@ -7,10 +7,11 @@ import copy
 import pytest
 import torch
 from reference import NETS, images_for, named_model, randomise
+from running import inputs, outputs
 from torch import Tensor, nn
 
 from bench.snn.activations import Activation
-from bench.snn.graph.structure import input_shapes, segment
+from bench.snn.graph.trace import input_shapes, segment
 from bench.snn.neurons import SpikingNeuron
 from methods.relu import ReLU
 
@@ -36,23 +37,9 @@ class Concatenation(nn.Module):
 
 def watched(net: nn.Module, images: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Input and output of each activation; the image is the output of ``""``."""
-    inputs: dict[str, Tensor] = {}
-    outputs = {"": images}
-
-    def hook(name: str):
-        def see(_: nn.Module, x: tuple[Tensor, ...], y: Tensor) -> None:
-            inputs[name], outputs[name] = x[0].clone(), y.clone()
-
-        return see
-
-    hooks = [
-        m.register_forward_hook(hook(name)) for name, m in net.named_modules() if isinstance(m, (Activation, nn.ReLU))
-    ]
-    with torch.no_grad():
+    with inputs(net, Activation, nn.ReLU) as got, outputs(net, Activation, nn.ReLU) as given:
         net(images)
-    for handle in hooks:
-        handle.remove()
-    return inputs, outputs
+    return got, {"": images, **given}
 
 
 def nets() -> dict[str, tuple[nn.Module, Tensor]]:
@@ -69,24 +56,24 @@ def case(request: pytest.FixtureRequest) -> tuple[str, nn.Module, Tensor]:
 
 
 def test_every_part_gives_the_pre_activation(case: tuple[str, nn.Module, Tensor]) -> None:
-    """From the outputs of the activations before; exactly, since the operations are the same."""
+    """From the given of the activations before; exactly, since the operations are the same."""
     _, net, images = case
-    inputs, outputs = watched(net, images)
-    assert len(inputs) >= 2
-    for name, z in inputs.items():
+    got, given = watched(net, images)
+    assert len(got) >= 2
+    for name, z in got.items():
         part, sources = segment(net, name)
         assert len(sources) == len(set(sources))
         assert name not in sources
         with torch.no_grad():
-            assert torch.equal(part(*(outputs[source] for source in sources)), z), name
+            assert torch.equal(part(*(given[source] for source in sources)), z), name
 
 
 def test_a_part_is_linear_and_holds_nothing_else(case: tuple[str, nn.Module, Tensor]) -> None:
     _, net, images = case
-    inputs, _ = watched(net, images)
+    got, _ = watched(net, images)
     owners = {id(parameter): name for name, parameter in net.named_parameters()}
     used: list[str] = []
-    for name in inputs:
+    for name in got:
         part, _ = segment(net, name)
         assert not any(isinstance(m, (Activation, nn.ReLU)) for m in part.modules())
         assert not any(module.training for module in part.modules() if isinstance(module, nn.BatchNorm2d))
@@ -108,10 +95,10 @@ def test_weights_are_shared(case: tuple[str, nn.Module, Tensor]) -> None:
     with torch.no_grad():
         for parameter in part.parameters():
             parameter.mul_(1.5)
-    inputs, outputs = watched(net, images)
+    got, given = watched(net, images)
     with torch.no_grad():
-        assert torch.equal(part(*(outputs[source] for source in sources)), inputs[name])
-    assert not torch.allclose(before[name], inputs[name])
+        assert torch.equal(part(*(given[source] for source in sources)), got[name])
+    assert not torch.allclose(before[name], got[name])
 
 
 def test_sources_of_a_residual_net() -> None:
@@ -137,14 +124,14 @@ def test_the_image_is_a_source_wherever_it_comes_in() -> None:
 def test_neurons_are_ends_as_activations_are() -> None:
     model, images = named_model("resnet18")
     snn = model.convert(4, [])
-    inputs, outputs = watched(model.net, images)
-    for name in inputs:
+    got, given = watched(model.net, images)
+    for name in got:
         part, sources = segment(snn.net, name)
         assert sources == segment(model.net, name)[1]
         assert not any(isinstance(m, SpikingNeuron) for m in part.modules())
         with torch.no_grad():
-            z = part(*(outputs[source] for source in sources))
-        assert torch.allclose(z, inputs[name], rtol=1e-9, atol=1e-9), "folded BN"
+            z = part(*(given[source] for source in sources))
+        assert torch.allclose(z, got[name], rtol=1e-9, atol=1e-9), "folded BN"
 
 
 @pytest.mark.parametrize("name", ["vgg", "resnet18", "resnet20", "preactivation"])
@@ -157,12 +144,12 @@ def test_input_shapes(name: str) -> None:
     assert net.training
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
     assert not any(module._forward_pre_hooks for module in net.modules())
-    inputs, _ = watched(net, torch.zeros(2, 3, 32, 32))
-    assert found == {key: z.shape[1:] for key, z in inputs.items()}
+    got, _ = watched(net, torch.zeros(2, 3, 32, 32))
+    assert found == {key: z.shape[1:] for key, z in got.items()}
 
 
 def test_input_shapes_of_another_image_size() -> None:
     net = NETS["linear"]()
-    net.pretrained_cfg = {"input_size": (3, 8, 8)}
-    assert input_shapes(net.double(), nn.ReLU) == {"act1": (12,), "act2": (9,)}
+    assert input_shapes(net.double(), nn.ReLU, (3, 8, 8)) == {"act1": (12,), "act2": (9,)}
+    net.pretrained_cfg = {"input_size": (3, 8, 8)}  # as timm writes it on its nets
     assert input_shapes(net, nn.Linear) == {"fc1": (192,), "fc2": (12,), "head": (9,)}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 
 import pytest
 import torch
 from reference import NETS, PreActivationNet, assert_lively, images_for, named_model, step_by_step, trained
+from running import EVERYTHING, run, spikes_of
 from torch import Tensor, nn
 
 from bench.errors import UserError
@@ -16,8 +16,6 @@ from bench.snn.activations import QCFSActivation
 from bench.snn.neurons import IFNode
 from bench.snn.simulate import SpikingNetwork, simulate
 from methods.qcfs import QCFS
-
-EVERYTHING = 10**6  # image-steps enough for one pass
 
 
 @pytest.fixture(scope="module", params=NETS)
@@ -32,30 +30,6 @@ def small() -> tuple[QCFS, SpikingNetwork, Tensor]:
     images = images_for("preactivation", batch=5)[:, :, :8, :8]
     model = trained(PreActivationNet(), images)
     return model, model.convert(8, []), images
-
-
-def run(snn: SpikingNetwork, images: Tensor, T: int, image_steps: int | None = EVERYTHING) -> tuple[Tensor, Tensor]:
-    """Logits ``[T, B, classes]`` and spikes of each step ``[T]``, put together from the parts."""
-    parts = list(simulate(snn, images, T, image_steps))
-    return torch.cat([logits for logits, _ in parts], 1), torch.stack([spikes for _, spikes in parts]).sum(0)
-
-
-def spikes_of(snn: SpikingNetwork, images: Tensor, T: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """Logits and spikes of each layer ``[T, B, ...]`` of one pass, seen by hooks on the neurons."""
-    seen: dict[str, Tensor] = {}
-
-    def watch(name: str):
-        def hook(neuron: nn.Module, _: tuple[Tensor, ...], out: Tensor) -> None:
-            assert ((out == 0) | (out == neuron.threshold)).all()
-            seen[name] = out.unflatten(0, (T, len(images))) > 0
-
-        return hook
-
-    hooks = [neuron.register_forward_hook(watch(name)) for name, neuron in snn.neurons.items()]
-    logits, _ = run(snn, images, T)
-    for hook in hooks:
-        hook.remove()
-    return logits, seen
 
 
 @pytest.mark.parametrize("T", [1, 3, 8])
@@ -267,13 +241,6 @@ def test_a_converted_net_has_its_batch_norm_folded(name: str) -> None:
     assert not any(isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)) for m in model.convert(1, []).net.modules())
 
 
-def test_only_mixed_nets_repeat_their_input() -> None:
-    """Repeating costs the first convolution T times over; only a shortcut that is still constant needs it."""
-    for name in NETS:
-        model, _ = named_model(name)
-        assert model.convert(2, []).repeat_input == (name == "preactivation")
-
-
 def test_all_neurons_share_one_clock_and_copies_have_their_own(small: tuple[QCFS, SpikingNetwork, Tensor]) -> None:
     _, snn, images = small
     other = copy.deepcopy(snn)
@@ -284,11 +251,10 @@ def test_all_neurons_share_one_clock_and_copies_have_their_own(small: tuple[QCFS
 
 def test_a_long_run_is_done_without_gradients(small: tuple[QCFS, SpikingNetwork, Tensor]) -> None:
     _, snn, images = small
-    parts: Iterator[tuple[Tensor, Tensor]] = simulate(snn, images, 2)
-    logits, spikes = next(parts)
+    logits, counts = next(simulate(snn, images, 2))
     assert torch.is_grad_enabled()
     assert not logits.requires_grad
-    assert not spikes.is_floating_point()
+    assert not any(kind.is_floating_point() for kind in counts)
 
 
 def test_a_net_without_neurons_is_refused() -> None:

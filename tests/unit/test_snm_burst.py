@@ -10,14 +10,15 @@ import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import randomise
+from reference import randomise, refused, relu_net
+from running import logits_of
 from torch import Tensor, nn
 
 from bench.errors import UserError
 from bench.registry.methods import METHODS
-from bench.snn.neurons import Clock, IFNode, SpikingNeuron, Timed
+from bench.snn.neurons import Clock, IFNode, Timed
 from bench.snn.pooling import LateralInhibitionPool
-from bench.snn.simulate import SpikingNetwork, simulate
+from bench.snn.simulate import simulate
 from methods.burst import Burst, BurstIFNode
 from methods.max_norm import MaxNorm
 from methods.opi import OPI
@@ -94,15 +95,6 @@ def test_what_was_sent_never_sums_to_less_than_nothing(inputs: list[float]) -> N
     assert not first or first > 0, "no negative spike comes first"
 
 
-@checked
-@given(currents, st.integers(1, 13))
-def test_a_signed_neuron_may_be_cut_in_time(inputs: list[float], cut: int) -> None:
-    neuron = SignedIFNode(theta())
-    whole = run(neuron, inputs)
-    parts = run(neuron, inputs[:cut]) + (run(neuron, inputs[cut:], continued=True) if inputs[cut:] else [])
-    assert parts == whole
-
-
 def test_a_signed_neuron_takes_back_at_equality_and_only_what_it_sent() -> None:
     inputs = [2.0, 2.0, -2.0, -2.0, -2.0, -2.0, 6.0]
     assert run(SignedIFNode(theta()), inputs) == [2.0, 2.0, -2.0, -2.0, 0.0, 0.0, 2.0]
@@ -113,12 +105,6 @@ def test_the_memory_is_forgotten_between_images() -> None:
     neuron = SignedIFNode(theta())
     assert run(neuron, [2.0, 2.0, 2.0]) == [2.0, 2.0, 2.0]
     assert run(neuron, [-2.0, -2.0]) == [0.0, 0.0]
-
-
-def test_negative_spikes_are_counted_as_spikes() -> None:
-    neuron = SignedIFNode(theta())
-    run(neuron, [2.0, 0.0, -2.0, -2.0, 2.0])
-    assert neuron.spike_counts.tolist() == [1, 0, 1, 0, 0]
 
 
 def test_neurons_and_images_do_not_mix() -> None:
@@ -168,12 +154,6 @@ def test_a_burst_neuron_is_the_paper_s(inputs: list[float], gamma: int) -> None:
 
 
 @checked
-@given(currents)
-def test_bursts_of_one_are_plain_spikes(inputs: list[float]) -> None:
-    assert run(BurstIFNode(theta(), 1), inputs) == run(IFNode(theta(), 0.0), inputs)
-
-
-@checked
 @given(st.lists(st.floats(-3, 9, width=32), min_size=1, max_size=14), st.floats(0.0625, 3, width=32))
 def test_bursts_of_one_are_plain_spikes_for_any_numbers(inputs: list[float], threshold: float) -> None:
     """floor(v / theta) must not round up to a spike that ``v >= theta`` does not send."""
@@ -181,31 +161,15 @@ def test_bursts_of_one_are_plain_spikes_for_any_numbers(inputs: list[float], thr
     assert run(BurstIFNode(value, 1), inputs) == run(IFNode(value, 0.0), inputs)
 
 
-@checked
-@given(currents, st.integers(1, 13), st.integers(1, 5))
-def test_a_burst_neuron_may_be_cut_in_time(inputs: list[float], cut: int, gamma: int) -> None:
-    neuron = BurstIFNode(theta(), gamma)
-    whole = run(neuron, inputs)
-    parts = run(neuron, inputs[:cut]) + (run(neuron, inputs[cut:], continued=True) if inputs[cut:] else [])
-    assert parts == whole
-
-
-def test_a_burst_is_cut_at_gamma_and_the_rest_waits() -> None:
-    assert run(BurstIFNode(theta(), 5), [15.0, 0.0, 0.0]) == [10.0, 4.0, 0.0]
-    assert run(BurstIFNode(theta(), 2), [15.0, -3.0, 0.0]) == [4.0, 4.0, 4.0]
-    assert run(BurstIFNode(theta(), 2), [-15.0, 16.0, 4.0]) == [0.0, 0.0, 4.0]
-
-
 def test_a_burst_net_counts_every_spike() -> None:
-    net, x = pooled(nn.AvgPool2d(2)), tiny.normal(3, 3, 8, 8) * 4
+    net, x = relu_net(nn.AvgPool2d(2)), tiny.normal(3, 3, 8, 8) * 4
     snn = Burst(net, percentile=60.0).convert(6, tiny.batches(x, (3,)))
     sent: dict[str, Tensor] = {}
     for name, neuron in snn.neurons.items():
         neuron.register_forward_hook(lambda n, _, out, name=name: sent.update({name: out / n.threshold}))
-    (_, spikes), *rest = simulate(snn, x, 6, 10**6)
-    assert not rest
+    [(_, found)] = simulate(snn, x, 6, 10**6)
     counts = [out.round().unflatten(0, (6, 3)).flatten(1).sum(1) for out in sent.values()]
-    assert spikes.tolist() == torch.stack(counts).sum(0).tolist()
+    assert found.spikes.sum(0).tolist() == torch.stack(counts).sum(0).tolist()
     assert max(out.max() for out in sent.values()) > 1.5
     assert all((out - out.round()).abs().max() < 1e-6 for out in sent.values())
     assert all(n.levels_per_step == 5 and n.alphabet == "multi" for n in snn.neurons.values())
@@ -214,7 +178,7 @@ def test_a_burst_net_counts_every_spike() -> None:
 @pytest.mark.parametrize("v_init", [0.0, 0.25, 0.5])
 def test_the_initial_potential_of_a_burst_is_the_option(v_init: float) -> None:
     """One layer on constant currents: floor(z T / theta + v_0 / theta) spikes where a step's gamma can carry them."""
-    net, x, T = pooled(nn.AvgPool2d(2)), tiny.normal(3, 3, 8, 8), 4
+    net, x, T = relu_net(nn.AvgPool2d(2)), tiny.normal(3, 3, 8, 8), 4
     snn = Burst(net, percentile=100.0, v_init=v_init).convert(T, tiny.batches(x, (3,)))
     neuron, sent, z = snn.neurons["act1"], list[Tensor](), list[Tensor]()
 
@@ -229,20 +193,6 @@ def test_the_initial_potential_of_a_burst_is_the_option(v_init: float) -> None:
     settled = (exact - exact.round()).abs() > 1e-4
     assert settled.double().mean() > 0.95
     assert torch.equal(total[settled].round().double(), exact.floor().clamp(min=0)[settled])
-
-
-@pytest.mark.parametrize("v_init", [-0.1, 1.0, float("nan")])
-def test_an_initial_potential_of_a_spike_or_more_is_refused(v_init: float) -> None:
-    for rule in (Burst, SNM):
-        with pytest.raises(UserError, match=r"--model.v_init .*: must be at least 0 and below 1"):
-            rule(pooled(nn.AvgPool2d(2)), v_init=v_init)
-
-
-@pytest.mark.parametrize("gamma", [0, -1])
-def test_a_burst_of_nothing_is_refused(gamma: int) -> None:
-    with pytest.raises(UserError, match="gamma") as error:
-        Burst(pooled(nn.AvgPool2d(2)), gamma=gamma)
-    assert "\n" not in str(error.value)
 
 
 # ------------------------------------------------------------------------------------- lateral inhibition pooling
@@ -279,21 +229,6 @@ def test_the_sum_sent_is_the_largest_sum_received(kernel: int, stride: int, padd
                             sums[r, s] += x[t, b, c, r, s].item()
                         sent += out[t, b, c, i, j].item()
                         assert sent == max(sums.values())
-
-
-@pytest.mark.parametrize(("kernel", "stride", "padding"), POOLS[:2])
-@pytest.mark.parametrize("cuts", [(1, 5), (3, 3), (2, 1, 3), (1,) * 6])
-def test_the_pool_may_be_cut_in_time(kernel: int, stride: int, padding: int, cuts: tuple[int, ...]) -> None:
-    x = torch.randint(0, 3, (6, 2, 1, 6, 6), generator=torch.Generator().manual_seed(2)).double()
-    pool = LateralInhibitionPool(nn.MaxPool2d(kernel, stride, padding))
-    pool.clock = Clock(6, 2)
-    whole = pool(x.flatten(0, 1))
-    pool.reset()
-    parts = []
-    for part in torch.split(x, list(cuts)):
-        pool.clock = Clock(len(part), 2)
-        parts.append(pool(part.flatten(0, 1)))
-    assert torch.equal(torch.cat(parts), whole)
 
 
 @pytest.mark.parametrize("levels", [1, 5], ids=["spikes", "bursts"])
@@ -340,12 +275,6 @@ def test_a_constant_image_is_pooled_at_every_step() -> None:
 # ---------------------------------------------------------------------------------------- nets that keep max-pooling
 
 
-def pooled(pool: nn.Module) -> nn.Module:
-    model = ReLU(tiny.TwoConvolutions(pool), max_pool="keep").double().eval()
-    randomise(model, 0)
-    return model.net
-
-
 class StepBurst(nn.Module):
     """Called once for each step."""
 
@@ -380,7 +309,7 @@ class StepPool(nn.Module):
 
 
 def test_a_net_with_max_pooling_equals_a_step_by_step_simulation() -> None:
-    net, x, T = pooled(nn.MaxPool2d(2)), tiny.normal(4, 3, 8, 8), 9
+    net, x, T = relu_net(nn.MaxPool2d(2)), tiny.normal(4, 3, 8, 8), 9
     snn = Burst(net, percentile=80.0, gamma=3).convert(T, tiny.batches(x, (4,)))
     by_step = copy.deepcopy(net).eval()
     for name in ("act1", "act2"):
@@ -389,16 +318,16 @@ def test_a_net_with_max_pooling_equals_a_step_by_step_simulation() -> None:
     with torch.no_grad():
         expected = torch.stack([by_step(x) for _ in range(T)])
     for limit in (10**6, 5, 20):
-        logits = torch.cat([part for part, _ in simulate(snn, x, T, limit)], 1)
+        logits = logits_of(snn, x, T, limit)
         assert torch.allclose(logits, expected, rtol=1e-6, atol=1e-6)
     assert expected.std(1).min() > 1e-3
 
 
 def test_a_net_with_max_pooling_comes_to_its_ann() -> None:
-    net, x = pooled(nn.MaxPool2d(2)), tiny.normal(4, 3, 8, 8)
+    net, x = relu_net(nn.MaxPool2d(2)), tiny.normal(4, 3, 8, 8)
     snn = Burst(net, percentile=100.0).convert(128, tiny.batches(x, (4,)))
     assert any(isinstance(module, LateralInhibitionPool) for module in snn.net.modules())
-    sums = torch.cat([part for part, _ in simulate(snn, x, 128)], 1).cumsum(0)
+    sums = logits_of(snn, x, 128).cumsum(0)
     with torch.no_grad():
         ann = net(x)
         twin = snn.twin(4096)(x)
@@ -408,26 +337,11 @@ def test_a_net_with_max_pooling_comes_to_its_ann() -> None:
     assert torch.allclose(twin, ann, atol=0.01), "the twin pools as the ANN does"
 
 
-def test_the_pooling_of_spikes_by_their_maximum_would_be_wrong() -> None:
-    """Or the test above could not tell LIPooling from a plain max-pooling."""
-    net, x = pooled(nn.MaxPool2d(2)), tiny.normal(4, 3, 8, 8)
-    good = Burst(net, percentile=100.0).convert(64, tiny.batches(x, (4,)))
-    bad = copy.deepcopy(good.net)
-    bad.pool = nn.MaxPool2d(2)
-    logits = torch.cat([part for part, _ in simulate(SpikingNetwork(bad), x, 64)], 1).mean(0)
-    with torch.no_grad():
-        ann = net(x)
-    right = torch.cat([part for part, _ in simulate(good, x, 64)], 1).mean(0)
-    assert (logits - ann).norm() > 5 * (right - ann).norm()
-
-
 @pytest.mark.parametrize("rule", [MaxNorm, RobustNorm, OPI, SNM, SNNCLight])
 def test_the_others_refuse_max_pooling_by_name(rule) -> None:
-    net, x = pooled(nn.MaxPool2d(2)), tiny.normal(2, 3, 8, 8)
-    with pytest.raises(UserError, match=r"^pool\b.*max-pooling") as error:
+    net, x = relu_net(nn.MaxPool2d(2)), tiny.normal(2, 3, 8, 8)
+    with refused(rf"^pool\b.*max-pooling, which {rule.__name__}"):
         rule(net).convert(4, tiny.batches(x, (2,)))
-    assert "\n" not in str(error.value)
-    assert rule.__name__ in str(error.value)
 
 
 @pytest.mark.parametrize("method", [name for name, entry in METHODS.items() if entry.source is None and name != "relu"])
@@ -445,21 +359,12 @@ def test_a_relu_net_that_kept_its_max_pooling_is_converted_with_inhibition() -> 
     snn = net.convert(256, tiny.batches(x, (4,)))
     sent: list[Tensor] = []
     snn.net.pool.register_forward_hook(lambda _, __, out: sent.append(out))
-    logits = torch.cat([part for part, _ in simulate(snn, x, 256)], 1).mean(0)
+    logits = logits_of(snn, x, 256).mean(0)
     spikes = torch.cat(sent) / snn.neurons["act1"].threshold
     assert torch.allclose(spikes, spikes.round(), atol=1e-4) and set(spikes.round().unique().tolist()) == {0.0, 1.0}
     with torch.no_grad():
         ann = net(x)
     assert (logits - ann).norm() < 0.05 * ann.norm()
-
-
-def test_max_pooling_becomes_average_pooling_unless_it_is_kept() -> None:
-    assert isinstance(ReLU(tiny.TwoConvolutions(nn.MaxPool2d(2))).net.pool, nn.AvgPool2d)
-    kept = ReLU(tiny.TwoConvolutions(nn.MaxPool2d(2)), max_pool="keep").net
-    assert isinstance(kept.pool, nn.MaxPool2d)
-    Burst(kept).convert(2, tiny.batches(tiny.normal(2, 3, 8, 8).float(), (2,)))
-    assert isinstance(kept.pool, nn.MaxPool2d), "conversion works on a copy"
-    assert not any(isinstance(module, SpikingNeuron) for module in kept.modules())
 
 
 def test_the_twin_of_a_burst_neuron_is_the_count_it_would_send() -> None:

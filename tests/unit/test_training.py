@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from reference import NETS
+from reference import NETS, LinearNet, refused
 from torch import Generator, nn
 
 from bench.registry.methods import METHODS
@@ -56,6 +56,48 @@ def test_defaults_are_the_papers(method: str, option: str, value: float) -> None
         if issubclass(kind, nn.Module) and "__init__" in vars(kind):
             found |= inspect.signature(kind.__init__).parameters
     assert found[option].default == value
+
+
+NAN, INF = float("nan"), float("inf")
+IMAGES = [(name, "calibration_images", (0, -3)) for name in ("relu", "rts", "max_norm", "robust_norm", "opi", "snm",
+                                                             "burst", "snnc_lp", "snnc_ap")]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("method", "option", "values"),
+    [
+        *IMAGES, ("qcfs", "L", (0,)), ("qcfs", "lambda_init", (0.0, NAN)), ("qcfs", "lambda_percentile", (0.0, 101.0)),
+        ("cs_qcfs", "L", (0,)), ("cs_qcfs", "lambda_init", (0.0, INF)), ("cs_qcfs", "s_weight_decay", (-1.0,)),
+        ("nq", "T_val", (0,)), ("cos", "rho", (0,)), ("cos", "rounds", (0,)), ("srp", "tau", (0,)),
+        ("rnl", "q_momentum", (-0.1, 1.0)), ("tcl", "lambda_init", (0.0, -1.0, NAN)),
+        ("tcl", "lambda_weight_decay", (-1.0,)), ("rts", "ceiling", (0.0, -1.0, NAN)),
+        ("rts", "v_init", (-0.1, 0.51, NAN)), ("snnc_lp", "v_init", (-0.1, 0.51, NAN)),
+        ("snnc_ap", "v_init", (-0.1, 0.51, NAN)), ("opi", "v_init", (-0.1, 1.0, NAN)),
+        ("burst", "v_init", (-0.1, 1.0, NAN)), ("snm", "v_init", (-0.1, 1.0, NAN)), ("burst", "gamma", (0, -1)),
+        ("robust_norm", "percentile", (0.0, -1.0, 100.1, NAN)), ("snnc_lp", "granularity", ("neuron",)),
+        ("snnc_ap", "iterations", (-1,)), ("snnc_ap", "calibration_batch", (0,)),
+        ("snnc_ap", "calibration_lr", (0.0, NAN)),
+    ],
+)  # fmt: skip
+def test_options_out_of_range_are_refused_by_name(method: str, option: str, values: tuple[Any, ...]) -> None:
+    entry = METHODS[method]
+    for value in values:
+        source = None if entry.source is None else METHODS[entry.sources[0]].load()(LinearNet()).net
+        with refused(option.replace("s_weight", "weight").replace("lambda_weight", "weight")):
+            entry.load()(source or LinearNet(), **{option: value})
+
+
+CONVERTING = [(name, METHODS[name].sources[0]) for name in METHODS if METHODS[name].source]
+
+
+@pytest.mark.parametrize(("method", "source"), CONVERTING)
+@pytest.mark.parametrize("other", ["relu", "tcl", "qcfs"])
+def test_a_net_of_another_kind_is_refused_by_the_name_of_its_layer(method: str, source: str, other: str) -> None:
+    if other == source:
+        return
+    found = {"relu": "a ReLU", "tcl": "a clipped ReLU", "qcfs": "a QCFS"}[other]
+    with refused(f"converts a {'QCFS' if source == 'qcfs' else 'ReLU'} net, and act1 is {found} activation"):
+        METHODS[method].load()(METHODS[other].load()(LinearNet()).net)
 
 
 def test_the_pipeline_is_its_five_parts_in_the_papers_order() -> None:

@@ -50,7 +50,9 @@ class TwoConvolutions(nn.Module):
 class Layers(nn.Module):
     """Linear layers with ReLU between them, already marked for conversion, in double precision."""
 
-    def __init__(self, widths: Sequence[int] = (6, 8, 7, 4), seed: int = 0) -> None:
+    def __init__(
+        self, widths: Sequence[int] = (6, 8, 7, 4), seed: int = 0, activation: type[nn.Module] = ReLUActivation
+    ) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         self.depth = len(widths) - 2
@@ -62,7 +64,7 @@ class Layers(nn.Module):
                 layer.bias.copy_(torch.randn(outputs, generator=generator, dtype=torch.float64) / 4)
             self.add_module(f"fc{index}", layer)
             if index <= self.depth:
-                self.add_module(f"act{index}", ReLUActivation())
+                self.add_module(f"act{index}", activation())
 
     def forward(self, x: Tensor) -> Tensor:
         for index in range(1, self.depth + 1):

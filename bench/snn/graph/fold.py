@@ -1,80 +1,24 @@
-"""Changes to a network by module type."""
+"""What moves into the weights of a layer: batch normalisation behind it, thresholds before it, constant currents."""
 
 from __future__ import annotations
 
 import copy
 import operator
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections import Counter
 
 import torch
-from timm.layers import BatchNormAct2d
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from bench.errors import UserError
 from bench.snn.activations import Activation
-from bench.snn.graph.structure import BatchNorm, Linear
-from bench.snn.graph.tracing import first_input, known_size, note_shapes, trace
+from bench.snn.graph.check import BatchNorm, Linear
+from bench.snn.graph.trace import ImageShape, called, first_input, known_image, trace, trace_shapes
 from bench.snn.neurons import IFNode, SpikingNeuron
+from bench.snn.replace import put
 
 
-def replace(net: nn.Module, kind: type[nn.Module], make: Callable[[str, nn.Module], nn.Module]) -> int:
-    """Replaces, in place, each submodule of a type.
-
-    Args:
-        net: changed in place.
-        kind: type to look for (subclasses included).
-        make: called with qualified name and old module, returns the new one.
-
-    Returns:
-        How many were replaced.
-
-    Raises:
-        UserError: ``make`` refused one; the message names the module.
-    """
-    found = [(name, module) for name, module in net.named_modules() if isinstance(module, kind) and name]
-    for name, module in found:
-        try:
-            new = make(name, module)
-        except UserError as error:
-            raise UserError(f"{name}: {error}") from error
-        _put(net, module, new.train(module.training))
-    return len(found)
-
-
-def _put(net: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Under every name: a module may be an attribute and stand in a Sequential as well."""
-    for name in [name for name, module in net.named_modules(remove_duplicate=False) if module is old]:
-        net.set_submodule(name, new)
-
-
-def split_norm_act(net: nn.Module) -> int:
-    """Takes timm's fused BN-and-activation layers apart, so that the activation is a module like any other."""
-
-    def split(_: str, fused: nn.Module) -> nn.Module:
-        assert isinstance(fused, BatchNormAct2d)
-        norm = nn.BatchNorm2d(fused.num_features, fused.eps, fused.momentum, fused.affine, fused.track_running_stats)
-        norm.load_state_dict({key: value for key, value in fused.state_dict().items() if key in norm.state_dict()})
-        return nn.Sequential(OrderedDict(norm=norm, drop=fused.drop, act=fused.act))
-
-    return replace(net, BatchNormAct2d, split)
-
-
-def replace_max_pool(net: nn.Module) -> int:
-    """Average pooling for max-pooling: the maximum of spike trains is not the train of the maximum."""
-
-    def average(_: str, pool: nn.Module) -> nn.Module:
-        assert isinstance(pool, nn.MaxPool2d)
-        if pool.dilation not in (1, (1, 1)) or pool.return_indices:
-            raise UserError("dilated max-pooling or one that returns indices has no average counterpart")
-        return nn.AvgPool2d(pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode)
-
-    return replace(net, nn.MaxPool2d, average)
-
-
-def fold_batch_norm(net: nn.Module, image: Sequence[int] | None = None) -> int:
+def fold_batch_norm(net: nn.Module, image: ImageShape = None) -> int:
     """Folds, in place, each BN (in evaluation mode) into the convolution or linear layer that alone feeds it.
 
     A BN that has another producer stays; its bias then enters at every step as before. So does one behind a linear
@@ -87,42 +31,37 @@ def fold_batch_norm(net: nn.Module, image: Sequence[int] | None = None) -> int:
     Returns:
         How many were folded.
     """
-    graph = trace(net)
+    linear, norm_1d = (any(isinstance(m, kind) for m in net.modules()) for kind in (nn.Linear, nn.BatchNorm1d))
+    graph = (trace_shapes if linear and norm_1d and known_image(net, image) else trace)(net, image)
     nodes = list(graph.nodes)
-    modules = dict(net.named_modules())
-    shape = image or known_size(net)
-    linear = any(isinstance(module, nn.Linear) for module in modules.values())
-    if shape and linear and any(isinstance(module, nn.BatchNorm1d) for module in modules.values()):
-        dtype = next(net.parameters()).dtype
-        nowhere = fx.GraphModule(copy.deepcopy(net).eval().to("meta"), graph)
-        note_shapes(nowhere, torch.zeros(1, *shape, device="meta", dtype=dtype))
     calls = Counter(node.target for node in nodes if node.op == "call_module")
     folded = 0
     for node in nodes:
-        if node.op != "call_module" or not isinstance(modules[node.target], BatchNorm):
+        norm = called(net, node)
+        if not isinstance(norm, BatchNorm):
             continue
-        source = first_input(node)
-        if source.op != "call_module" or len(source.users) != 1 or calls[source.target] + calls[node.target] != 2:
+        source = node.all_input_nodes[0]
+        layer = called(net, source)
+        if len(source.users) != 1 or calls[source.target] + calls[node.target] != 2:
             continue
-        layer, norm = modules[source.target], modules[node.target]
         if isinstance(layer, nn.Conv2d):
             fused: nn.Module = fuse_conv_bn_eval(layer, norm)
-        elif isinstance(layer, nn.Linear) and (len(source.meta.get("shape", ())) == 1 or _is_flat(source, modules)):
+        elif isinstance(layer, nn.Linear) and (len(source.meta.get("shape", ())) == 1 or _is_flat(net, source)):
             fused = fuse_linear_bn_eval(layer, norm)
         else:
             continue
-        _put(net, layer, fused)
-        _put(net, norm, nn.Identity())
+        put(net, layer, fused)
+        put(net, norm, nn.Identity())
         folded += 1
     return folded
 
 
-def _is_flat(node: Any, modules: Mapping[str, nn.Module]) -> bool:
+def _is_flat(net: nn.Module, node: fx.Node | None) -> bool:
     """Whether a value is ``[B, features]`` whatever the images are: flattened, and what layers make of that."""
-    while isinstance(node, fx.Node):
-        if node.op != "call_module":
+    while node is not None:
+        module = called(net, node)
+        if module is None:
             return node.target in (torch.flatten, "flatten") and node.args[1:] in ((1,), (1, -1))
-        module = modules[str(node.target)]
         if isinstance(module, nn.Flatten):
             return (module.start_dim, module.end_dim) == (1, -1)
         if not isinstance(module, (nn.Linear, nn.BatchNorm1d, nn.ReLU, Activation, nn.Identity, nn.Dropout)):
@@ -145,7 +84,7 @@ class Scale(nn.Module):
         return x * self.factor
 
 
-def fold_thresholds(net: nn.Module) -> fx.GraphModule:
+def fold_thresholds(net: nn.Module, image: ImageShape = None) -> fx.GraphModule:
     """A copy of a converted net whose neurons send unit spikes.
 
     Each neuron's threshold moves into the weights that read it, through average pooling and flattening; on an edge
@@ -155,13 +94,12 @@ def fold_thresholds(net: nn.Module) -> fx.GraphModule:
         UserError: a neuron has one threshold per channel.
     """
     net = copy.deepcopy(net)
-    graph = trace(net)
-    modules = dict(net.named_modules())
+    graph = trace(net, image)
     carriers = (nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Dropout, nn.Identity)
     calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
 
     def push(node: fx.Node, source: fx.Node, factor: torch.Tensor) -> None:
-        module = modules.get(str(node.target)) if node.op == "call_module" else None
+        module = called(net, node)
         if isinstance(module, Linear):
             if calls[node.target] > 1:
                 raise UserError(f"{node.target}: shared by several inputs, so thresholds cannot be folded into it")
@@ -177,7 +115,7 @@ def fold_thresholds(net: nn.Module) -> fx.GraphModule:
                 node.replace_input_with(source, graph.call_module(name, (source,)))
 
     for node in list(graph.nodes):
-        neuron = modules.get(str(node.target)) if node.op == "call_module" else None
+        neuron = called(net, node)
         if not isinstance(neuron, SpikingNeuron) or neuron.unit_spikes:
             continue
         if neuron.threshold.numel() != 1:
@@ -189,20 +127,19 @@ def fold_thresholds(net: nn.Module) -> fx.GraphModule:
     return fx.GraphModule(net, graph)
 
 
-def fold_currents(net: nn.Module) -> nn.Module:
+def fold_currents(net: nn.Module, image: ImageShape = None) -> nn.Module:
     """A copy of a converted net in which no neuron adds a current: it moves into a bias of the layers that feed it.
 
     Raises:
         UserError: names a neuron whose current no bias can take.
     """
     net = copy.deepcopy(net)
-    graph = trace(net)
-    modules = dict(net.named_modules())
+    graph = trace(net, image)
     calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
 
     def take(node: fx.Node, current: torch.Tensor) -> bool:
         """Adds the current to the bias of one layer whose output goes nowhere else."""
-        module = modules.get(str(node.target)) if node.op == "call_module" else None
+        module = called(net, node)
         if len(node.users) != 1:
             return False
         if isinstance(module, (nn.Conv2d, nn.Linear)):
@@ -220,9 +157,9 @@ def fold_currents(net: nn.Module) -> nn.Module:
         return passes and any(take(source, current) for source in node.all_input_nodes)
 
     for node in graph.nodes:
-        neuron = modules.get(str(node.target)) if node.op == "call_module" else None
+        neuron = called(net, node)
         if isinstance(neuron, IFNode) and neuron.bias is not None:
-            if not take(first_input(node), neuron.bias):
+            if not take(node.all_input_nodes[0], neuron.bias):
                 raise UserError(f"{node.target}: its constant current cannot be folded into a bias")
             neuron.bias = None
     return net

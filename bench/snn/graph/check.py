@@ -1,15 +1,13 @@
-"""Parts of a network, and the refusal of what cannot be converted.
+"""The refusal of what cannot be converted.
 
-Whatever is neither linear nor an activation that conversion knows is
-refused by name, because a nonlinearity left as it was gives wrong spikes in silence.
+Whatever is neither linear nor an activation that conversion knows is refused by name, because a nonlinearity left as it
+was gives wrong spikes in silence.
 """
 
 from __future__ import annotations
 
-import copy
 import operator
 from collections import Counter
-from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +15,7 @@ from torch import fx, nn
 
 from bench.errors import UserError
 from bench.snn.activations import Activation
-from bench.snn.graph.tracing import first_input, input_size, trace
+from bench.snn.graph.trace import ImageShape, called, first_input, trace
 from bench.snn.neurons import Timed
 
 Linear = (nn.modules.conv._ConvNd, nn.Linear)
@@ -57,58 +55,6 @@ ALIASES = {
 _PRODUCTS = {operator.mul, operator.imul, torch.mul, "mul", "mul_"}
 
 
-def input_shapes(net: nn.Module, kind: type[nn.Module]) -> dict[str, torch.Size]:
-    """Shape of one image's input to each module of a kind, by name; nothing is computed."""
-    shapes: dict[str, torch.Size] = {}
-    probe = copy.deepcopy(net).eval().to("meta")
-    for name, module in probe.named_modules():
-        if isinstance(module, kind):
-            module.register_forward_pre_hook(lambda _, inputs, name=name: shapes.update({name: inputs[0].shape[1:]}))
-    probe(torch.zeros(1, *input_size(net), device="meta", dtype=next(net.parameters()).dtype))
-    return shapes
-
-
-def segment(net: nn.Module, name: str) -> tuple[fx.GraphModule, list[str]]:
-    """The part of a network that computes one activation's input from the activations before it.
-
-    Args:
-        net: network; the part shares its parameters.
-        name: of an activation or neuron.
-
-    Returns:
-        A module that takes the outputs of the activations before (or the image, where it comes in), in order, and
-        their names; the image's is ``""``.
-    """
-    graph = trace(net)
-    modules = dict(net.named_modules())
-    goal = next(node for node in graph.nodes if node.op == "call_module" and node.target == name)
-    part = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-    needed: set[fx.Node] = set()
-    names: list[str] = []
-    waiting = list(goal.all_input_nodes)
-    edges: set[fx.Node] = set()
-    while waiting:
-        node = waiting.pop()
-        if node in needed:
-            continue
-        needed.add(node)
-        timed = node.op == "call_module" and isinstance(modules[node.target], _ACTIVATIONS)
-        if timed or node.op == "placeholder":
-            edges.add(node)
-        else:
-            waiting += node.all_input_nodes
-    for node in graph.nodes:
-        if node in edges:
-            copies[node] = part.placeholder(f"edge_{len(names)}")
-            names.append("" if node.op == "placeholder" else str(node.target))
-        elif node in needed:
-            copies[node] = part.node_copy(node, lambda old: copies[old])
-    part.output(copies[goal.all_input_nodes[0]])
-    part.lint()
-    return fx.GraphModule(net, part), names
-
-
 def _shapes(graph: fx.Graph) -> set[fx.Node]:
     """Nodes that hold sizes, and what is reckoned from sizes alone; any arithmetic is right there."""
     shapes: set[fx.Node] = set()
@@ -128,48 +74,47 @@ def _from_image(node: fx.Node, shapes: set[fx.Node]) -> list[fx.Node]:
     return [source for source in given if source not in shapes and source.op != "get_attr"]
 
 
-def check_convertible(net: nn.Module) -> None:
+def check_convertible(net: nn.Module, image: ImageShape = None) -> None:
     """Refuses what conversion would get wrong.
+
+    Args:
+        net: network.
+        image: shape of one, where known.
 
     Raises:
         UserError: names the module and the reason: a nonlinearity other than ReLU, a functional one inside a
             ``forward``, an activation called from several places, or no activation at all.
     """
-    modules = dict(net.named_modules())
     calls: Counter[str] = Counter()
     problems = []
-    graph = trace(net)
+    graph = trace(net, image)
     shapes = _shapes(graph)
     for node in graph.nodes:
-        module = modules[node.target] if node.op == "call_module" else None
-        if isinstance(module, (*_ACTIVATIONS, nn.MaxPool2d)):
+        if isinstance(called(net, node), (*_ACTIVATIONS, nn.MaxPool2d)):
             calls[node.target] += 1
-        if node.op == "output" or node in shapes:
-            continue
-        problem = _problem(node, modules, shapes)
-        if problem:
+        if node.op != "output" and node not in shapes and (problem := _problem(net, node, shapes)):
             problems.append(problem)
     problems += [
-        f"{name} ({type(modules[name]).__name__}) is called from {n} places; give each call a module of its own"
+        f"{name} ({type(net.get_submodule(name)).__name__}) is called from {n} places; "
+        "give each call a module of its own"
         for name, n in calls.items()
         if n > 1
     ]
-    if not any(isinstance(modules[name], _ACTIVATIONS) for name in calls):
+    if not any(isinstance(net.get_submodule(name), _ACTIVATIONS) for name in calls):
         problems.append("it has no nn.ReLU module, so nothing would be replaced")
     if problems:
         more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise UserError(f"{type(net).__name__} cannot be converted: {'; '.join(problems[:3])}{more}")
 
 
-def _problem(node: fx.Node, modules: Mapping[str, nn.Module], shapes: set[fx.Node]) -> str | None:
-    module = modules[str(node.target)] if node.op == "call_module" else None
-    if module is not None:
+def _problem(net: nn.Module, node: fx.Node, shapes: set[fx.Node]) -> str | None:
+    if (module := called(net, node)) is not None:
         name = f"{node.target} ({type(module).__name__})"
         if not isinstance(module, (*_ACTIVATIONS, *_LINEAR_MODULES, nn.MaxPool2d)):
             return f"{name} has no spiking counterpart"
         if isinstance(module, BatchNorm) and module.running_mean is None:
             return f"{name} uses the statistics of the batch, which time is folded into"
-        if getattr(module, "inplace", False) and is_overwritten(node, modules):
+        if getattr(module, "inplace", False) and is_overwritten(net, node):
             return f"{name} works in place on a value that is read again; use its result"
         return None
     if node.op not in ("call_function", "call_method"):
@@ -181,26 +126,24 @@ def _problem(node: fx.Node, modules: Mapping[str, nn.Module], shapes: set[fx.Nod
     if not _is_linear(node, shapes):
         remedy = "; make it an nn.ReLU module of its own" if name in ("relu", "relu_") else ""
         return f"{caller} calls the function {name}, which conversion cannot see into{remedy}"
-    if (name.endswith("_") or name in ("iadd", "isub", "imul", "itruediv")) and is_overwritten(node, modules):
+    if (name.endswith("_") or name in ("iadd", "isub", "imul", "itruediv")) and is_overwritten(net, node):
         return f"{caller} calls {name} in place on a value that is read again; use its result"
     return None
 
 
-def is_overwritten(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+def is_overwritten(net: nn.Module, node: fx.Node) -> bool:
     """Whether what an in-place operation overwrote is read after it, under any name, or its own result is not."""
     source = first_input(node)
-    if not node.users or not isinstance(source, fx.Node):
+    if not node.users or source is None:
         return not node.users
     order = {other: index for index, other in enumerate(node.graph.nodes)}
 
     def is_alias(other: fx.Node) -> bool:
-        if other.op == "call_module":
-            return isinstance(modules.get(str(other.target)), ALIAS_MODULES)
-        return other.target in ALIASES
+        return isinstance(called(net, other), ALIAS_MODULES) if other.op == "call_module" else other.target in ALIASES
 
     memory = {source}
-    while is_alias(source) and isinstance(first_input(source), fx.Node):
-        source = first_input(source)
+    while is_alias(source) and (before := first_input(source)) is not None:
+        source = before
         memory.add(source)
     for other in node.graph.nodes:  # in the order of the calls; what comes from ``node`` itself is its result
         if other is not node and is_alias(other) and first_input(other) in memory:
@@ -224,27 +167,21 @@ def owner(node: fx.Node) -> str:
     return paths[-1] if paths else ""
 
 
-def mixes_constant_input(net: nn.Module) -> bool:
+def mixes_constant_input(net: nn.Module, image: ImageShape = None) -> bool:
     """Whether a path that is still constant in time meets one that has passed a neuron.
 
     Pre-activation nets do so: their first shortcut leaves before the first neuron. Such nets need their input
     repeated for every step; all others let the first neuron begin time.
     """
-    modules = dict(net.named_modules())
-    graph = trace(net)
+    graph = trace(net, image)
     shapes = _shapes(graph)
     timed: set[fx.Node] = set()
     for node in graph.nodes:
-        if node in shapes:
-            # A size read behind a neuron knows of time; one read before it must not be used behind it.
-            if any(source in timed for source in node.all_input_nodes):
-                timed.add(node)
-            continue
-        sources = [source for source in node.all_input_nodes if source.op != "get_attr"]
-        if node.op == "call_module" and isinstance(modules[node.target], Timed):
-            timed.add(node)
-        elif any(source in timed for source in sources):
-            if not all(source in timed for source in sources):
-                return True
+        late = [source in timed for source in node.all_input_nodes if source.op != "get_attr"]
+        begins = isinstance(called(net, node), Timed)
+        # A size read behind a neuron knows of time; one read before it must not be used behind it.
+        if any(late) and not all(late) and not begins and node not in shapes:
+            return True
+        if begins or any(late):
             timed.add(node)
     return False

@@ -1,0 +1,169 @@
+"""The dataflow of a network, as ``torch.fx`` sees it.
+
+Where a function here takes ``image``, that is the shape of one image, from which questions about shapes in a
+``forward`` (``if x.shape[-1] < 7``) are answered; ``None`` for what timm says of its net, or else a CIFAR image's.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import fx, nn
+from torch.fx.node import Argument, Target
+
+from bench.errors import UserError
+from bench.snn.activations import Activation
+from bench.snn.neurons import SpikingNeuron, Timed
+from bench.snn.pooling import LateralInhibitionPool
+
+# The shape of one image, where known.
+ImageShape = Sequence[int] | None
+_CIFAR = (3, 32, 32)
+
+
+def known_image(net: nn.Module, image: ImageShape) -> Sequence[int] | None:
+    """The shape of an image that was given, or that timm gives for its net."""
+    return image or (getattr(net, "pretrained_cfg", None) or {}).get("input_size")
+
+
+def _on_meta(net: nn.Module, graph: fx.Graph, image: ImageShape) -> tuple[fx.GraphModule, torch.Tensor]:
+    """The net and an image where nothing is computed: shapes are all that may be asked about."""
+    nowhere = fx.GraphModule(copy.deepcopy(net).eval().to("meta"), graph)
+    dtype = next(net.parameters()).dtype
+    return nowhere, torch.zeros(1, *known_image(net, image) or _CIFAR, device="meta", dtype=dtype)
+
+
+# Not torch's ShapeProp: it runs neurons and hooks, and keeps no value that is not a tensor, which the wiring needs.
+class _Shapes(fx.Interpreter):
+    """Notes what each node gives; calls ``forward`` itself, as calling a module would be traced during a trace."""
+
+    def call_module(self, target: Target, args: tuple[Argument, ...], kwargs: dict[str, Argument]) -> object:
+        module, x = self.fetch_attr(str(target)), next(iter((*args, *kwargs.values())))
+        if isinstance(module, SpikingNeuron):
+            return x
+        if isinstance(module, LateralInhibitionPool):
+            return module.pool(x)
+        return module.forward(*args, **kwargs)
+
+    def run_node(self, n: fx.Node) -> object:
+        result = super().run_node(n)
+        if isinstance(result, torch.Tensor):
+            n.meta["shape"] = result.shape[1:]
+        else:
+            n.meta["value"] = result
+        return result
+
+
+class _Tracer(fx.Tracer):
+    """Keeps activations whole, and answers questions about shapes from an example."""
+
+    def __init__(self, image: ImageShape) -> None:
+        super().__init__()
+        self.image = image
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, (Activation, Timed)) or super().is_leaf_module(m, module_qualified_name)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        graph = fx.Graph()
+        copies: dict[fx.Node, fx.Node] = {}
+        graph.graph_copy(self.graph, copies)
+        graph.output(copies[obj.node])
+        nowhere, example = _on_meta(self.root, graph, self.image)
+        answer = _Shapes(nowhere).run(example)
+        if isinstance(answer, torch.Tensor):
+            raise fx.proxy.TraceError("its forward pass depends on the values of the images")
+        if known_image(self.root, self.image) is None:
+            raise fx.proxy.TraceError("its forward pass asks for the shape of the images, which is not known here")
+        return bool(answer)
+
+
+def trace(net: nn.Module, image: ImageShape = None) -> fx.Graph:
+    """The dataflow of ``net``, with torch's own layers, activations and neurons as nodes.
+
+    Raises:
+        UserError: the forward pass depends on the data, so it cannot be traced.
+    """
+    try:
+        graph: fx.Graph = _Tracer(image).trace(net)
+    except Exception as error:  # whatever a forward pass may raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{type(net).__name__} cannot be converted: torch.fx cannot trace it ({reason})") from error
+    return graph
+
+
+@torch.no_grad()
+def note_shapes(net: fx.GraphModule, image: torch.Tensor) -> None:
+    """Notes of each node the shape of one image's result, or what else it is, without running a neuron.
+
+    In ``meta["shape"]`` and ``meta["value"]``.
+
+    Neither the state of neurons nor hooks see it.
+
+    Args:
+        net: a traced network.
+        image: one, ``[1, C, H, W]``.
+    """
+    _Shapes(net).run(image)
+
+
+def trace_shapes(net: nn.Module, image: ImageShape = None) -> fx.Graph:
+    """:func:`trace`, and in ``meta["shape"]`` of each node the shape of one image's result; nothing is computed."""
+    graph = trace(net, image)
+    note_shapes(*_on_meta(net, graph, image))
+    return graph
+
+
+def input_shapes(net: nn.Module, kind: type[nn.Module], image: ImageShape = None) -> dict[str, torch.Size]:
+    """Shape of one image's input to each module of a kind, by name; nothing is computed."""
+    nodes = [node for node in trace_shapes(net, image).nodes if isinstance(called(net, node), kind)]
+    return {str(node.target): node.all_input_nodes[0].meta["shape"] for node in nodes}
+
+
+def called(net: nn.Module, node: fx.Node) -> nn.Module | None:
+    """The module that a node of the net calls; ``None`` where it is no call of a module."""
+    return net.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def first_input(node: fx.Node) -> fx.Node | None:
+    """The value that a call works on, given by position or by name; ``None`` where that is a number."""
+    given = node.args[0] if node.args else node.kwargs.get("input")
+    return given if isinstance(given, fx.Node) else None
+
+
+def segment(net: nn.Module, name: str, image: ImageShape = None) -> tuple[fx.GraphModule, list[str]]:
+    """The part of a network that computes one activation's input from the activations before it.
+
+    Args:
+        net: network; the part shares its parameters.
+        name: of an activation or neuron.
+        image: shape of one.
+
+    Returns:
+        A module that takes the outputs of the activations before (or the image, where it comes in), in order, and
+        their names; the image's is ``""``.
+    """
+    graph = trace(net, image)
+
+    def is_edge(node: fx.Node) -> bool:
+        return node.op == "placeholder" or isinstance(called(net, node), (nn.ReLU, Activation, Timed))
+
+    goal = next(node for node in graph.nodes if node.op == "call_module" and node.target == name)
+    needed = set(goal.all_input_nodes)
+    for node in reversed(graph.nodes):
+        if node in needed and not is_edge(node):
+            needed.update(node.all_input_nodes)
+    part = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    names: list[str] = []
+    for node in graph.nodes:
+        if node in needed and is_edge(node):
+            copies[node] = part.placeholder(f"edge_{len(names)}")
+            names.append("" if node.op == "placeholder" else str(node.target))
+        elif node in needed:
+            copies[node] = part.node_copy(node, lambda old: copies[old])
+    part.output(copies[goal.all_input_nodes[0]])
+    part.lint()
+    return fx.GraphModule(net, part), names

@@ -1,0 +1,134 @@
+"""How many weights each spike meets, and which layers get something else than spikes."""
+
+from __future__ import annotations
+
+import copy
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from bench.snn.graph.check import ALIAS_MODULES, ALIASES, Linear
+from bench.snn.graph.trace import called, note_shapes, trace
+from bench.snn.neurons import SpikingNeuron, Timed
+
+# What only moves values, or puts zeros or other values beside them.
+_MOVING_MODULES = (*ALIAS_MODULES, nn.ZeroPad2d)
+_MOVING = {*ALIASES, torch.cat, F.pad}
+
+
+def _connections(layer: nn.Module, x: Tensor) -> Tensor:
+    """How many outputs of ``layer`` each element of its input ``x`` reaches, summed: one image, a scalar."""
+    plain = copy.deepcopy(layer).to(x).requires_grad_(False)
+    for name, value in plain.named_parameters():
+        value.fill_(0.0 if name == "bias" else 1.0)
+    total: Tensor = plain(x).sum()
+    return total
+
+
+def _per_channel(fan_out: Tensor) -> Tensor:
+    """The fan-out of one channel, ``[H, W]`` or scalar, where all channels of the layer have the same; else of all."""
+    first = fan_out[0]
+    return first.clone() if bool((fan_out == first).all()) else fan_out
+
+
+class Wiring(NamedTuple):
+    """Numbers of connections, by name of a module; each ``[H, W]`` or scalar, or with the channels in front.
+
+    Attributes:
+        spiking: of a neuron: to how many weights each of its spikes goes.
+        analogue: of a layer, for each of its calls: to how many weights each input goes; ``None`` where that is spikes.
+        sizes: neurons of each spiking layer.
+        heard: names of the neurons and layers whose output goes to a neuron that looks ahead (COS).
+    """
+
+    spiking: dict[str, Tensor]
+    analogue: dict[str, list[Tensor | None]]
+    sizes: dict[str, int]
+    heard: set[str]
+
+
+def wiring(net: nn.Module, image: Tensor) -> Wiring:
+    """Follows the dataflow of a converted network.
+
+    Args:
+        net: a converted network; nothing of it changes.
+        image: ``[1, C, H, W]``.
+    """
+    graph = trace(net, image.shape[1:])
+    traced = fx.GraphModule(net, graph)
+    note_shapes(traced, image)
+    neurons = [node for node in graph.nodes if isinstance(called(net, node), SpikingNeuron)]
+    layers = [node for node in graph.nodes if isinstance(called(net, node), Linear)]
+    spikes = _spikes(net, graph)
+    spiking: dict[str, Tensor] = {}
+    # Tests run in inference mode, which knows no gradients.
+    with torch.inference_mode(False), torch.enable_grad():
+        for node in neurons:
+            x = torch.zeros(1, *node.meta["shape"], dtype=torch.float64, requires_grad=True)
+            total = 0.0 * x.sum()
+            reached = _moved(traced, node, x, spikes)
+            for layer in layers:
+                source = layer.all_input_nodes[0]
+                if source in spikes and source in reached:
+                    total = total + _connections(net.get_submodule(str(layer.target)), reached[source])
+            spiking[str(node.target)] = _per_channel(torch.autograd.grad(total, x)[0][0])
+        analogue: dict[str, list[Tensor | None]] = {}
+        for layer in layers:
+            name, source = str(layer.target), layer.all_input_nodes[0]
+            fan_out = None
+            if source not in spikes:
+                x = torch.zeros(1, *source.meta["shape"], dtype=torch.float64, requires_grad=True)
+                fan_out = _per_channel(torch.autograd.grad(_connections(net.get_submodule(name), x), x)[0][0])
+            analogue.setdefault(name, []).append(fan_out)
+    analogue = {name: calls for name, calls in analogue.items() if any(fan_out is not None for fan_out in calls)}
+    sizes = {str(node.target): node.meta["shape"].numel() for node in neurons}
+    return Wiring(spiking, analogue, sizes, _heard(net, graph))
+
+
+def _spikes(net: nn.Module, graph: fx.Graph) -> set[fx.Node]:
+    """Nodes whose values are spikes of neurons and zeros, and nothing else."""
+    spikes: set[fx.Node] = set()
+    for node in graph.nodes:
+        module = called(net, node)
+        moves = node.target in _MOVING and not _pads_with_others(node)
+        moving = moves if module is None else isinstance(module, _MOVING_MODULES)
+        moved = [source for source in node.all_input_nodes if "shape" in source.meta or source in spikes]
+        if isinstance(module, SpikingNeuron) or (moving and moved and spikes.issuperset(moved)):
+            spikes.add(node)
+    return spikes
+
+
+def _pads_with_others(node: fx.Node) -> bool:
+    given = {**dict(zip(("mode", "value"), node.args[2:], strict=False)), **node.kwargs}
+    constant = node.target is F.pad and given.get("mode", "constant") == "constant"
+    return bool(constant and given.get("value") not in (None, 0, 0.0))
+
+
+def _moved(net: fx.GraphModule, start: fx.Node, x: Tensor, spikes: set[fx.Node]) -> dict[fx.Node, Tensor]:
+    """What becomes of one neuron layer's output ``x`` where it is only moved; other spikes beside it are zeros."""
+    runner, found = fx.Interpreter(net), {start}
+    runner.env[start] = x
+    for node in net.graph.nodes:
+        if node not in spikes or node in found or found.isdisjoint(node.all_input_nodes):
+            continue
+        for source in node.all_input_nodes:
+            if source not in runner.env:
+                meta = source.meta
+                zeros = torch.zeros(1, *meta["shape"], dtype=x.dtype) if "shape" in meta else meta["value"]
+                runner.env[source] = zeros
+        runner.env[node] = runner.run_node(node)
+        found.add(node)
+    return {node: runner.env[node] for node in found}
+
+
+def _heard(net: nn.Module, graph: fx.Graph) -> set[str]:
+    """Names of the modules on a way to a neuron that looks ahead."""
+    ahead: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        for user in node.users:
+            module = called(net, user)
+            if user in ahead or (isinstance(module, Timed) and module.lookahead):
+                ahead.add(node)
+    return {str(node.target) for node in ahead if node.op == "call_module"}

@@ -1,0 +1,66 @@
+"""Changes to a network by module type."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import TypeVar
+
+from timm.layers import BatchNormAct2d
+from torch import nn
+
+from bench.errors import UserError
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def replace(net: nn.Module, kind: type[M], make: Callable[[str, M], nn.Module]) -> int:
+    """Replaces, in place, each submodule of a type.
+
+    Args:
+        net: changed in place.
+        kind: type to look for (subclasses included).
+        make: called with qualified name and old module, returns the new one.
+
+    Returns:
+        How many were replaced.
+
+    Raises:
+        UserError: ``make`` refused one; the message names the module.
+    """
+    found = [(name, module) for name, module in net.named_modules() if isinstance(module, kind) and name]
+    for name, module in found:
+        try:
+            new = make(name, module)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error
+        put(net, module, new.train(module.training))
+    return len(found)
+
+
+def put(net: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Under every name: a module may be an attribute and stand in a Sequential as well."""
+    for name in [name for name, module in net.named_modules(remove_duplicate=False) if module is old]:
+        net.set_submodule(name, new)
+
+
+def split_norm_act(net: nn.Module) -> int:
+    """Takes timm's fused BN-and-activation layers apart, so that the activation is a module like any other."""
+
+    def split(_: str, fused: BatchNormAct2d) -> nn.Module:
+        norm = nn.BatchNorm2d(fused.num_features, fused.eps, fused.momentum, fused.affine, fused.track_running_stats)
+        norm.load_state_dict({key: value for key, value in fused.state_dict().items() if key in norm.state_dict()})
+        return nn.Sequential(OrderedDict(norm=norm, drop=fused.drop, act=fused.act))
+
+    return replace(net, BatchNormAct2d, split)
+
+
+def replace_max_pool(net: nn.Module) -> int:
+    """Average pooling for max-pooling: the maximum of spike trains is not the train of the maximum."""
+
+    def average(_: str, pool: nn.MaxPool2d) -> nn.Module:
+        if pool.dilation not in (1, (1, 1)) or pool.return_indices:
+            raise UserError("dilated max-pooling or one that returns indices has no average counterpart")
+        return nn.AvgPool2d(pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode)
+
+    return replace(net, nn.MaxPool2d, average)
