@@ -293,6 +293,9 @@ def read_record(path: Path) -> Record:
         data = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_nan)
         if _depth(data) > DEPTH:
             raise ValueError(f"nested more than {DEPTH} levels deep")
+        version = data.get("schema_version") if isinstance(data, dict) else None
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise UserError(f"{path}: of a newer version of this suite (schema_version {version}); update the suite")
         return Record.model_validate(data, strict=True)
     except ValidationError as error:
         raise UserError(f"{path}: {first_error(error)}") from error
