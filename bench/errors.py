@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
+
+# What pydantic calls the refusal of a key by the classes of ``bench.records.record``; ``key`` is in its context.
+UNKNOWN_KEY: Literal["unknown_key"] = "unknown_key"
 
 
 class UserError(Exception):
@@ -27,6 +30,7 @@ class Interrupted(Exception):  # noqa: N818 - a signal is no error
 def first_error(error: ValidationError, show_input: bool = False) -> str:
     """The first thing that pydantic refused: where, what was there if it may be shown, and why."""
     first = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"]) or "the whole"
-    shown = f" {str(first['input'])[:80]!r}" if show_input else ""
+    unknown = [first["ctx"]["key"]] if first["type"] == UNKNOWN_KEY else []
+    where = ".".join(str(part) for part in (*first["loc"], *unknown)) or "the whole"
+    shown = f" {str(first['input'])[:80]!r}" if show_input and not unknown else ""
     return f"{where}:{shown} {first['msg']}"

@@ -6,6 +6,7 @@ other rules than the PyYAML of Lightning and jsonargparse, and needs a subclass 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ import yaml
 UNREADABLE = (OSError, ValueError, RecursionError, yaml.YAMLError)
 # Levels of a file that is read as written; those of the papers' numbers have 4.
 MAX_DEPTH = 8
+# Numbers that YAML 1.1 reads in another base than people do: 010 is 8, 1:30 is 90; 1.2 reads 0o10 as 8, and 010 as 10.
+OTHER_BASE = re.compile(r"[-+]?(0[0-9_]+|0o[0-7_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")
 
 
 class _UniqueKeys(yaml.constructor.BaseConstructor):
@@ -30,7 +33,16 @@ class _UniqueKeys(yaml.constructor.BaseConstructor):
 
 
 class _Values(_UniqueKeys, yaml.SafeLoader):
-    """Plain values."""
+    """Plain values; a number that is not written in decimal is refused if versions of YAML or people may disagree."""
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        # Quoted, it has a style, and is a text for every version of YAML.
+        if isinstance(node, yaml.ScalarNode) and node.style is None and OTHER_BASE.fullmatch(node.value):
+            raise ValueError(
+                f"line {node.start_mark.line + 1}: YAML reads {node.value} as another number, or as none; write it in "
+                "decimal without leading zeros, or in quotes if it is a text"
+            )
+        return super().construct_scalar(node)
 
 
 class _AsWritten(_UniqueKeys, yaml.CBaseLoader):
@@ -47,6 +59,17 @@ def _require_flat(text: str) -> None:
             raise ValueError(f"line {line}: aliases and deep nesting are not allowed")
 
 
+def reason(error: Exception) -> str:
+    """Why a file cannot be read, in one line, with the line of the file if there is one.
+
+    Args:
+        error: one of :data:`UNREADABLE`, from :func:`read_yaml`.
+    """
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
+    return str(error).partition("\n")[0]
+
+
 def read_yaml(path: Path, *, as_written: bool = False) -> Any:
     """Reads one file.
 
@@ -57,7 +80,7 @@ def read_yaml(path: Path, *, as_written: bool = False) -> Any:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is not UTF-8, or has a key twice, or what ``as_written`` refuses.
+        ValueError: it is not UTF-8, has a key twice, a number in another base than ten, or what ``as_written`` refuses.
         yaml.YAMLError: it is not YAML.
         RecursionError: it is nested too deeply.
     """

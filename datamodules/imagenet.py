@@ -20,7 +20,7 @@ from bench.errors import UserError
 from bench.files import expand
 from datamodules.augment import Pipeline
 from datamodules.base import ImageDataModule, cores
-from datamodules.imagefiles import Check, ImageFiles
+from datamodules.imagefiles import NAMED, Check, ImageFiles
 from datamodules.imagenet_layout import read_split, standard_wnids
 
 
@@ -131,6 +131,10 @@ class ImageNetDataModule(ImageDataModule):
         train, test = (read_split(self.root, name, wnids) for name in ("train", "val"))
         self._count("train", train, self.num_train)
         self._count("val", test, self.num_test)
+        untrained = np.setdiff1d(test.labels.numpy(), train.labels.numpy())
+        if len(untrained) and getattr(rank_zero_only, "rank", 0) == 0:
+            named = ", ".join(name for name, number in wnids.items() if number in untrained[:NAMED])
+            print(f"note: {self.root / 'val'}: {len(untrained)} of its classes have no training image, such as {named}")
         return train, test
 
     def setup(self, stage: str | None = None) -> None:
@@ -162,7 +166,7 @@ class ImageNetDataModule(ImageDataModule):
         if self.partial and len(files):
             return
         raise UserError(
-            f"imagenet: {found}, and the set has {expected:,} of {self.num_classes:,}; complete it, or take what is "
+            f"imagenet: {found}, and the set has {expected:,} of {self.num_classes:,}; complete it, or fit to what is "
             "there with --data.partial true (never ranked)"
         )
 

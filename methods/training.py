@@ -120,9 +120,10 @@ class TrainingModule(ConversionModule):
         for name, module in self.net.named_modules():
             threshold = getattr(module, "threshold", None) if isinstance(module, Activation) else None
             if threshold is not None and not bool((threshold > 0).all()):
+                higher = " or a higher --model.lambda_init" if hasattr(self, "lambda_init") else ""
                 raise UserError(
                     f"lambda of {name} is {threshold.min().item():.4g} after epoch {self.current_epoch}, and a "
-                    "threshold must be positive; lower --model.lr, or start higher (--model.lambda_init)"
+                    f"threshold must be positive; begin anew with a lower --model.lr{higher}, and --overwrite"
                 )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

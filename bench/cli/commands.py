@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -30,6 +30,14 @@ SPEED_KINDS = ("evaluation", "callback", "memory", "training", "data")
 def parser(command: str) -> Parser:
     """An argument parser that says what the command does."""
     return Parser(prog=f"python -m bench {command}", description=COMMANDS[command], allow_abbrev=False)
+
+
+def folder(text: str) -> Path:
+    """The type of an option that names a folder to read; a default is not looked at before it is needed."""
+    path = expand(text)
+    if not path.is_dir():
+        raise ArgumentTypeError(f"{text}: {'is no folder' if path.exists() else 'no such folder'}")
+    return path
 
 
 def add_data_files(made: Parser) -> None:
@@ -94,7 +102,7 @@ def compare(arguments: list[str]) -> int:
     what = "record.json, folder of a run, or key of a committed record (such as qcfs/quick-seed0)"
     made.add_argument("a", metavar="A", help=what)
     made.add_argument("b", metavar="B", help="likewise")
-    made.add_argument("--results", type=expand, default=Path("leaderboards/results"), help="where keys are looked up")
+    made.add_argument("--results", type=folder, default=Path("leaderboards/results"), help="where keys are looked up")
     made.add_argument("--json", action="store_true", help="print the differences as JSON")
     options = made.parse_args(arguments)
     from bench.compare import run

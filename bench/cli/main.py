@@ -271,10 +271,12 @@ def _leaderboard(arguments: list[str]) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where a generated file is stale")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     parser.add_argument("--add", type=expand, nargs="+", default=[], metavar="RECORD", help="file these records first")
-    parser.add_argument("--wandb-dir", type=expand, metavar="DIR", help="file the records of offline W&B runs in DIR")
+    parser.add_argument(
+        "--wandb-dir", type=commands.folder, metavar="DIR", help="file the records of offline W&B runs in DIR"
+    )
     parser.add_argument("--wandb", metavar="ENTITY/PROJECT", help="file the records of that project's runs on W&B")
-    parser.add_argument("--results", type=expand, default=Path("leaderboards/results"))
-    parser.add_argument("--reported", type=expand, default=Path("leaderboards/reported"))
+    parser.add_argument("--results", type=commands.folder, default=Path("leaderboards/results"))
+    parser.add_argument("--reported", type=commands.folder, default=Path("leaderboards/reported"))
     parser.add_argument("--out", type=expand, default=Path("leaderboards"))
     options = parser.parse_args(arguments)
     import tempfile

@@ -20,7 +20,7 @@ def run(results: Path, reported: Path, out: Path, check: bool, json_rows: bool, 
     """Everything is read, checked and rendered before anything is written.
 
     Args:
-        results: folder of committed records; need not exist.
+        results: folder of committed records.
         reported: folder of the papers' numbers.
         out: folder of the generated files; its ``notes/<data set>.md``, where there are any, get a link.
         check: write nothing; print the names of generated files that are stale, missing or surplus.

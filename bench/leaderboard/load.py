@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from bench.errors import UserError
+from bench.leaderboard.consistency import contradictions
 from bench.leaderboard.identity import identity
 from bench.leaderboard.text import one_line
 from bench.records.record import PROTOCOL_VERSION, Record, part, read_record
@@ -21,7 +22,7 @@ def load(results: Path, additions: Sequence[Path] = ()) -> tuple[list[Record], l
     """Reads all records of a results folder, and others that are to be filed there.
 
     Args:
-        results: the folder; one that does not exist holds no records.
+        results: the folder.
         additions: ``record.json`` files from anywhere.
 
     Returns:
@@ -77,11 +78,9 @@ def reasons(record: Record) -> Iterator[str]:
 
 
 def _files(results: Path, refused: list[str]) -> Iterator[Path]:
-    if not results.exists():
-        return
     if not results.is_dir():
-        _refuse(refused, results, "not a folder")
-        return
+        reason = "is no folder" if results.exists() else "no such folder; to begin a board of your own, make it"
+        raise UserError(f"--results {results}: {reason}")
     for folder, subfolders, names in os.walk(results, onerror=lambda error: _refuse(refused, results, str(error))):
         subfolders.sort()
         for path in (Path(folder) / name for name in (*subfolders, *sorted(names))):
@@ -110,7 +109,7 @@ def _accepted(paths: Iterable[Path], refused: list[str]) -> Iterator[tuple[Path,
         except UserError as error:
             refused.append(one_line(str(error), LIMIT))
             continue
-        found = list(reasons(record))
+        found = [*reasons(record), *contradictions(record)]
         for reason in found:
             _refuse(refused, path, reason)
         if not found:

@@ -18,7 +18,7 @@ from bench.leaderboard.text import one_line
 from bench.records.record import Name, Strict
 from bench.registry.datasets import DATA
 from bench.registry.nets import ARCHITECTURES
-from bench.yaml_files import UNREADABLE, read_yaml
+from bench.yaml_files import UNREADABLE, read_yaml, reason
 
 REPLICATIONS = "replications"
 TIMM = "timm/"
@@ -133,7 +133,7 @@ def read_paper(path: Path) -> Paper:
     except ValidationError as error:
         raise UserError(one_line(f"{path}: {first_error(error)}")) from error
     except UNREADABLE as error:
-        raise UserError(one_line(f"{path}: not a readable file of reported numbers: {error}")) from error
+        raise UserError(one_line(f"{path}: not a readable file of reported numbers: {reason(error)}")) from error
     if path.name != f"{paper.key}.yaml":
         raise UserError(one_line(f"{path}: its key is {paper.key}, so its name must be {paper.key}.yaml"))
     return paper

@@ -17,7 +17,7 @@ from bench.errors import UserError
 from bench.files import expand
 from bench.records.record import Options
 from bench.registry.entries import nearest
-from bench.yaml_files import UNREADABLE, read_yaml
+from bench.yaml_files import UNREADABLE, read_yaml, reason
 
 FOLDER = Path(__file__).resolve().parent
 # How the names of recipes begin that do not come from the suite's file for a method, data set and net.
@@ -47,7 +47,7 @@ def read_recipe(path: Path) -> Recipe:
     try:
         content = read_yaml(path)
     except UNREADABLE as error:
-        raise UserError(f"--recipe {path}: cannot be read ({str(error).splitlines()[0]})") from error
+        raise UserError(f"--recipe {path}: cannot be read ({reason(error)})") from error
     if not isinstance(content, dict) or not isinstance(content.get("name"), str):
         raise UserError(f"--recipe {path}: must be a mapping with a name")
     for reserved in ("method", "arch", "recipe", "config", "ckpt", "out", "seed"):

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
-from bench.errors import UserError, first_error
+from bench.errors import UNKNOWN_KEY, UserError, first_error
 from bench.files import write_atomically
+from bench.registry.entries import nearest
 
 SCHEMA_VERSION: Literal[1] = 1
 # Raised whenever the way results are measured changes, so that rows of different protocols never merge.
@@ -38,6 +40,16 @@ class Strict(BaseModel):
     """Unknown keys, NaN and infinity are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, given: object) -> object:
+        # pydantic would refuse them as well, but knows no near ones.
+        unknown = [str(key) for key in given if key not in cls.model_fields] if isinstance(given, dict) else []
+        if unknown:
+            context = {"key": unknown[0], "hint": nearest(unknown[0], cls.model_fields)}
+            raise PydanticCustomError(UNKNOWN_KEY, "unknown key{hint}", context)
+        return given
 
 
 class Method(Strict):
@@ -293,6 +305,9 @@ def read_record(path: Path) -> Record:
         data = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_nan)
         if _depth(data) > DEPTH:
             raise ValueError(f"nested more than {DEPTH} levels deep")
+        version = data.get("schema_version") if isinstance(data, dict) else None
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise UserError(f"{path}: of a newer version of this suite (schema_version {version}); update the suite")
         return Record.model_validate(data, strict=True)
     except ValidationError as error:
         raise UserError(f"{path}: {first_error(error)}") from error

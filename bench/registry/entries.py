@@ -47,10 +47,12 @@ class DataEntry(Entry):
     """A registry line of a data set.
 
     Attributes:
+        num_classes: of its labels.
         num_test: images of its test set; a record that evaluated another number did not evaluate the test set.
         younger: by default the younger options of all data sets.
     """
 
+    num_classes: int
     num_test: int
     younger: Mapping[str, JsonValue] = field(default_factory=lambda: {"val_augment": False, "last_batch": "drop"})
 

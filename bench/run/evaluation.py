@@ -67,7 +67,7 @@ def evaluate(
     trainer = make_trainer(trainer_options, loggers, [conversion], out, precision="32-true")
     require_batches(trainer, net.datamodule, "test")
     advice = f"the trained weights are kept; go on with python -m bench evaluate --ckpt {out / WEIGHTS}"
-    with interruptible("evaluation", advice), full_precision():
+    with interruptible("evaluation", lambda: advice), full_precision():
         trainer.test(net.model, datamodule=net.datamodule, verbose=False)
     if not trainer.is_global_zero:
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from bench.records.record import Options
 from bench.records.spec import RunSpec
 from bench.registry.nets import ARCHITECTURES
 from bench.run.build import Trained, build_trained, load
-from bench.run.checkpoints import LAST, RECORD, WEIGHTS
+from bench.run.checkpoints import LAST, PREVIOUS, RECORD, WEIGHTS
 from bench.run.evaluation import check_early, evaluate
 from bench.run.loggers import make_loggers
 from bench.run.provenance import code_state
@@ -76,10 +77,16 @@ def _convert(spec: RunSpec, argv: list[str]) -> Path:
 def _train_first(method: str, net: RunSpec) -> Path:
     folder = net.local.out or net.folder()
     if not (folder / WEIGHTS).exists():
-        print(f"{method} converts a {net.method} net and --ckpt names none: training one first, in {folder}")
-        if (folder / "checkpoints" / LAST).exists():
+        anew = command(net)
+        if any((folder / "checkpoints" / name).exists() for name in (LAST, PREVIOUS)):
             net = net.model_copy(update={"local": net.local.model_copy(update={"ckpt": "last"})})
-        fit(net, command(net))
+        elif (folder / RECORD).exists():  # this command's --overwrite is not its source net's
+            raise UserError(
+                f"{folder}: holds the record of a {net.method} net and no weights to convert; give a net with --ckpt, "
+                f"or train it anew: {shlex.join([*anew, '--overwrite'])}"
+            )
+        print(f"{method} converts a {net.method} net and --ckpt names none: training one first, in {folder}")
+        fit(net, anew)
     return folder / WEIGHTS
 
 

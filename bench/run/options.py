@@ -15,7 +15,7 @@ from bench.errors import UserError
 from bench.records.record import Options
 from bench.registry.entries import nearest
 from bench.run.trainer_options import HELP
-from bench.yaml_files import UNREADABLE, read_yaml
+from bench.yaml_files import UNREADABLE, read_yaml, reason
 
 DEFAULT_STEPS = (1, 2, 4, 8, 16, 32)
 # Options of pl.Trainer that the suite sets itself.
@@ -84,7 +84,7 @@ def read_config(path: Path) -> Options:
     try:
         content = read_yaml(path)
     except UNREADABLE as error:
-        raise UserError(f"--config {path}: cannot be read ({str(error).splitlines()[0]})") from error
+        raise UserError(f"--config {path}: cannot be read ({reason(error)})") from error
     if not isinstance(content, dict):
         raise UserError(f"--config {path}: must hold a mapping such as 'model: {{L: 4}}'")
     try:

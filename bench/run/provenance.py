@@ -100,7 +100,7 @@ def trained_by(before: Header, now: Code, max_epochs: int) -> Code:
         print(
             f"note: no one commit describes this training, which {first} began and {now.commit[:10]} goes on "
             f"with: its record will never be ranked; go on in a clean checkout of {first}, or begin anew with "
-            "--overwrite"
+            "--overwrite in place of --ckpt"
         )
     return Code(commit=began.commit, dirty=dirty)
 

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from bench.errors import Interrupted, UserError
 from bench.records.header import Header
 from bench.records.record import Options
 from bench.run import checkpoints
-from bench.run.checkpoints import LAST
+from bench.run.checkpoints import LAST, PREVIOUS
 from bench.run.epochs import EpochLine
 from bench.run.trainer_options import require_accelerator
 from datamodules.base import ImageDataModule
@@ -198,12 +198,12 @@ def training_images(trainer: pl.Trainer, datamodule: ImageDataModule) -> int:
 
 
 @contextmanager
-def interruptible(doing: str, advice: str) -> Iterator[None]:
+def interruptible(doing: str, advice: Callable[[], str]) -> Iterator[None]:
     """Makes Lightning's ways to end on a signal one, and SIGUSR1, by which SLURM announces the end of a job, SIGTERM.
 
     Args:
         doing: what was under way, for the message.
-        advice: how to go on.
+        advice: how to go on, from what is on disk by then.
 
     Raises:
         Interrupted: SIGINT, SIGTERM or SIGUSR1 came.
@@ -214,12 +214,12 @@ def interruptible(doing: str, advice: str) -> Iterator[None]:
     try:
         yield
     except SIGTERMException as error:
-        raise Interrupted(f"{doing} was terminated; {advice}", 143) from error
+        raise Interrupted(f"{doing} was terminated; {advice()}", 143) from error
     except (SystemExit, KeyboardInterrupt) as error:
-        raise Interrupted(f"{doing} was interrupted; {advice}", 130) from error
+        raise Interrupted(f"{doing} was interrupted; {advice()}", 130) from error
     except OSError as error:  # a full disk, a folder that has become read-only: in a log, most often
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{doing} ended: {reason}; {advice}") from error
+        raise UserError(f"{doing} ended: {reason}; {advice()}") from error
     finally:
         if here:
             signal.signal(signal.SIGUSR1, before)
@@ -245,7 +245,14 @@ def train(trainer: pl.Trainer, model: pl.LightningModule, datamodule: ImageDataM
         Interrupted: SIGINT or SIGTERM came; the last whole epoch is in the checkpoint.
         UserError: nothing would be trained on or evaluated.
     """
-    with interruptible("training", "the last whole epoch is kept; go on with the same command and --ckpt last"):
+
+    def advice() -> str:
+        folder = getattr(trainer.checkpoint_callback, "dirpath", None)
+        if folder and any((Path(folder) / name).exists() for name in (LAST, PREVIOUS)):
+            return "the last whole epoch is kept; go on with the same command and --ckpt last"
+        return "it had not begun, so nothing is kept; repeat the command"
+
+    with interruptible("training", advice):
         trainer.fit(model, datamodule=datamodule, ckpt_path=resume and str(resume), weights_only=True)
     if not trainer.state.finished:
         raise UserError(f"training ended in epoch {trainer.current_epoch} with status {trainer.state.status}")

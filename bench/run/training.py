@@ -146,7 +146,8 @@ def find_resume(spec: RunSpec, out: Path, header: Header) -> Path | None:
     elif asked == "last" and not path.exists():
         path = out / WEIGHTS
         if not path.exists():
-            raise UserError(f"--ckpt last: there is no checkpoint in {folder} yet; leave --ckpt out to begin")
+            begin = "begin anew with --overwrite in its place" if there else "leave --ckpt out to begin"
+            raise UserError(f"--ckpt last: there is no checkpoint in {folder} yet; {begin}")
     elif path.suffix == ".safetensors":
         raise UserError(f"--ckpt {path}: holds weights only, and a training resumes from a .ckpt file")
     try:
@@ -168,7 +169,8 @@ def find_resume(spec: RunSpec, out: Path, header: Header) -> Path | None:
         whole = header.recipe.part("trainer")["max_epochs"]
         if old.epochs != whole:
             raise UserError(
-                f"--ckpt last: {path} has {old.epochs} of {whole} epochs, and there is no checkpoint to go on from"
+                f"--ckpt last: {path} has {old.epochs} of {whole} epochs, and there is no checkpoint to go on from; "
+                "begin anew with --overwrite in its place"
             )
         print(f"note: {path} has all {whole} epochs: it is evaluated")
     return path

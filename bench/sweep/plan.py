@@ -17,7 +17,7 @@ from bench.records.spec import RunSpec
 from bench.registry.datasets import DATA
 from bench.registry.entries import lookup
 from bench.registry.methods import METHODS
-from bench.run.checkpoints import LAST, RECORD, WEIGHTS
+from bench.run.checkpoints import LAST, PREVIOUS, RECORD, WEIGHTS
 from bench.run.resolve import Chosen, resolve
 from bench.run.trainer_options import TRAINING
 from bench.sweep.sweep_file import SweepFile, full_names
@@ -59,7 +59,9 @@ class Job:
 
         Weights do as well: they are written when the training is over, and its checkpoints may have been removed.
         """
-        kept = any((self.folder / name).exists() for name in (f"checkpoints/{LAST}", WEIGHTS))
+        kept = any(
+            (self.folder / name).exists() for name in (f"checkpoints/{LAST}", f"checkpoints/{PREVIOUS}", WEIGHTS)
+        )
         begun: State = "begun" if self.trains and kept else "new"
         try:
             record = records.read_record(self.folder / RECORD)
@@ -125,7 +127,7 @@ class Planner:
         Raises:
             UserError: an unknown name or option; it names the run.
         """
-        axes = itertools.product(self.sweep.data, self.sweep.archs, self.sweep.seeds, self.sweep.items)
+        axes = itertools.product(self.sweep.data, self.sweep.archs, self.sweep.seeds, self.sweep.methods)
         for data, arch, seed, item in axes:
             for shared in _combinations(full_names(self.sweep.grid)):
                 for own in _combinations(full_names(item.grid)):

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, cast
 
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import BeforeValidator, Field, JsonValue, ValidationError
 
 from bench.errors import UserError, first_error
 from bench.records.record import Options, Strict
 from bench.registry.entries import nearest
 from bench.registry.methods import METHODS
 from bench.run.options import SHORTHANDS, flatten
-from bench.yaml_files import UNREADABLE, read_yaml
+from bench.yaml_files import UNREADABLE, read_yaml, reason
 
 Grid = dict[str, Annotated[list[JsonValue], Field(min_length=1)]]
 FIXED = ("method", "arch", "data", "data.name", "seed", "out", "config", "print_config", "help")
@@ -31,6 +31,11 @@ class MethodItem(Strict):
     source: Options = {}
 
 
+def _named(item: object) -> object:
+    """A method by its name alone as the mapping that it is short for, so that what is wrong is said of one kind."""
+    return {"name": item} if isinstance(item, str) else item
+
+
 class SweepFile(Strict):
     """What a sweep file holds: each method on each net, data set and seed, for each combination of ``grid``.
 
@@ -38,18 +43,13 @@ class SweepFile(Strict):
     methods that do not train, by the source's method.
     """
 
-    methods: Annotated[list[str | MethodItem], Field(min_length=1)]
+    methods: Annotated[list[Annotated[MethodItem, BeforeValidator(_named)]], Field(min_length=1)]
     archs: Annotated[list[str], Field(min_length=1)] = ["resnet20"]
     data: Annotated[list[str], Field(min_length=1)] = ["cifar10"]
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)] = [0]
     options: Options = {}
     grid: Grid = {}
     sources: dict[str, Options] = {}
-
-    @property
-    def items(self) -> list[MethodItem]:
-        """``methods``, those that are given by name alone too."""
-        return [item if isinstance(item, MethodItem) else MethodItem(name=item) for item in self.methods]
 
 
 def read_sweep(path: Path) -> SweepFile:
@@ -64,12 +64,15 @@ def read_sweep(path: Path) -> SweepFile:
     except ValidationError as error:
         raise UserError(f"{path}: {first_error(error, show_input=True)}") from error
     except UNREADABLE as error:
-        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
-    items = sweep.items
+        raise UserError(f"{path}: cannot be read ({reason(error)})") from error
     own: list[tuple[str, Mapping[str, object]]]
-    own = [(f"{i.name}.{part}", options) for i in items for part, options in (("options", i.options), ("grid", i.grid))]
+    own = [
+        (f"{i.name}.{part}", options)
+        for i in sweep.methods
+        for part, options in (("options", i.options), ("grid", i.grid))
+    ]
     of_sources = [(f"sources.{kind}", options) for kind, options in sweep.sources.items()]
-    of_sources += [(f"{item.name}.source", item.source) for item in items]
+    of_sources += [(f"{item.name}.source", item.source) for item in sweep.methods]
     # A net that is there already is named for one method at a time, never for what is trained here.
     shared: list[tuple[str, Mapping[str, object]]] = [("options", sweep.options), ("grid", sweep.grid), *of_sources]
     for owners, refused in ((shared, {*FIXED, "ckpt"}), (own, {*FIXED})):
@@ -77,10 +80,10 @@ def read_sweep(path: Path) -> SweepFile:
             for name in full_names(options):
                 if name in refused:
                     raise UserError(f"{path}: {where}: {name} is the sweep's to set")
-    for item in items:
+    for item in sweep.methods:
         if item.source and item.name in METHODS and METHODS[item.name].source is None:
             raise UserError(f"{path}: {item.name}.source: it converts no net, it trains its own")
-    names = {item.name for item in items}
+    names = {item.name for item in sweep.methods}
     possible = {kind for name in names & set(METHODS) for kind in METHODS[name].sources}
     for kind in sweep.sources:
         if kind not in possible:

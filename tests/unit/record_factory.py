@@ -10,6 +10,7 @@ from typing import Any
 
 from bench.records.record import Record, config_sha256
 from bench.registry.datasets import DATA
+from bench.registry.methods import METHODS
 
 RECORD = Path(__file__).with_name("record.json").read_text()
 
@@ -26,13 +27,37 @@ def point(T: int, top1: float, warmup: int = 0, **changes: Any) -> dict[str, Any
 
 
 def record_dict(seed: int = 0, snn: Sequence[dict[str, Any]] | None = None, **changes: Any) -> dict[str, Any]:
-    """A record as JSON data; ``changes`` name fields with ``__`` for a dot: ``protocol__version=2``."""
-    config = changes.pop("config", {"model": {"L": 4}, "data": {"batch_size": 128}})
-    config = {"trainer": {"max_epochs": 300}, **config}
+    """A record as JSON data; ``changes`` name fields with ``__`` for a dot: ``protocol__version=2``.
+
+    What is not given follows from what is: the configuration from the names, and what the registry says of them.
+    """
+    config = changes.pop("config", {})
     data: dict[str, Any] = json.loads(RECORD)
-    data["recipe"] |= {"sha256": config_sha256(config), "config": config}
     data |= {"seed": seed} | ({} if snn is None else {"snn": list(snn)})
     data["checkpoint"]["sha256"] = sha(f"net {seed}")
+    _put(data, {"method__options": config.get("model", data["method"]["options"])} | changes)
+    names = {key: data[key]["name"] for key in ("method", "arch", "data")}
+    config = {
+        **{"method": names["method"], "arch": names["arch"], "trainer": {"max_epochs": 300}},
+        **{"model": data["method"]["options"], **config},
+        "data": _over({"name": names["data"]}, config.get("data", {"batch_size": 128})),
+    }
+    implied: dict[str, Any] = {}
+    if method := METHODS.get(names["method"]):
+        implied |= {"method__paper": method.paper, "conversion__retrained": method.source is None}
+        if method.source is not None:
+            checksum = data["conversion"]["source_sha256"] or sha("source")
+            source = {"trainer": {"max_epochs": 300}, "sha256": checksum}
+            config["source"] = _over(source, config.get("source", {}))
+            implied["conversion__source_sha256"] = config["source"]["sha256"]
+    if known := DATA.get(names["data"]):
+        implied |= {"protocol__num_eval_samples": known.num_test, "data__num_classes": known.num_classes}
+    _put(data, implied | changes)
+    data["recipe"] |= {"sha256": config_sha256(config), "config": config}
+    return data
+
+
+def _put(data: dict[str, Any], changes: dict[str, Any]) -> None:
     for name, value in changes.items():
         *parents, last = name.split("__")
         target = data
@@ -41,9 +66,11 @@ def record_dict(seed: int = 0, snn: Sequence[dict[str, Any]] | None = None, **ch
         if last not in target:
             raise KeyError(name)
         target[last] = value
-    if data["data"]["name"] in DATA and "protocol__num_eval_samples" not in changes:
-        data["protocol"]["num_eval_samples"] = DATA[data["data"]["name"]].num_test
-    return data
+
+
+def _over(base: dict[str, Any], given: Any) -> Any:
+    """``given`` with what it lacks of ``base``; as it is if it is no mapping."""
+    return {**base, **given} if isinstance(given, dict) else given
 
 
 def make_record(seed: int = 0, snn: Sequence[dict[str, Any]] | None = None, **changes: Any) -> Record:

@@ -160,6 +160,7 @@ def test_what_goes_wrong_is_one_line(
 def test_the_command_files_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = make_record()
     offline_run(tmp_path / "runs", record)
+    (tmp_path / "results").mkdir()
     arguments = ["leaderboard", "--results", str(tmp_path / "results"), "--out", str(tmp_path / "out")]
     arguments += ["--reported", str(ROOT / "leaderboards/reported"), "--wandb-dir", str(tmp_path / "runs")]
     assert cli.main([*arguments, "--check"]) == 2

@@ -23,7 +23,7 @@ def test_only_what_differs_is_named() -> None:
     )
     found = differences(a, b)
     assert found["config"] == {"model.L": (4, 8), "model.lr": (0.1, "(absent)")}
-    assert found["what"] == {"seed": (0, 1)}
+    assert found["what"] == {"method.options.L": (4, 8), "method.options.lr": (0.1, "(absent)"), "seed": (0, 1)}
     assert found["code"] == {"commit": ("b" * 40, "c" * 40)}
     assert found["environment"] == {"torch": ("2", "3")}
     assert set(found) == {"what", "config", "code", "environment", "checkpoint"}
@@ -64,7 +64,7 @@ def test_by_key_folder_and_path(results: Path, tmp_path: Path, capsys: pytest.Ca
     by_folder = json.loads(capsys.readouterr().out)
     assert compare("paper-seed0", path, "--results", str(results), "--json") == 0
     assert json.loads(capsys.readouterr().out) == by_folder
-    assert by_folder["different"]["what"] == {"seed": [0, 5]}
+    assert by_folder["different"]["what"]["seed"] == [0, 5]
     assert by_folder["curve"][0] == {"T": None, "warmup": None, "a": 91.77, "b": 91.77, "difference": 0}
 
 
@@ -85,6 +85,16 @@ def test_bad_input_is_one_line(results: Path, capsys: pytest.CaptureFixture[str]
         assert compare("paper-seed0", name, "--results", str(results)) == 2
         err = capsys.readouterr().err
         assert err.count("\n") == 1 and reason in err, name
+
+
+def test_an_absent_folder_is_refused_though_nothing_is_looked_up_in_it(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(tmp_path / "run")
+    assert compare(run, run, "--results", str(tmp_path / "resluts")) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--results" in line and "no such folder" in line
+    assert compare(run, run, "--results", str(results)) == 0
 
 
 def test_a_hostile_record_is_one_line(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

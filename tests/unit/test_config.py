@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from bench.records.record import differences
 from bench.registry.datasets import DATA
 from bench.run.options import expand_shorthands
 from bench.run.resolve import parse_fit, parse_steps
+from bench.yaml_files import UNREADABLE, read_yaml, reason
 
 BASE = ["--method", "qcfs", "--data", "digits"]
 
@@ -48,7 +50,11 @@ def test_a_config_file_takes_every_form_of_an_option(tmp_path: Path, text: str) 
         ("model: {LL: 4}", ["model.LL", "model.L"]),
         ("model: {L: four}", ["model.L", "four"]),
         ("- 1", ["mapping"]),
-        ("model: {L: 4", ["cannot be read"]),
+        ("model: {L: 4", ["cannot be read", "line ", "expected"]),
+        ("model:\n\t- L", ["cannot be read", "line ", "character"]),
+        ("model: {L: 4}\nmodel: {L: 5}", ["cannot be read", "line ", "model", "twice"]),
+        ("model:\n  L: 010", ["cannot be read", "010", "decimal"]),
+        ("model:\n  lr: 1:30", ["cannot be read", "1:30", "decimal"]),
     ],
 )
 @pytest.mark.parametrize("kind", ["config", "recipe"])
@@ -61,6 +67,45 @@ def test_bad_files_are_refused_by_name(tmp_path: Path, text: str, words: list[st
     assert "bad.yaml" in message
     assert "\n" not in message
     assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize("written", ["010", "-010", "00", "08", "0_1", "0o10", "1:30", "1:30.5", "12:30:45", "+1_0:59"])
+def test_a_number_that_yaml_reads_in_another_base_is_refused_with_its_line(tmp_path: Path, written: str) -> None:
+    """And is the text that it looks like in quotes, and where everything is read as it is written."""
+    path = tmp_path / "file.yaml"
+    path.write_text(f"a: 1\nb:\n- {written}\n")
+    with pytest.raises(ValueError, match=rf"^line 3: .*{re.escape(written)} "):
+        read_yaml(path)
+    assert read_yaml(path, as_written=True) == {"a": "1", "b": [written]}
+    path.write_text(f"a: 1\nb:\n- '{written}'\n")
+    assert read_yaml(path)["b"] == [written]
+
+
+def test_decimal_numbers_and_texts_are_read_as_ever(tmp_path: Path) -> None:
+    path = tmp_path / "file.yaml"
+    path.write_text("[0, -7, 10, 0.5, 1.0e-3, 1e-3, 1_000, a:30, '0']")
+    assert read_yaml(path) == [0, -7, 10, 0.5, 0.001, "1e-3", 1000, "a:30", "0"]
+    path.write_text("model: {lr: 1e-3}")
+    assert parse_fit([*BASE, "--config", str(path)]).model["lr"] == 0.001
+
+
+@pytest.mark.parametrize("as_written", [False, True])
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a: 1\n\nb: ]\n", 3),
+        ("a: 1\n b: 2\n", 2),
+        ("a: 1\nb:\n\t- 2\n", 3),
+        ("a: 1\n--- 2\n", 2),
+        ("a: 1\n\n[b]: 2\n", 3),
+    ],
+)
+def test_the_reason_why_yaml_is_not_has_the_line(tmp_path: Path, text: str, line: int, as_written: bool) -> None:
+    path = tmp_path / "file.yaml"
+    path.write_text(text)
+    with pytest.raises(UNREADABLE) as refused:
+        read_yaml(path, as_written=as_written)
+    assert re.fullmatch(rf"line {line}: [^\n]*[a-z]{{4}}[^\n]*", reason(refused.value))
 
 
 def test_a_net_of_timm_does_not_get_the_recipe_of_ours() -> None:

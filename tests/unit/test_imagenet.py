@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -170,6 +171,18 @@ def test_a_partial_set_is_refused_with_what_was_found_and_taken_on_request(tmp_p
     with pytest.raises(UserError, match=r"train: found 12 images of 3 classes, and the set has 1,281,167 of 1,000"):
         ImageNetDataModule(str(root), num_workers=0).setup()
     assert module(root).limited
+
+
+def test_classes_that_are_evaluated_and_have_no_training_image_are_said(tmp_path, capsys):
+    root = make.val_folders(make.train_folders(tmp_path))
+    module(root).setup()
+    assert "note" not in capsys.readouterr().out
+    for wnid in make.WNIDS[1:]:
+        shutil.rmtree(root / "train" / wnid)
+    module(root).setup()
+    said = capsys.readouterr().out
+    assert f"{root / 'val'}: 2 of its classes have no training image" in said
+    assert said.rstrip().endswith(", ".join(make.WNIDS[1:]))
 
 
 def damage(root: Path) -> tuple[Path, Path]:

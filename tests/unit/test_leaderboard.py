@@ -64,6 +64,13 @@ def write_papers(folder: Path, *texts: str) -> Path:
 
 
 @pytest.fixture
+def results(tmp_path: Path) -> Path:
+    folder = tmp_path / "results"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
 def reported(tmp_path: Path) -> Path:
     return write_papers(tmp_path / "reported", PAPER)
 
@@ -131,9 +138,7 @@ def converted(seed: int, **changes: Any) -> Record:
     settings = {"model": {"L": 4}, "data": {"val_split": 0}, "trainer": {"max_epochs": 300}}
     source = {**settings, "sha256": sha(str(seed)), **changes}
     config = {"model": {"rho": 4}, "source": source}
-    points = [point(8, 0.9 + seed / 1000)]
-    given = {"conversion__retrained": False, "conversion__source_sha256": str(source["sha256"])}
-    return make_record(seed, points, config=config, method__options={"rho": 4}, **given)
+    return make_record(seed, [point(8, 0.9 + seed / 1000)], method__name="cos", config=config)
 
 
 def test_seeds_with_their_own_source_nets_are_one_experiment_and_other_settings_another() -> None:
@@ -314,11 +319,10 @@ def test_a_rank_never_rests_on_some_of_the_seeds() -> None:
 
 def test_a_source_net_is_a_row_only_where_its_own_conversion_has_none_and_is_not_ranked() -> None:
     """The conversion of the very net by the method of the same paper is the row; that of another paper is another."""
-    source = named("relu", point(8, 0.9), method__paper="diehl2015", checkpoint__sha256=sha("a net"))
-    given: dict[str, Any] = {"conversion__retrained": False, "conversion__source_sha256": sha("a net")}
-    own = named("max_norm", point(8, 0.9), method__paper="diehl2015", **given)
-    other = named("opi", point(8, 0.95), method__paper="bu2022opi", **given)
-    of_another_net = named("max_norm", point(8, 0.9), method__paper="diehl2015")
+    source = named("relu", point(8, 0.9), checkpoint__sha256=sha("a net"))
+    own = named("max_norm", point(8, 0.9), conversion__source_sha256=sha("a net"))
+    other = named("opi", point(8, 0.95), conversion__source_sha256=sha("a net"))
+    of_another_net = named("max_norm", point(8, 0.9))
     assert ranks([source, own, other]) == [("opi", 1), ("max_norm", 2)]
     assert ranks([source, other]) == [("opi", 1), ("relu", None)]
     assert ranks([source, of_another_net]) == [("max_norm", 1), ("relu", None)]
@@ -499,10 +503,13 @@ def test_emphasis_and_addresses_are_broken_names_are_left_alone_and_links_go_to_
         ({"training__code": {"commit": "a" * 40, "dirty": True}}, "training.code.dirty"),
         ({"code__commit": "unknown"}, "code.commit is unknown"),
         ({"training__epochs": 120}, "training.epochs is 120 of 300: the training was not finished"),
-        ({"config": {"source": {"trainer": {"max_epochs": 400}}}}, "training.epochs is 300 of 400"),
+        (
+            {"method__name": "cos", "config": {"source": {"trainer": {"max_epochs": 400}}}},
+            "training.epochs is 300 of 400",
+        ),
         ({"protocol__eval_split": "val"}, "eval_split is val"),
         ({"protocol__version": 99}, "protocol.version 99 is newer"),
-        ({"protocol__num_eval_samples": 9_999}, "num_eval_samples is 9999; the test set has 10000"),
+        ({"protocol__num_eval_samples": 20_000}, "num_eval_samples is 20000; the test set has 10000"),
         ({"data__name": "imagenet", "protocol__num_eval_samples": 10_000}, "the test set has 50000"),
         ({"data__name": "mnist"}, "no leaderboard for mnist"),
     ],
@@ -517,6 +524,58 @@ def test_each_reason_to_refuse_and_every_bad_file_are_named(
     assert all(reason in line for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"config": {"method": "srp"}}, "method.name is qcfs"),
+        ({"method__name": "zaphod"}, "unknown method zaphod"),
+        ({"method__paper": "hao2023srp"}, "method.paper is hao2023srp"),
+        ({"config": {"arch": "cifar_vgg16"}}, "arch.name is cifar_resnet20"),
+        ({"config": {"data": {"name": "cifar100"}}}, "data.name is cifar10"),
+        ({"method__options": {"L": 8}, "config": {"model": {"L": 4}}}, "method.options: L=8"),
+        ({"method__options": {}, "config": {"model": {"L": 4}}}, "method.options: L=None"),
+        ({"data__num_classes": 7}, "data.num_classes is 7"),
+        ({"arch__parameters": 1}, "arch.parameters is 1"),
+        ({"seed": 2**40}, "seed is 1099511627776"),
+        ({"ann__top1": 0.999}, "ann: top1 0.999 is above top5 0.99"),
+        ({"snn": [point(8, 0.9, top5=0.8)]}, "snn T=8: top1 0.9 is above top5 0.8"),
+        ({"snn": [point(8, 0.123456789)]}, "top1 0.123456789 is no whole number of 10000 images"),
+        ({"ann__top5": 0.99999}, "top5 0.99999 is no whole number of 10000 images"),
+        ({"snn": [point(8, 0.9, quantised_top1=1 / 3)]}, "quantised_top1"),
+        ({"conversion__retrained": False}, "conversion.retrained is False"),
+        ({"method__name": "cos", "conversion__retrained": True}, "conversion.retrained is True"),
+        (
+            {"method__name": "cos", "conversion__source_sha256": None, "config": {"source": {"sha256": None}}},
+            "conversion.source_sha256: cos converts a qcfs net",
+        ),
+        (
+            {"method__name": "cos", "conversion__source_sha256": sha("a"), "config": {"source": {"sha256": sha("b")}}},
+            "is not that of recipe.config.source",
+        ),
+        ({"conversion__source_sha256": sha("any")}, "is not that of recipe.config.source"),
+    ],
+)
+def test_a_record_whose_parts_contradict_each_other_is_not_filed(
+    tmp_path: Path,
+    results: Path,
+    reported: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: dict[str, Any],
+    reason: str,
+) -> None:
+    """The same record without the contradiction is."""
+    paths = {"--results": results, "--reported": reported, "--out": tmp_path / "out", "--add": tmp_path / "record.json"}
+    command = ["leaderboard", *(str(word) for pair in paths.items() for word in pair)]
+    make_record(**change).write(tmp_path / "record.json")
+    before = snapshot(tmp_path)
+    assert cli.main(command) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert any(reason in line for line in lines), lines
+    assert snapshot(tmp_path) == before
+    make_record(method__name=change.get("method__name", "qcfs").replace("zaphod", "qcfs")).write(paths["--add"])
+    assert cli.main(command) == 0
+
+
 def broken(**changes: Any) -> str:
     return json.dumps(record_dict(**changes))
 
@@ -524,11 +583,13 @@ def broken(**changes: Any) -> str:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (broken(schema_version=2), "schema_version"),
+        (broken(schema_version=2), "of a newer version of this suite (schema_version 2)"),
+        (broken(schema_version=0), "schema_version: Input"),
         (broken().replace('"limited": false', '"limited": false, "limited": false'), "duplicate key 'limited'"),
         (broken().replace("0.732", "NaN"), "NaN"),
         (broken().replace("0.732", '"0.732"'), "snn.0.top1"),
-        (broken().replace('"limited": false', '"limited": false, "more": 1'), "more"),
+        (broken().replace('"limited": false', '"limited": false, "more": 1'), "more: unknown key"),
+        (broken().replace('"limited"', '"limitd"'), "limitd: unknown key (did you mean limited?)"),
         (broken(config={"a": 1}).replace('"a": 1', '"a": 2'), "recipe.sha256"),
         (broken(config={"a": 2.5}).replace("2.5", "1e999"), "finite number"),
         (broken(config={"a": json.loads("[" * 300 + "]" * 300)}), "nested more than 20 levels"),
@@ -551,10 +612,9 @@ def test_unreadable_records_are_refused_in_one_line(tmp_path: Path, text: str, r
     assert len(line) <= 400
 
 
-def test_symbolic_links_and_odd_files_are_refused(tmp_path: Path) -> None:
-    results, outside = tmp_path / "results", tmp_path / "outside"
+def test_symbolic_links_and_odd_files_are_refused(tmp_path: Path, results: Path) -> None:
+    outside = tmp_path / "outside"
     path = file_record(outside, make_record())
-    results.mkdir()
     (results / "linked").symlink_to(outside)
     target = results / "cifar100" / "x.json"
     target.parent.mkdir()
@@ -595,7 +655,7 @@ def test_one_seed_counts_once_however_often_its_source_net_was_trained(tmp_path:
 
 def test_conversions_of_one_source_net_are_seeds_where_they_differ(tmp_path: Path) -> None:
     """Thresholds may start at random; a seed that nothing was drawn by gives the very same numbers."""
-    one: dict[str, Any] = {"checkpoint__sha256": sha("one"), "conversion__retrained": False}
+    one = {"checkpoint__sha256": sha("one"), "method__name": "cos"}
     for seed, rate in enumerate((0.125, 0.25)):
         file_record(tmp_path, make_record(seed, [point(8, 0.9, firing_rate=rate)], **one))
     assert len(load(tmp_path)[0]) == 2
@@ -608,7 +668,9 @@ def test_conversions_of_one_source_net_are_seeds_where_they_differ(tmp_path: Pat
     ("old", "new", "reason"),
     [
         ("key: bu2022qcfs", "key: other", "its name must be other.yaml"),
-        ("title: A title", "titel: A title", "titel"),
+        ("title: A title", "titel: A title", "titel: unknown key (did you mean title?)"),
+        ("    L: 4", "    l4: 4", "rows.0.l4: unknown key"),
+        ("title: A title", "title: [A", "line 3: did not find expected"),
         ("title: A title", "title: A title\ntitle: B", "the key title is there twice"),
         ("4: 83.75", "4: 83.75, 4: 83.76", "the key 4 is there twice"),
         ("83.75", "83", "as printed"),
@@ -648,19 +710,19 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in files_in(folder)}
 
 
-def test_no_records_at_all(tmp_path: Path, reported: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(tmp_path / "none", reported, tmp_path / "out", False, True, []) == 0
+def test_no_records_at_all(tmp_path: Path, results: Path, reported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(results, reported, tmp_path / "out", False, True, []) == 0
     assert not (tmp_path / "out").exists()
     assert [row["badge"] for row in json.loads(capsys.readouterr().out)] == ["reported only"] * 4
-    assert run(tmp_path / "none", reported, tmp_path / "out", False, False, []) == 0
+    assert run(results, reported, tmp_path / "out", False, False, []) == 0
     assert files_in(tmp_path / "out") == MADE
     assert "No run is filed yet." in (tmp_path / "out" / "cifar10.md").read_text()
 
 
 def test_check_writes_nothing_and_names_stale_missing_and_surplus_files(
-    tmp_path: Path, reported: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, results: Path, reported: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    results, out = tmp_path / "results", tmp_path / "out"
+    out = tmp_path / "out"
     assert run(results, reported, out, True, False, []) == 1
     assert not out.exists()
     run(results, reported, out, False, False, [])
@@ -691,11 +753,11 @@ def test_check_writes_nothing_and_names_stale_missing_and_surplus_files(
     assert files_in(out) == sorted([*MADE, "curves/own.svg", "notes.md"])
 
 
-def test_unchanged_files_are_not_rewritten_and_notes_are_linked(tmp_path: Path, reported: Path) -> None:
-    results, out = tmp_path / "results", tmp_path / "out"
+def test_unchanged_files_are_not_rewritten_and_notes_are_linked(tmp_path: Path, results: Path, reported: Path) -> None:
+    out = tmp_path / "out"
     run(results, reported, out, False, False, [])
     before = {name: (out / name).stat() for name in files_in(out)}
-    file_record(results, make_record(data__name="digits"))
+    file_record(results, make_record(0, [point(8, 0.75)], data__name="digits", ann__top1=0.75, ann__top5=1.0))
     run(results, reported, out, False, False, [])
     same = {"cifar10.md", "cifar10.csv", "curves/cifar10-cifar_resnet20.svg"}
     assert {name for name in before if before[name].st_ino == (out / name).stat().st_ino} == same
@@ -707,8 +769,10 @@ def test_unchanged_files_are_not_rewritten_and_notes_are_linked(tmp_path: Path, 
     assert (out / "notes" / "cifar10.md").read_text() == "by hand"
 
 
-def test_add_files_a_record_and_regenerates(tmp_path: Path, reported: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    results, out, record = tmp_path / "results", tmp_path / "out", make_record()
+def test_add_files_a_record_and_regenerates(
+    tmp_path: Path, results: Path, reported: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, record = tmp_path / "out", make_record()
     record.write(tmp_path / "run" / "record.json")
     assert run(results, reported, out, False, True, [tmp_path / "run" / "record.json"]) == 0
     printed = capsys.readouterr()
@@ -721,8 +785,8 @@ def test_add_files_a_record_and_regenerates(tmp_path: Path, reported: Path, caps
         run(results, reported, out, False, False, [tmp_path / "run" / "record.json"])
 
 
-def test_a_reader_that_goes_away_leaves_no_stale_page(tmp_path: Path, reported: Path) -> None:
-    results, out = tmp_path / "results", tmp_path / "out"
+def test_a_reader_that_goes_away_leaves_no_stale_page(tmp_path: Path, results: Path, reported: Path) -> None:
+    out = tmp_path / "out"
     file_record(results, make_record())
     words = [str(results), str(reported), str(out)]
     command = f"from pathlib import Path; from bench.leaderboard import run; run(*map(Path, {words}), False, False, [])"
@@ -745,6 +809,7 @@ def test_a_reader_that_goes_away_leaves_no_stale_page(tmp_path: Path, reported: 
 )
 def test_nothing_is_written_where_an_addition_is_refused_or_rendering_fails(
     tmp_path: Path,
+    results: Path,
     reported: Path,
     monkeypatch: pytest.MonkeyPatch,
     changes: list[dict[str, Any]],
@@ -758,17 +823,42 @@ def test_nothing_is_written_where_an_addition_is_refused_or_rendering_fails(
         monkeypatch.setattr(f"bench.leaderboard.{broken}", Mock(side_effect=UserError("not drawn")))
     before = snapshot(tmp_path)
     with pytest.raises(UserError, match=reason):
-        run(tmp_path / "results", reported, tmp_path / "out", False, False, paths)
+        run(results, reported, tmp_path / "out", False, False, paths)
     assert snapshot(tmp_path) == before
 
 
-def test_the_command_line_refuses_with_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["leaderboard", "--results", str(tmp_path / "r"), "--out", str(tmp_path / "o")]
-    assert cli.main([*arguments, "--reported", str(tmp_path / "none")]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
+@pytest.mark.parametrize("option", ["--results", "--reported", "--wandb-dir"])
+@pytest.mark.parametrize("check", [[], ["--check"]])
+def test_an_absent_folder_is_refused_in_one_line(
+    tmp_path: Path, results: Path, reported: Path, capsys: pytest.CaptureFixture[str], option: str, check: list[str]
+) -> None:
+    """A mistyped folder of results would make empty pages."""
+    folders = {"--results": results, "--reported": reported, "--out": tmp_path / "out", option: tmp_path / "absent"}
+    assert cli.main(["leaderboard", *(str(word) for pair in folders.items() for word in pair), *check]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert option in line and f"{tmp_path / 'absent'}: no such folder" in line
+    assert not (tmp_path / "out").exists() and not (tmp_path / "absent").exists()
+    with pytest.raises(UserError, match="no such folder"):
+        run(tmp_path / "absent", reported, tmp_path / "out", False, False, [])
+
+
+def test_the_command_line_refuses_with_status_2(
+    tmp_path: Path, results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["leaderboard", "--results", str(results), "--out", str(tmp_path / "o")]
     assert cli.main([*arguments, "--check", "--add", str(tmp_path / "record.json")]) == 2
     assert "--check" in capsys.readouterr().err
     assert cli.main([*arguments, "--reported", str(COMMITTED), "--check"]) == 1
+
+
+def test_a_check_without_a_temporary_folder_is_one_line(
+    results: Path, reported: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    full = OSError(28, "No space left on device")
+    monkeypatch.setattr("tempfile.mkdtemp", Mock(side_effect=full))
+    assert cli.main(["leaderboard", "--check", "--results", str(results), "--reported", str(reported)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "No space left on device" in line and "$TMPDIR" in line
 
 
 def test_nothing_heavy_is_imported() -> None:

@@ -128,6 +128,9 @@ def test_state_follows_what_is_on_disk(tmp_path, monkeypatch):
     (source.folder / "checkpoints").mkdir(parents=True)
     (source.folder / "checkpoints/last.ckpt").touch()
     assert source.state() == "begun" and source.command()[-2:] == ["--ckpt", "last"]
+    (source.folder / "checkpoints/last.ckpt").rename(source.folder / "checkpoints/previous.ckpt")
+    assert source.state() == "begun" and source.command()[-2:] == ["--ckpt", "last"], "the one before will do"
+    (source.folder / "checkpoints/previous.ckpt").rename(source.folder / "checkpoints/last.ckpt")
     write(source.folder / "record.json", steps=(1, 2, 4, 8), checkpoint__sha256="a" * 64)
     assert source.state() == "begun", "others convert its weights, and those are not there"
     (source.folder / "checkpoints/last.ckpt").unlink()
@@ -256,7 +259,15 @@ def test_a_run_of_one_process_is_alone_in_its_folder_whatever_its_rank_is_said_t
     [
         ("", ["valid dictionary"]),
         ("methods: []", ["methods", "at least 1"]),
-        ("methods: [qcfs]\nseed: 3", ["seed", "not permitted"]),
+        ("methods: [qcfs]\nseed: 3", ["seed: unknown", "did you mean seeds"]),
+        ("methods: [{name: qcfs, seed: 3}]", ["methods.0.seed: unknown"]),
+        ("methods: [qcfs, {name: qcfs, optoins: {}}]", ["methods.1.optoins: unknown", "did you mean options"]),
+        ("methods: [{name: 3}]", ["methods.0.name", "3", "string"]),
+        ("methods: [{options: {}}]", ["methods.0.name", "required"]),
+        ("methods: [{name: qcfs, grid: {model.L: 4}}]", ["methods.0.grid.model.L", "list"]),
+        ("methods: [{name: qcfs, options: {model.L: 2024-01-01}}]", ["methods.0.options.model.L", "2024"]),
+        ("methods: [3]", ["methods.0", "3", "dictionary"]),
+        ("methods: [qcfs]\nseeds: [010]", ["line 2", "010", "decimal"]),
         ("methods: [qcfs]\nseeds: [-1]", ["seeds.0"]),
         ("methods: [qcfs]\ngrid: {model.L: 4}", ["grid.model.L", "list"]),
         ("methods: [qcfs]\ngrid: {model.L: []}", ["grid.model.L", "at least 1"]),
@@ -277,7 +288,7 @@ def test_a_run_of_one_process_is_alone_in_its_folder_whatever_its_rank_is_said_t
         ("methods: [{name: cos, options: {ckpt: x}, source: {model.L: 4}}]", ["cos", "ckpt and source"]),
         ("methods: [qcfs]\nmethods: [relu]", ["line 1", "methods", "twice"]),
         ("methods: [qcfs]\noptions: {model.L: 2024-01-01}", ["model.L", "2024"]),
-        ("methods: [qcfs", ["cannot be read"]),
+        ("methods: [qcfs\ndata: [digits]", ["cannot be read (line 2: expected"]),
     ],
 )
 def test_a_file_that_makes_no_sense_is_one_line(tmp_path, monkeypatch, capsys, text, words):
