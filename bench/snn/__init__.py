@@ -1,1 +1,1 @@
-"""Spiking networks: neurons that unroll time, surgery on networks, simulation."""
+"""Spiking networks: neurons that unroll time, changes to networks, simulation."""

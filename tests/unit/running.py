@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +26,10 @@ def logits_of(snn: SpikingNetwork, x: Tensor, T: int, image_steps: int | None = 
 
 
 @contextmanager
-def outputs(net: nn.Module, *kinds: type[nn.Module]) -> Iterator[dict[str, Tensor]]:
-    """What each module of these kinds gave last, by name."""
+def _watched(net: nn.Module, kinds: tuple[type[nn.Module], ...], which: int) -> Iterator[dict[str, Tensor]]:
     seen: dict[str, Tensor] = {}
     hooks = [
-        module.register_forward_hook(lambda _, __, out, name=name: seen.update({name: out.clone()}))
+        module.register_forward_hook(lambda _, x, y, name=name: seen.update({name: (x[0], y)[which].clone()}))
         for name, module in net.named_modules()
         if isinstance(module, kinds)
     ]
@@ -40,23 +39,18 @@ def outputs(net: nn.Module, *kinds: type[nn.Module]) -> Iterator[dict[str, Tenso
         hook.remove()
 
 
-@contextmanager
-def inputs(net: nn.Module, *kinds: type[nn.Module]) -> Iterator[dict[str, Tensor]]:
+def inputs(net: nn.Module, *kinds: type[nn.Module]) -> AbstractContextManager[dict[str, Tensor]]:
     """What each module of these kinds got last, by name."""
-    seen: dict[str, Tensor] = {}
-    hooks = [
-        module.register_forward_pre_hook(lambda _, args, name=name: seen.update({name: args[0].clone()}))
-        for name, module in net.named_modules()
-        if isinstance(module, kinds)
-    ]
-    with torch.no_grad():
-        yield seen
-    for hook in hooks:
-        hook.remove()
+    return _watched(net, kinds, 0)
+
+
+def outputs(net: nn.Module, *kinds: type[nn.Module]) -> AbstractContextManager[dict[str, Tensor]]:
+    """What each module of these kinds gave last, by name."""
+    return _watched(net, kinds, 1)
 
 
 def spikes_of(snn: SpikingNetwork, x: Tensor, T: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """Logits, and of one pass where each layer has sent something, ``[T, B, ...]``."""
+    """Logits, and where each layer has sent something, ``[T, B, ...]``, in a run that is one pass (``T`` up to 8)."""
     with outputs(snn.net, *{type(neuron) for neuron in snn.neurons.values()}) as sent:
         logits, _ = run(snn, x, T)
     for name, out in sent.items():

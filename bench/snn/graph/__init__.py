@@ -1,1 +1,1 @@
-"""What works on networks as graphs: tracing, checks, surgery."""
+"""What works on networks as graphs: tracing, checks, separation, folding, wiring."""
