@@ -51,6 +51,16 @@ def _write(path: Path, data: bytes) -> None:
             os.unlink(temporary)
 
 
+def require_folder(option: str, folder: Path) -> None:
+    """Refuses a mistyped folder, which would else be read as one that holds nothing.
+
+    Raises:
+        UserError: ``folder``, named by ``option``, is not there, or no folder.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{option} {folder}: {'is no folder' if folder.exists() else 'no such folder'}")
+
+
 def require_writable(folder: Path) -> None:
     """Fails now rather than after hours of training.
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentTypeError, Namespace
+from argparse import Namespace
 from pathlib import Path
 
 from pydantic import JsonValue
 
 from bench.errors import UserError
-from bench.files import expand
+from bench.files import expand, require_folder
 from bench.run.options import Parser
 
 COMMANDS = {
@@ -30,14 +30,6 @@ SPEED_KINDS = ("evaluation", "callback", "memory", "training", "data")
 def parser(command: str) -> Parser:
     """An argument parser that says what the command does."""
     return Parser(prog=f"python -m bench {command}", description=COMMANDS[command], allow_abbrev=False)
-
-
-def folder(text: str) -> Path:
-    """The type of an option that names a folder to read; a default is not looked at before it is needed."""
-    path = expand(text)
-    if not path.is_dir():
-        raise ArgumentTypeError(f"{text}: {'is no folder' if path.exists() else 'no such folder'}")
-    return path
 
 
 def add_data_files(made: Parser) -> None:
@@ -102,12 +94,14 @@ def compare(arguments: list[str]) -> int:
     what = "record.json, folder of a run, or key of a committed record (such as qcfs/quick-seed0)"
     made.add_argument("a", metavar="A", help=what)
     made.add_argument("b", metavar="B", help="likewise")
-    made.add_argument("--results", type=folder, default=Path("leaderboards/results"), help="where keys are looked up")
+    made.add_argument("--results", type=expand, help="where keys are looked up [leaderboards/results]")
     made.add_argument("--json", action="store_true", help="print the differences as JSON")
     options = made.parse_args(arguments)
     from bench.compare import run
 
-    return run(options.a, options.b, options.results, options.json)
+    if options.results is not None:  # not the default, which two paths do without
+        require_folder("--results", options.results)
+    return run(options.a, options.b, options.results or Path("leaderboards/results"), options.json)
 
 
 def speed(arguments: list[str]) -> int:

@@ -15,7 +15,7 @@ from typing import TextIO
 from bench.cli import commands
 from bench.cli.commands import COMMANDS as COMMANDS
 from bench.errors import BusyError, Interrupted, UserError, nearest
-from bench.files import expand
+from bench.files import expand, require_folder
 
 # Names and numbers of glibc's <malloc.h>.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -270,12 +270,10 @@ def _leaderboard(arguments: list[str]) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where a generated file is stale")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     parser.add_argument("--add", type=expand, nargs="+", default=[], metavar="RECORD", help="file these records first")
-    parser.add_argument(
-        "--wandb-dir", type=commands.folder, metavar="DIR", help="file the records of offline W&B runs in DIR"
-    )
+    parser.add_argument("--wandb-dir", type=expand, metavar="DIR", help="file the records of offline W&B runs in DIR")
     parser.add_argument("--wandb", metavar="ENTITY/PROJECT", help="file the records of that project's runs on W&B")
-    parser.add_argument("--results", type=commands.folder, default=Path("leaderboards/results"))
-    parser.add_argument("--reported", type=commands.folder, default=Path("leaderboards/reported"))
+    parser.add_argument("--results", type=expand, default=Path("leaderboards/results"))
+    parser.add_argument("--reported", type=expand, default=Path("leaderboards/reported"))
     parser.add_argument("--out", type=expand, default=Path("leaderboards"))
     options = parser.parse_args(arguments)
     import tempfile
@@ -293,5 +291,6 @@ def _leaderboard(arguments: list[str]) -> int:
                 raise UserError("leaderboard: --check writes nothing, so it cannot be used with --wandb or --wandb-dir")
             from bench.leaderboard.collect import collect
 
+            require_folder("--results", options.results)  # now, as downloads come first
             add = [*add, *collect(options.wandb_dir, options.wandb, options.results, Path(folder))]
         return run(options.results, options.reported, options.out, options.check, options.json, add)

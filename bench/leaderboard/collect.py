@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.errors import UserError
+from bench.files import require_folder
 from bench.leaderboard.load import reasons
 from bench.leaderboard.text import one_line
 from bench.records.record import Record, read_record
@@ -88,8 +89,7 @@ def _is_filed(record: Record, path: Path) -> bool:
 
 
 def _on_disk(folder: Path) -> Iterator[Found]:
-    if not folder.is_dir():
-        raise UserError(f"--wandb-dir {folder}: no such folder")
+    require_folder("--wandb-dir", folder)
     for log in sorted(folder.rglob("*.wandb")):
         run = log.parent.name
         for path, digest in _artifact_files(log):

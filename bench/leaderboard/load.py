@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from bench.errors import UserError
+from bench.files import require_folder
 from bench.leaderboard.consistency import contradictions
 from bench.leaderboard.identity import identity
 from bench.leaderboard.text import one_line
@@ -78,9 +79,7 @@ def reasons(record: Record) -> Iterator[str]:
 
 
 def _files(results: Path, refused: list[str]) -> Iterator[Path]:
-    if not results.is_dir():
-        reason = "is no folder" if results.exists() else "no such folder; to begin a board of your own, make it"
-        raise UserError(f"--results {results}: {reason}")
+    require_folder("--results", results)
     for folder, subfolders, names in os.walk(results, onerror=lambda error: _refuse(refused, results, str(error))):
         subfolders.sort()
         for path in (Path(folder) / name for name in (*subfolders, *sorted(names))):

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from bench.errors import UserError, first_error
+from bench.files import require_folder
 from bench.leaderboard.text import one_line
 from bench.records.record import Name, Strict
 from bench.registry.datasets import DATA
@@ -145,6 +146,5 @@ def load_reported(folder: Path) -> tuple[Paper, ...]:
     Raises:
         UserError: the folder or one of its files is not as it should be.
     """
-    if not folder.is_dir():
-        raise UserError(f"--reported {folder}: no such folder")
+    require_folder("--reported", folder)
     return tuple(read_paper(path) for path in sorted(folder.glob("*.yaml")))

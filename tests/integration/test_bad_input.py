@@ -19,7 +19,8 @@ TAKE_PATHS = (
     *((command, "--ckpt") for command in ("evaluate", "diagnose")), (*COS, "--ckpt"), (*COS, "--config"),
     ("evaluate", "--ckpt", "x", "--out"), ("fit", "--method", "qcfs", "--data", "digits", "--logger", "none", "--out"),
     ("export", "--format", "nir", "--ckpt"), ("sweep",),
-    *(("leaderboard", option) for option in ("--results", "--reported", "--wandb-dir", "--add")),
+    ("leaderboard", "--results"),
+    *(("leaderboard", "--results", ".", option) for option in ("--reported", "--wandb-dir", "--add")),
 )  # fmt: skip
 FIT = ("fit", "--method", "qcfs", "--data", "digits", "--logger", "none", "--subset", "64", "--max_epochs", "1")
 

@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -16,7 +17,8 @@ from bench.records.header import Header, is_cut
 from bench.records.record import Arithmetic, Code, read_record
 from bench.run.checkpoints import read
 from bench.run.provenance import environment, trained_on
-from bench.run.resolve import differences
+from bench.run.resolve import differences, parse_fit, with_source
+from bench.run.training import find_resume, header_of
 
 
 def without_times(path: Path) -> str:
@@ -198,6 +200,40 @@ def test_a_finished_run_without_its_checkpoints_is_not_lost(bench, left):
     result = bench("fit", *TINY, "--out", "run")
     assert (result.status, Path("run", left).read_text()) == (2, "weeks of work")
     assert "--overwrite" in result.err and "--ckpt last" not in result.err
+
+
+@pytest.mark.parametrize(("left", "advice"), [("record.json", "--overwrite"), ("sweep.log", "leave --ckpt out")])
+def test_what_is_advised_if_there_is_nothing_to_go_on_from(bench, left, advice):
+    """A run's record keeps the same command without ``--ckpt`` from beginning."""
+    Path("run").mkdir()
+    Path("run", left).write_text("weeks of work")
+    result = bench("fit", *TINY, "--out", "run", "--ckpt", "last")
+    assert result.status == 2 and "no checkpoint" in result.err and advice in result.err
+    assert [path.name for path in Path("run").iterdir()] == [left]
+
+
+def test_a_training_that_ends_before_its_first_checkpoint_advises_none(bench, monkeypatch):
+    full = Mock(side_effect=OSError(28, "No space left on device"))
+    monkeypatch.setattr("bench.run.trainer.LastCheckpoint.on_train_start", full)
+    result = bench("fit", *TINY, "--out", "run")
+    assert result.status == 2 and "No space left" in result.err and "--ckpt" not in result.err
+    assert find_resume(parse_fit(TINY), Path("run"), header_of(parse_fit(TINY))) is None, "the same command begins"
+
+
+@pytest.mark.parametrize(
+    ("left", "words"),
+    [("record.json", ["--ckpt", "fit --method relu", "--overwrite"]), ("checkpoints/previous.ckpt", ["damaged"])],
+)
+def test_a_source_net_of_which_a_part_is_left_is_not_trained_over(bench, left, words):
+    """What is asked of the conversion (``--ckpt last``, ``--overwrite``) is not asked of its source net."""
+    command = ("--method", "max_norm", *TINY[2:4], "--data", "digits", "--subset", "64", "--logger", "none")
+    net = with_source(parse_fit(command)).net
+    path = net.folder() / left
+    path.parent.mkdir(parents=True)
+    path.write_text("weeks of work")
+    result = bench("fit", *command)
+    assert result.status == 2 and all(word in result.err for word in words), result.err
+    assert path.read_text() == "weeks of work"
 
 
 def test_a_finished_run_without_its_checkpoints_is_evaluated_at_further_T(bench, trained):

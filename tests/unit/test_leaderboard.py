@@ -827,8 +827,16 @@ def test_nothing_is_written_where_an_addition_is_refused_or_rendering_fails(
     assert snapshot(tmp_path) == before
 
 
-@pytest.mark.parametrize("option", ["--results", "--reported", "--wandb-dir"])
-@pytest.mark.parametrize("check", [[], ["--check"]])
+@pytest.mark.parametrize(
+    ("option", "check"),
+    [
+        ("--results", []),
+        ("--results", ["--check"]),
+        ("--reported", []),
+        ("--reported", ["--check"]),
+        ("--wandb-dir", []),
+    ],
+)
 def test_an_absent_folder_is_refused_in_one_line(
     tmp_path: Path, results: Path, reported: Path, capsys: pytest.CaptureFixture[str], option: str, check: list[str]
 ) -> None:
