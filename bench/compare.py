@@ -8,10 +8,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from bench.errors import UserError
+from bench.errors import UserError, nearest
 from bench.leaderboard.text import fixed, one_line, percent
 from bench.records.record import Record, read_record
-from bench.registry.entries import nearest
 
 # Parts of a record in the order they are shown. When and by which command a run was made is no difference of its own.
 PARTS = ("what", "config", "protocol", "conversion", "environment", "code", "training", "checkpoint")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -34,3 +36,9 @@ def first_error(error: ValidationError, show_input: bool = False) -> str:
     where = ".".join(str(part) for part in (*first["loc"], *unknown)) or "the whole"
     shown = f" {str(first['input'])[:80]!r}" if show_input and not unknown else ""
     return f"{where}:{shown} {first['msg']}"
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """Returns `` (did you mean X?)``, or nothing where no choice is near."""
+    near = difflib.get_close_matches(name, list(choices), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""

@@ -14,9 +14,8 @@ from typing import TextIO
 
 from bench.cli import commands
 from bench.cli.commands import COMMANDS as COMMANDS
-from bench.errors import BusyError, Interrupted, UserError
+from bench.errors import BusyError, Interrupted, UserError, nearest
 from bench.files import expand, require_folder
-from bench.registry.entries import nearest
 
 # Names and numbers of glibc's <malloc.h>.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3

@@ -14,8 +14,7 @@ import torch
 from timm.models import register_model
 from torch import Tensor, nn
 
-from bench.errors import UserError
-from bench.registry.entries import nearest
+from bench.errors import UserError, nearest
 from bench.registry.nets import ARCHITECTURES
 
 TIMM_PREFIX = "timm/"

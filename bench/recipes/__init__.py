@@ -13,10 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from bench.errors import UserError
+from bench.errors import UserError, nearest
 from bench.files import expand
 from bench.records.record import Options
-from bench.registry.entries import nearest
 from bench.yaml_files import UNREADABLE, read_yaml, reason
 
 FOLDER = Path(__file__).resolve().parent

@@ -15,9 +15,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from bench.errors import UNKNOWN_KEY, UserError, first_error
+from bench.errors import UNKNOWN_KEY, UserError, first_error, nearest
 from bench.files import write_atomically
-from bench.registry.entries import nearest
 
 SCHEMA_VERSION: Literal[1] = 1
 # Raised whenever the way results are measured changes, so that rows of different protocols never merge.

@@ -5,15 +5,14 @@ Nothing here imports torch, so ``bench list``, ``bench --help`` and the leaderbo
 
 from __future__ import annotations
 
-import difflib
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pydantic import JsonValue
 
-from bench.errors import UserError
+from bench.errors import UserError, nearest
 from bench.registry.papers import PAPERS, PaperEntry
 
 T = TypeVar("T")
@@ -129,12 +128,6 @@ class NetEntry:
     def summary(self) -> str:
         """One line for ``bench list``."""
         return f"{self.shape}, {self.activations} activations, {self.weights} M weights"
-
-
-def nearest(name: str, choices: Iterable[str]) -> str:
-    """Returns `` (did you mean X?)``, or nothing where no choice is near."""
-    near = difflib.get_close_matches(name, list(choices), n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def lookup(kind: str, name: str, registry: Mapping[str, T]) -> T:

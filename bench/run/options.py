@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from bench.errors import UserError
+from bench.errors import UserError, nearest
 from bench.records.record import Options
-from bench.registry.entries import nearest
 from bench.run.trainer_options import HELP
 from bench.yaml_files import UNREADABLE, read_yaml, reason
 

@@ -8,9 +8,8 @@ from typing import Annotated, cast
 
 from pydantic import BeforeValidator, Field, JsonValue, ValidationError
 
-from bench.errors import UserError, first_error
+from bench.errors import UserError, first_error, nearest
 from bench.records.record import Options, Strict
-from bench.registry.entries import nearest
 from bench.registry.methods import METHODS
 from bench.run.options import SHORTHANDS, flatten
 from bench.yaml_files import UNREADABLE, read_yaml, reason
