@@ -13,6 +13,7 @@ TRAINING = ("fit", "--method", "qcfs", "--data", "digits", "--max_epochs", "2", 
 
 def test_a_record_is_filed(bench):
     reported = str(OLDER.parents[2] / "leaderboards/reported")
+    Path("results").mkdir()
     folders = ("--results", "results", "--out", "board", "--reported", reported)
     result = bench("leaderboard", *folders, "--add", str(OLDER / "record.json"))
     assert result.status == 0, result.err
