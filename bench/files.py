@@ -80,6 +80,7 @@ def lock(path: Path, wait: bool = False) -> Iterator[None]:
     """Holds a file that one process at a time may hold; the system frees it when the process dies, however it dies.
 
     The file itself stays: removing it would let two processes hold two files of the same name.
+    filelock does not fit: it takes flock, which loader processes that are forked would keep after this one was killed.
 
     Args:
         path: made where absent.
