@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
 
 import pytorch_lightning as pl
 from torch import Tensor, nn
@@ -19,8 +18,6 @@ from bench.snn.replace import replace
 from bench.snn.simulate import SpikingNetwork
 
 Batch = tuple[Tensor, Tensor]
-# Options that a method hands on to its base, which alone declares them with their types.
-Handed = Any
 
 
 class ConversionModule(pl.LightningModule):

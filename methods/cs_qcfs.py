@@ -19,6 +19,7 @@ theta_0 = ``lambda_init`` = 8 as in QCFS, and no weight decay on s, which would 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +29,6 @@ from bench.errors import UserError
 from bench.snn.activations import Activation, Region, clip_floor_shift
 from bench.snn.graph.trace import input_shapes
 from bench.snn.neurons import IFNode, SpikingNeuron
-from methods.base import Handed
 from methods.training import TrainingModule
 
 
@@ -80,7 +80,7 @@ class CSQCFS(TrainingModule):
         s_weight_decay: float | None = 0.0,
         lambda_lr_scale: float = 1.0,
         region: Region = "clip_first",
-        **kwargs: Handed,
+        **kwargs: Any,
     ) -> None:
         if not 1 <= L <= 2**16:
             raise UserError(f"--model.L {L}: must be at least 1 and at most {2**16}")

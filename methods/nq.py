@@ -24,7 +24,7 @@ The paper's "ANN" column was evaluated with the noise on. A record's ``ann`` is 
 from __future__ import annotations
 
 from collections.abc import Sized
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ from bench.snn.activations import QCFSActivation, Region, clip_floor_shift
 from bench.snn.layerwise import layer_gaps
 from bench.snn.precision import full_precision
 from bench.snn.processes import share
-from methods.base import Batch, Handed
+from methods.base import Batch
 from methods.qcfs import QCFS
 
 
@@ -89,7 +89,7 @@ class NQ(QCFS):
 
     extras = ("ann_noisy",)
 
-    def __init__(self, net: nn.Module, T_val: int = 4, lr: float = 0.05, **kwargs: Handed) -> None:
+    def __init__(self, net: nn.Module, T_val: int = 4, lr: float = 0.05, **kwargs: Any) -> None:
         if T_val < 1:
             raise UserError(f"--model.T_val {T_val}: must be at least 1")
         super().__init__(net, lr=lr, **kwargs)

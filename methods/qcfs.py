@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 from bench.errors import UserError
 from bench.snn.activations import Activation, QCFSActivation, Region
 from bench.snn.neurons import IFNode, SpikingNeuron
-from methods.base import Batch, Handed
+from methods.base import Batch
 from methods.training import TrainingModule
 
 
@@ -57,7 +58,7 @@ class QCFS(TrainingModule):
         lambda_percentile: float | None = None,
         lambda_lr_scale: float = 1.0,
         region: Region = "clip_first",
-        **kwargs: Handed,
+        **kwargs: Any,
     ) -> None:
         if not 1 <= L <= 2**16:
             raise UserError(f"--model.L {L}: must be at least 1 and at most {2**16}")

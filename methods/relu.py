@@ -10,6 +10,7 @@ threshold balancing, IJCNN 2015, https://doi.org/10.1109/IJCNN.2015.7280696); th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
@@ -17,7 +18,7 @@ from bench.snn.activations import ReLUActivation
 from bench.snn.calibration import require_images
 from bench.snn.graph.trace import ImageShape
 from bench.snn.simulate import SpikingNetwork
-from methods.base import Batch, Handed
+from methods.base import Batch
 from methods.max_norm import MaxNorm
 from methods.training import TrainingModule
 
@@ -39,7 +40,7 @@ class ReLU(TrainingModule):
 
     pools_by_inhibition = True
 
-    def __init__(self, net: nn.Module, calibration_images: int = 1000, **kwargs: Handed) -> None:
+    def __init__(self, net: nn.Module, calibration_images: int = 1000, **kwargs: Any) -> None:
         require_images(calibration_images)
         super().__init__(net, **kwargs)
         self.calibration_images = calibration_images

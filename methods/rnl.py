@@ -29,6 +29,8 @@ x 0.1 after 100 and 150 epochs, and 1e-4).
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
@@ -37,7 +39,7 @@ from torch import Tensor, nn
 from bench.errors import UserError
 from bench.snn.activations import Activation, clip
 from bench.snn.neurons import IFNode, SpikingNeuron
-from methods.base import Batch, Handed
+from methods.base import Batch
 from methods.training import TrainingModule
 
 Q_ACCURATE = 10.0
@@ -95,7 +97,7 @@ class RNL(TrainingModule):
         q_momentum: float = 0.9,
         beta: float = 0.1,
         weight_decay: float = 1e-4,
-        **kwargs: Handed,
+        **kwargs: Any,
     ) -> None:
         if stage2_epochs < 0:
             raise UserError(f"--model.stage2_epochs {stage2_epochs}: must be at least 0")

@@ -21,6 +21,7 @@ same names are other nets (``leaderboards/reported/deng2021rts.yaml``); the numb
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
@@ -30,7 +31,6 @@ from bench.snn.calibration import Batch, activation_percentiles, require_images,
 from bench.snn.graph.trace import ImageShape
 from bench.snn.neurons import SpikingNeuron
 from bench.snn.simulate import SpikingNetwork
-from methods.base import Handed
 from methods.thresholds import require_v_init, rounding_node
 from methods.training import TrainingModule
 
@@ -52,7 +52,7 @@ class RTS(TrainingModule):
         ceiling: float = 1.0,
         calibration_images: int = 1000,
         v_init: float = 0.0,
-        **kwargs: Handed,
+        **kwargs: Any,
     ) -> None:
         if not ceiling > 0:
             raise UserError(f"--model.ceiling {ceiling}: must be positive")

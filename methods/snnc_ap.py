@@ -32,6 +32,8 @@ Chosen here, where that code does otherwise:
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -41,7 +43,6 @@ from bench.snn.activations import clip_floor_shift
 from bench.snn.calibration import observe
 from bench.snn.graph.trace import segment
 from bench.snn.neurons import IFNode
-from methods.base import Handed
 from methods.snnc_lp import SNNCLight, Work
 
 
@@ -62,7 +63,7 @@ class SNNCAdvanced(SNNCLight):
         iterations: int = 5000,
         calibration_lr: float = 1e-5,
         calibration_batch: int = 32,
-        **kwargs: Handed,
+        **kwargs: Any,
     ) -> None:
         for name, value, least in (("iterations", iterations, 0), ("calibration_batch", calibration_batch, 1)):
             if value < least:

@@ -16,12 +16,13 @@ Not found there: the strength of the penalty. Here it is the weight decay of eve
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from bench.errors import UserError
 from bench.snn.activations import Activation, ClippedReLU
 from bench.snn.neurons import IFNode, SpikingNeuron
-from methods.base import Handed
 from methods.training import TrainingModule
 
 
@@ -36,7 +37,7 @@ class TCL(TrainingModule):
     """
 
     def __init__(
-        self, net: nn.Module, lambda_init: float = 4.0, lambda_weight_decay: float | None = None, **kwargs: Handed
+        self, net: nn.Module, lambda_init: float = 4.0, lambda_weight_decay: float | None = None, **kwargs: Any
     ) -> None:
         if not lambda_init > 0:
             raise UserError(f"--model.lambda_init {lambda_init}: must be positive")

@@ -183,6 +183,11 @@ def resolve(name: str, family: str) -> str:
     )
 
 
+def typed(name: str) -> str:
+    """What a user types for a registered net, whatever the data set; the inverse of :func:`resolve`."""
+    return name if name in ARCHITECTURES else f"{TIMM_PREFIX}{name}"
+
+
 def create(name: str, num_classes: int) -> nn.Module:
     """Builds a registered net; the caller seeds its random weights."""
     net: nn.Module = timm.create_model(name, num_classes=num_classes)

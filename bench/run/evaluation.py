@@ -39,6 +39,7 @@ def check_early(header: Header, argv: list[str]) -> None:
 
 def evaluate(
     net: Trained,
+    sha256: str,
     steps: tuple[int, ...],
     trainer_options: Options,
     loggers: Sequence[Logger],
@@ -49,6 +50,7 @@ def evaluate(
 
     Args:
         net: a trained method.
+        sha256: of its weights as they were written.
         steps: values of T.
         trainer_options: of the Trainer.
         loggers: get the metrics.
@@ -95,7 +97,7 @@ def evaluate(
         code=code_state(),
         environment=environment(trainer.strategy.root_device, trainer.world_size, datamodule.num_workers),
         run=records.Run(argv=argv, started=started, seconds=round(time.monotonic() - clock, 3)),
-        checkpoint=records.Checkpoint(sha256=net.weights.sha256(), format="safetensors"),
+        checkpoint=records.Checkpoint(sha256=sha256, format="safetensors"),
         limited=datamodule.limited or header.trained_on_part or is_cut(trainer_options.get("limit_test_batches")),
     )
 

@@ -10,9 +10,9 @@ from pytorch_lightning.loggers import Logger
 
 from bench.errors import UserError
 from bench.files import require_writable
+from bench.nets import architectures
 from bench.records.record import Options
 from bench.records.spec import RunSpec
-from bench.registry.nets import ARCHITECTURES
 from bench.run.build import Trained, build_trained, load
 from bench.run.checkpoints import LAST, PREVIOUS, RECORD, WEIGHTS
 from bench.run.evaluation import check_early, evaluate
@@ -92,7 +92,7 @@ def _train_first(method: str, net: RunSpec) -> Path:
 
 def command(spec: RunSpec) -> list[str]:
     """A command line that asks for a run; its folder and what else does not decide a result is left to the defaults."""
-    arch = spec.arch if spec.arch in ARCHITECTURES else f"timm/{spec.arch}"
+    arch = architectures.typed(spec.arch)
     words = ["python", "-m", "bench", "fit", "--method", spec.method, "--arch", arch, "--data", spec.data]
     words += ["--seed", str(spec.seed), *(f"--{override}" for override in spec.overrides)]
     return words
@@ -105,8 +105,8 @@ def _logged(spec: RunSpec, config: Options) -> Options:
 def _record(
     net: Trained, steps: tuple[int, ...], trainer: Options, loggers: Sequence[Logger], out: Path, argv: list[str]
 ) -> Path:
-    keep_weights(net, out)
-    record = evaluate(net, steps, trainer, loggers, out, argv)
+    sha256 = keep_weights(net, out)
+    record = evaluate(net, sha256, steps, trainer, loggers, out, argv)
     return out / RECORD if record is None else publish(record, out, loggers)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -48,11 +49,17 @@ def working_in(out: Path, trainer_options: Options) -> Iterator[None]:
         rank_zero_only.rank = before  # type: ignore[attr-defined]  # as above
 
 
-def keep_weights(net: Trained, out: Path) -> None:
-    """Writes ``model.safetensors``: an evaluation that is interrupted loses no training."""
+def keep_weights(net: Trained, out: Path) -> str:
+    """Writes ``model.safetensors``: an evaluation that is interrupted loses no training.
+
+    Returns:
+        The file's SHA-256.
+    """
     net.model.float()
+    content = net.weights.to_safetensors()
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # as above
-        write_atomically(out / WEIGHTS, net.weights.to_safetensors())
+        write_atomically(out / WEIGHTS, content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def publish(record: Record, out: Path, loggers: Sequence[Logger]) -> Path:

@@ -21,7 +21,6 @@ from bench.records.spec import Local, RunSpec
 from bench.registry.datasets import DATA
 from bench.registry.entries import lookup
 from bench.registry.methods import METHODS
-from bench.registry.nets import ARCHITECTURES
 from bench.run.options import expand_shorthands, first_stage, layered, read_config, second_stage, without
 from bench.run.trainer_options import EVALUATION, PROCESSES, TRAINING, checked
 
@@ -168,7 +167,8 @@ def with_source(spec: RunSpec) -> RunSpec:
     if spec.trains or spec.local.ckpt is not None:
         return spec
     kind = METHODS[spec.method].source_for(spec.model)
-    arch = spec.arch if spec.arch in ARCHITECTURES else f"timm/{spec.arch}"
+    from bench.nets.architectures import typed
+
     options = spec.all_data_options
     # A split of 0 is no change of the source's recipe.
     handed = {f"data.{name}": options[name] for name in HANDED_ON if options.get(name) not in (None, 0)}
@@ -176,7 +176,9 @@ def with_source(spec: RunSpec) -> RunSpec:
     handed |= {"seed": spec.seed, "logger": spec.local.logger}
     if spec.local.compile is not None:
         handed["compile"] = spec.local.compile
-    return spec.model_copy(update={"net": resolve(Chosen(kind, arch, spec.data), (f"{spec.method}'s source", handed))})
+    return spec.model_copy(
+        update={"net": resolve(Chosen(kind, typed(spec.arch), spec.data), (f"{spec.method}'s source", handed))}
+    )
 
 
 def _layer(recipe: Recipe) -> tuple[str, Options]:
