@@ -21,6 +21,10 @@ class BusyError(UserError):
     """Another process is at work there; the same command may succeed later. Exit status 75 (EX_TEMPFAIL)."""
 
 
+class ConversionWarning(UserWarning):
+    """A conversion did something that a user should know: it left out a softmax, or raised the precision."""
+
+
 class Interrupted(Exception):  # noqa: N818 - a signal is no error
     """SIGINT or SIGTERM ended the work; ``status`` is the shell's for that signal."""
 

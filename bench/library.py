@@ -5,21 +5,25 @@ from __future__ import annotations
 import copy
 import itertools
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple, SupportsIndex
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils.data import Dataset
 
-from bench.errors import UserError
+from bench.errors import ConversionWarning, UserError
 from bench.registry.entries import lookup
 from bench.registry.methods import METHODS
 from bench.snn.activations import ReLUActivation
 from bench.snn.calibration import CALIBRATION_BATCH
-from bench.snn.graph.check import check_convertible
-from bench.snn.graph.separate import drop_uncalled_rectifiers, separate_rectifiers
+from bench.snn.graph.canonical import canonical, ceiling_of, drop_uncalled
+from bench.snn.graph.check import check_batch, check_convertible
+from bench.snn.graph.hooks import with_hooks
 from bench.snn.graph.trace import ImageShape
+from bench.snn.guard import require_same_answers
 from bench.snn.replace import replace, split_norm_act
 from bench.snn.simulate import SpikingNetwork
 from bench.snn.simulate import simulate as simulate_parts
@@ -65,7 +69,7 @@ def convert(
         raise UserError(f"T = {T}: must be at least 1")
     if T is None and entry.per_T:
         raise UserError(f"{method} converts for one T; give convert(..., T=...)")
-    kind, image = entry.load(), None
+    kind, image, fixed_size = entry.load(), None, False
     if entry.source is None:
         if not isinstance(model, kind) or options:
             choices = ", ".join(name for name, other in METHODS.items() if other.source)
@@ -74,6 +78,7 @@ def convert(
                 f"converted by {choices}"
             )
         converter: ConversionModule = model
+        batches = _batches(method, converter, calibration)
     else:
         if calibration is not None:
             images = _images(calibration)
@@ -81,37 +86,94 @@ def convert(
             image = first[0].shape[1:] if first else None
             # What can be read only once must not lose its first batch.
             calibration = itertools.chain(first, images)
-        # A trained method's net is already marked for conversion.
-        net = copy.deepcopy(model.net).eval() if isinstance(model, ConversionModule) else prepare(model, image)
+        own, last = model, None
+        if isinstance(model, ConversionModule):  # a trained method's net is already marked for conversion
+            net = copy.deepcopy(model.net).eval()
+        else:
+            own, net, last, fixed_size = prepare(model, image)
         try:
             converter = kind(net, **options)
         except TypeError as error:
             raise UserError(f"{method}: {str(error).partition('() ')[2] or error}") from error
-    batches = _batches(method, converter, calibration)
+        batches = _batches(method, converter, calibration)
+        if batches:
+            require_same_answers(own, converter.folded(image), last, batches[0][0])
     with torch.no_grad():
-        return converter.convert(sys.maxsize if T is None else T, batches, image).to(_device(model))
+        snn = converter.convert(sys.maxsize if T is None else T, batches, image).to(_device(model))
+    snn.only_image = torch.Size(image) if image and fixed_size else None
+    if own_is_half := next((p.dtype for p in model.parameters() if p.dtype in _HALF), None):
+        _say(f"the network is {own_is_half}; it was converted in single precision, which membranes need")
+    if entry.source is not None and last is not None:
+        _say(f"the {type(last).__name__} that ends the network was left out, which changes no ranking of the classes")
+    return snn
 
 
-def prepare(model: nn.Module, image: ImageShape = None) -> nn.Module:
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def _say(notice: str) -> None:
+    warnings.warn(notice, ConversionWarning, stacklevel=3)
+
+
+class Prepared(NamedTuple):
+    """A user's network as conversion works on it.
+
+    Attributes:
+        own: the user's, in evaluation mode; a copy.
+        net: with each ReLU as an activation that conversion knows.
+        last: the softmax that ends ``own`` and is left out of ``net``; ``None`` if there is none.
+        fixed_size: ``net`` holds for images of one shape alone, because its ``forward`` asked for it.
+    """
+
+    own: nn.Module
+    net: nn.Module
+    last: nn.Module | None
+    fixed_size: bool
+
+
+def prepare(model: nn.Module, image: ImageShape = None) -> Prepared:
     """A copy of a ReLU network, in evaluation mode, with each ReLU as an activation that conversion knows.
 
     Args:
         model: stays as it is.
-        image: shape of one image, where known.
+        image: shape of one image, if known.
 
     Raises:
         UserError: names what cannot be converted.
     """
+    model = _unwrapped(model)
     _check_kind(model)
-    net = copy.deepcopy(model).eval().requires_grad_(False)
+    own = copy.deepcopy(model).eval().requires_grad_(False)
+    if any(parameter.dtype in _HALF for parameter in own.parameters()):
+        own = own.float()
+    net = with_hooks(copy.deepcopy(own), image)
     split_norm_act(net)
-    net = separate_rectifiers(net, image)
+    form = canonical(net, image)
+    net = form.net
+    drop_uncalled(net, image)
+    replace(net, nn.ReLU, _activation)
+    replace(net, nn.Hardtanh, _activation)
     check_convertible(net, image)
-    drop_uncalled_rectifiers(net, image)
     if image is not None:
-        _check_answer(net, image)
-    replace(net, nn.ReLU, lambda _, __: ReLUActivation())
-    return net
+        check_batch(net, image)
+    return Prepared(own, net, form.last, form.fixed_size)
+
+
+def _activation(_: str, rectifier: nn.ReLU | nn.Hardtanh) -> nn.Module:
+    """What conversion knows for a rectifier; one that gives negative values stays, to be refused by name."""
+    ceiling = ceiling_of(rectifier)
+    return rectifier if ceiling is None else ReLUActivation(ceiling)
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside the wrappers of parallel training and of ``torch.compile``."""
+    while True:
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        else:
+            return model
 
 
 def simulate(snn: SpikingNetwork, x: Tensor, T: int) -> Tensor:
@@ -131,22 +193,26 @@ def simulate(snn: SpikingNetwork, x: Tensor, T: int) -> Tensor:
     """
     if not isinstance(snn, SpikingNetwork):
         raise UserError(f"simulate: takes what convert gives, not a {type(snn).__name__}")
-    if not isinstance(T, int):
+    if not isinstance(T, SupportsIndex):
         raise UserError(f"T = {T}: must be an integer")
+    if not isinstance(x, Tensor) or x.ndim < 2:
+        found = f"a tensor {list(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+        raise UserError(f"x: is {found}; give a tensor of images, [B, C, H, W]")
     parameter = next(snn.parameters(), None)
     expected = (parameter.dtype, parameter.device) if parameter is not None else (x.dtype, x.device)
     if not len(x) or (x.dtype, x.device) != expected:
         raise UserError(f"x: must be at least one image, {expected[0]} on {expected[1]} as the network is; it is "
                         f"{len(x)} of {x.dtype} on {x.device}")  # fmt: skip
-    return torch.cat([part.logits for part in simulate_parts(snn, x, T)], 1)
+    return torch.cat([part.logits for part in simulate_parts(snn, x, T.__index__())], 1)
 
 
 def _check_kind(model: nn.Module) -> None:
-    if isinstance(model, torch.jit.ScriptModule):
-        raise UserError("the model is a ScriptModule; give the module that it was made from")
-    for name, parameter in model.named_parameters():
-        if parameter.is_floating_point() and parameter.dtype not in (torch.float32, torch.float64):
-            raise UserError(f"{name} is {parameter.dtype}, and membranes need single precision; give model.float()")
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise UserError(f"{name or 'the model'} is a ScriptModule; give the module that it was made from")
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise UserError(f"{name} has values that are NaN or infinite; give a network that was trained to an end")
     for name, module in model.named_modules():
         if parametrize.is_parametrized(module):
             raise UserError(
@@ -156,20 +222,6 @@ def _check_kind(model: nn.Module) -> None:
             raise UserError(
                 f"{name}: its weight is made from others; remove_weight_norm or prune.remove makes it plain"
             )
-
-
-@torch.no_grad()
-def _check_answer(net: nn.Module, image: Sequence[int]) -> None:
-    """The network takes such images and answers with one score for each class."""
-    parameter = next(net.parameters())
-    try:
-        answer = net(torch.zeros(1, *image, dtype=parameter.dtype, device=parameter.device))
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        reason = str(error).splitlines()[0][:150]
-        raise UserError(f"{type(net).__name__} does not take images of shape {list(image)} ({reason})") from error
-    if not isinstance(answer, Tensor) or answer.ndim != 2:
-        found = f"a tensor {list(answer.shape)}" if isinstance(answer, Tensor) else f"a {type(answer).__name__}"
-        raise UserError(f"{type(net).__name__} answers with {found}; it must be one tensor of logits [B, classes]")
 
 
 def _device(model: nn.Module) -> torch.device:
@@ -186,10 +238,14 @@ def _batches(method: str, converter: ConversionModule, calibration: Calibration 
     found: list[Tensor] = []
     dtype = next((parameter.dtype for parameter in converter.parameters()), torch.float32)
     for images in _images(calibration):
+        if images.dtype in _HALF:
+            images = images.to(dtype)
         if images.dtype != dtype:
             raise UserError(
                 f"calibration: images are {images.dtype} and the network is {dtype}; give images.to({dtype})"
             )
+        if not bool(torch.isfinite(images).all()):
+            raise UserError("calibration: an image has a pixel that is NaN or infinite; leave it out")
         if found and images.shape[1:] != found[0].shape[1:]:
             raise UserError(
                 f"calibration: images are of different shapes, {list(found[0].shape[1:])} and {list(images.shape[1:])}"
@@ -208,8 +264,17 @@ def _images(calibration: Calibration) -> Iterator[Tensor]:
     """Batches of images alone."""
     if isinstance(calibration, Dataset) or not isinstance(calibration, Iterable):
         raise UserError(f"calibration: is a {type(calibration).__name__}; give a tensor of images or a DataLoader")
+    if isinstance(calibration, Tensor) and not len(calibration):
+        raise UserError("calibration: has no images; conversion got none to look at")
     for batch in torch.split(calibration, 100) if isinstance(calibration, Tensor) else calibration:
-        images = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
-        if not isinstance(images, Tensor) or not images.is_floating_point() or images.ndim < 2:
-            raise UserError("calibration: must be a float tensor of images, or batches of images or (images, labels)")
-        yield images
+        parts = list(batch.values()) if isinstance(batch, Mapping) else batch
+        parts = parts if isinstance(parts, (tuple, list)) else [parts]
+        # Labels and indices are whole numbers or have one dimension, paths are words.
+        images = [part for part in parts if isinstance(part, Tensor) and part.is_floating_point() and part.ndim > 1]
+        if len(images) != 1:
+            found = "no such tensor" if not images else f"{len(images)} of them"
+            raise UserError(
+                "calibration: must be a float tensor of images [N, C, H, W], or batches that hold one (alone, beside "
+                f"labels and indices, or in a dict); a batch has {found}"
+            )
+        yield images[0]

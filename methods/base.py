@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 
 import pytorch_lightning as pl
 from torch import Tensor, nn
 
 from bench.errors import UserError
-from bench.snn.activations import Activation
+from bench.snn.activations import Activation, ReLUActivation
+from bench.snn.graph.check import MAX_POOLS
 from bench.snn.graph.fold import fold_batch_norm
 from bench.snn.graph.trace import ImageShape
 from bench.snn.neurons import SpikingNeuron
@@ -38,6 +40,7 @@ class ConversionModule(pl.LightningModule):
         extras: names of further classifiers whose accuracy the record holds beside the ANN's.
         pools_by_inhibition: the neurons' spikes never take back, and max-pooling becomes
             :class:`bench.snn.pooling.LateralInhibitionPool`; else it is refused.
+        saturates: no neuron can send more than its threshold at each step, as one must that stands for ReLU6.
     """
 
     calibration_images = 0
@@ -45,6 +48,7 @@ class ConversionModule(pl.LightningModule):
     warmup = 0
     uncounted: int | None = None
     pools_by_inhibition = False
+    saturates = True
     extras: tuple[str, ...] = ()
 
     def __init__(self, net: nn.Module) -> None:
@@ -68,10 +72,23 @@ class ConversionModule(pl.LightningModule):
             UserError: names the module.
         """
         for name, module in net.named_modules():
-            if isinstance(module, nn.MaxPool2d) and not self.pools_by_inhibition:
+            if isinstance(module, MAX_POOLS) and not self.pools_by_inhibition:
                 raise UserError(
                     f"{name} is max-pooling, which {type(self).__name__} cannot convert; train with "
                     "--model.max_pool average, or convert a relu net by burst"
+                )
+
+    def check_ceilings(self, net: nn.Module) -> None:
+        """Refuses a clipped ReLU if the neurons can send more than their threshold.
+
+        Raises:
+            UserError: names the module.
+        """
+        for name, module in net.named_modules():
+            if isinstance(module, ReLUActivation) and module.ceiling < math.inf and not self.saturates:
+                raise UserError(
+                    f"{name} clips at {module.ceiling:g}, and a neuron of {type(self).__name__} may send more than its "
+                    "threshold in one step; take a method of one spike a step, such as opi"
                 )
 
     def folded(self, image: ImageShape = None) -> nn.Module:
@@ -100,12 +117,14 @@ class ConversionModule(pl.LightningModule):
             UserError: a threshold is not positive, or a layer cannot be converted; the message names the layer.
         """
         self.check_pooling(self.net)
+        self.check_ceilings(self.net)
         image = calibration[0][0].shape[1:] if calibration else image or self.image
         net = self.folded(image)
         self.calibrate(net, calibration, T, image)
         replace(net, Activation, lambda name, activation: self.neuron(name, activation, T))
         # Not before the calibration has seen the net with them.
-        replace(net, nn.MaxPool2d, lambda _, pool: LateralInhibitionPool(pool))
+        for kind in MAX_POOLS:
+            replace(net, kind, lambda _, pool: LateralInhibitionPool(pool))
         return self.spiking(net, T, image)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -79,6 +79,7 @@ class Burst(ThresholdRule):
     """
 
     pools_by_inhibition = True
+    saturates = False
 
     def __init__(
         self,

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from bench.errors import UserError
 from bench.snn.activations import Activation
 from bench.snn.compilation import compiled_for_training
+from bench.snn.graph.canonical import drop_uncalled
 from bench.snn.graph.check import check_convertible
-from bench.snn.graph.separate import drop_uncalled_rectifiers
 from bench.snn.graph.trace import ImageShape
 from bench.snn.replace import replace, replace_max_pool, split_norm_act
 from methods.base import Batch, ConversionModule
@@ -78,7 +78,7 @@ class TrainingModule(ConversionModule):
             start_from_kaiming_normal(net)
         split_norm_act(net)
         check_convertible(net, image)
-        drop_uncalled_rectifiers(net, image)
+        drop_uncalled(net, image)
         if max_pool == "average":
             replace_max_pool(net)
         self.check_pooling(net)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -108,7 +109,10 @@ class QCFSActivation(Activation):
 
 
 class ReLUActivation(Activation):
-    """Plain ReLU, and the threshold that a calibration finds for its neuron.
+    """ReLU, and the threshold that a calibration finds for its neuron.
+
+    Args:
+        ceiling: highest value, as 6 is of ``nn.ReLU6``. A neuron of that threshold or a lower one saturates below it.
 
     Attributes:
         threshold: ``theta``, broadcastable to one image's input; ``None`` until a calibration sets it.
@@ -116,13 +120,15 @@ class ReLUActivation(Activation):
 
     threshold: Tensor | None
 
-    def __init__(self) -> None:
+    def __init__(self, ceiling: float = math.inf) -> None:
         super().__init__()
+        self.ceiling = ceiling
         self.register_buffer("threshold", None, persistent=False)
 
     def forward(self, z: Tensor) -> Tensor:
-        """``max(z, 0)`` for pre-activations of any shape."""
-        return torch.relu(z)
+        """``max(z, 0)``, or the ceiling if that is lower, for pre-activations of any shape."""
+        a = torch.relu(z)
+        return a if self.ceiling == math.inf else a.clamp_max(self.ceiling)
 
 
 class _Clip(torch.autograd.Function):

@@ -137,6 +137,20 @@ class SpikingNeuron(Timed):
         """Membrane potential before the first step, in the shape of one step's input."""
         return torch.zeros_like(like_BX) + self.v_init * self.threshold
 
+    def require_shape(self, shape: torch.Size) -> None:
+        """Refuses an input that its thresholds were not made for.
+
+        Raises:
+            ValueError: ``shape``, of one image's input, is another than that of thresholds for each neuron.
+        """
+        for own in (self.threshold, self.v_init):
+            if (
+                isinstance(own, Tensor)
+                and own.ndim == len(shape)
+                and any(size not in (1, wanted) for size, wanted in zip(own.shape, shape, strict=True))
+            ):
+                raise ValueError(f"it has thresholds for {list(own.shape)} and not for {list(shape)} neurons")
+
     def forward(self, x: Tensor) -> Tensor:
         """Runs all steps of the pass; ``[B, ...]`` or ``[T*B, ...]`` in, ``[T*B, ...]`` out."""
         # Currents may come in bfloat16; membranes never are.

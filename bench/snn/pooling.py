@@ -23,7 +23,7 @@ class LateralInhibitionPool(Timed):
         pool: the max-pooling that it replaces.
     """
 
-    def __init__(self, pool: nn.MaxPool2d) -> None:
+    def __init__(self, pool: nn.Module) -> None:
         super().__init__()
         self.pool = pool
         self.reset()

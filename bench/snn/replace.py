@@ -49,18 +49,32 @@ def split_norm_act(net: nn.Module) -> int:
 
     def split(_: str, fused: BatchNormAct2d) -> nn.Module:
         norm = nn.BatchNorm2d(fused.num_features, fused.eps, fused.momentum, fused.affine, fused.track_running_stats)
+        norm.to(next(fused.parameters(), fused.running_mean))  # a network may be double, or on a GPU
         norm.load_state_dict({key: value for key, value in fused.state_dict().items() if key in norm.state_dict()})
         return nn.Sequential(OrderedDict(norm=norm, drop=fused.drop, act=fused.act))
 
     return replace(net, BatchNormAct2d, split)
 
 
+_AVERAGE: dict[type[nn.Module], Callable[..., nn.Module]] = {
+    nn.MaxPool1d: nn.AvgPool1d,
+    nn.MaxPool2d: nn.AvgPool2d,
+    nn.MaxPool3d: nn.AvgPool3d,
+    nn.AdaptiveMaxPool1d: nn.AdaptiveAvgPool1d,
+    nn.AdaptiveMaxPool2d: nn.AdaptiveAvgPool2d,
+    nn.AdaptiveMaxPool3d: nn.AdaptiveAvgPool3d,
+}
+
+
 def replace_max_pool(net: nn.Module) -> int:
     """Average pooling for max-pooling: the maximum of spike trains is not the train of the maximum."""
 
-    def average(_: str, pool: nn.MaxPool2d) -> nn.Module:
-        if pool.dilation not in (1, (1, 1)) or pool.return_indices:
+    def average(_: str, pool: nn.Module) -> nn.Module:
+        make = next(new for old, new in _AVERAGE.items() if isinstance(pool, old))
+        if pool.return_indices or getattr(pool, "dilation", 1) not in (1, (1,), (1, 1), (1, 1, 1)):
             raise UserError("dilated max-pooling or one that returns indices has no average counterpart")
-        return nn.AvgPool2d(pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode)
+        if hasattr(pool, "output_size"):
+            return make(pool.output_size)
+        return make(pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode)
 
-    return replace(net, nn.MaxPool2d, average)
+    return sum(replace(net, kind, average) for kind in _AVERAGE)

@@ -48,9 +48,10 @@ class SpikingNetwork(nn.Module):
         uncounted: steps whose logits are left out of the read-out; ``None`` for ``warmup``.
         only_T: the one number of steps that the network was converted for; ``None`` where it may be read at any.
         quantised: what :meth:`twin` gives, where the weights were fitted to spikes and no longer are the ANN's.
-        image: shape of one, where known; a ``forward`` may ask for it.
+        image: shape of one, if known; a ``forward`` may ask for it.
 
     Attributes:
+        only_image: the one shape of an image that it holds for, because a ``forward`` asked for it; ``None`` for any.
         compiled: :func:`simulate` runs passes as compiled code.
 
     Raises:
@@ -72,6 +73,8 @@ class SpikingNetwork(nn.Module):
         self.uncounted = warmup if uncounted is None else uncounted
         self.clock = Clock()
         self.compiled = False
+        self.image = None if image is None else torch.Size(image)
+        self.only_image: torch.Size | None = None
         self.wired: tuple[torch.Size, torch.device] | None = None
         self.heard: set[str] = set()
         self.analogue: dict[str, AnalogueCounter] = {}
@@ -82,6 +85,10 @@ class SpikingNetwork(nn.Module):
         for module in self.timed:
             module.clock = self.clock
         self.repeat_input = mixes_constant_input(net, image)
+
+    def train(self, mode: bool = True) -> SpikingNetwork:
+        """A converted network has no training mode: batch normalisation that is left in it stays as it was."""
+        return super().train(False)
 
     def reset(self) -> None:
         """Forgets all membrane potentials."""
@@ -120,10 +127,25 @@ class SpikingNetwork(nn.Module):
 
         Args:
             x: images ``[B, C, H, W]``.
+
+        Raises:
+            UserError: the network does not take such images.
         """
         if self.wired == (x.shape[1:], x.device):
             return
-        found = wiring(self.net, x[:1])
+        if self.only_image not in (None, x.shape[1:]):
+            raise UserError(
+                f"x: images are {list(x.shape[1:])}, and this network's forward asked for their shape as it was "
+                f"converted with {list(self.only_image or ())}; convert it with images of this shape"
+            )
+        try:
+            found = wiring(self.net, x[:1])
+        except (RuntimeError, ValueError, IndexError) as error:
+            known = f", which was converted with {list(self.image)}" if self.image is not None else ""
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:150]
+            raise UserError(
+                f"x: images of shape {list(x.shape[1:])} do not fit this network{known} ({reason})"
+            ) from error
         self.heard = found.heard
         self.analogue.clear()
         for name, fan_out in found.spiking.items():
@@ -220,6 +242,9 @@ def simulate(snn: SpikingNetwork, x: Tensor, T: int, image_steps: int | None = N
         raise UserError(f"T = {T}: must be at least 1")
     if snn.only_T not in (None, T):
         raise UserError(f"T = {T}: this network was converted for T = {snn.only_T}; convert once for each T")
+    if not bool(torch.isfinite(x).all()):
+        bad = int((~torch.isfinite(x.flatten(1))).any(1).nonzero()[0])
+        raise UserError(f"x: image {bad} has a pixel that is NaN or infinite; a spiking neuron would hide it")
     snn.wire(x)
     limit = image_steps or snn.image_steps(x)
     steps = snn.steps_for(T)

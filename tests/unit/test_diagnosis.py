@@ -115,7 +115,7 @@ def models() -> dict[str, tuple[nn.Module, SpikingNetwork, Tensor, int]]:
     found["cos"] = (model.net, COS(model.net, rho=4).convert(T, []), images, T)
     found["cos, T below rho"] = (model.net, COS(model.net, rho=4).convert(T, []), images, 2)
     torch.manual_seed(0)
-    net, images = prepare(TwoConvolutions().double()), normal(5, 3, 8, 8)
+    net, images = prepare(TwoConvolutions().double()).net, normal(5, 3, 8, 8)
     batches = [(images, torch.zeros(5))]
     for kind in (SNM, Burst, SNNCLight):
         converter = kind(copy.deepcopy(net) if kind is not SNNCLight else copy.deepcopy(net).float())
@@ -212,7 +212,7 @@ def test_a_neuron_that_never_fires_has_no_offset() -> None:
     """Its threshold is the smallest positive number, of which 8 steps' worth overflows."""
     net = nn.Sequential(dense([[1.0], [0.0]]), nn.ReLU(), dense([[1.0, 1.0]]))
     images = torch.tensor([[0.5], [1.0]]).double()
-    model = RobustNorm(prepare(net), granularity="neuron", calibration_images=2)
+    model = RobustNorm(prepare(net).net, granularity="neuron", calibration_images=2)
     snn = model.convert(8, [(images, torch.zeros(2, dtype=torch.long))])
     [layer] = diagnose(model.net, snn, [(images, torch.zeros(2, dtype=torch.long))], 8)["layers"]
     assert set(map(int, layer["offsets"])) <= set(range(-8, 9))

@@ -58,7 +58,7 @@ def qcfs(name: str) -> Case:
 
 def burst() -> Case:
     torch.manual_seed(0)
-    net, images = prepare(TwoConvolutions(nn.Identity()).double()), normal(6, 3, 8, 8)
+    net, images = prepare(TwoConvolutions(nn.Identity()).double()).net, normal(6, 3, 8, 8)
     return case(Burst(net, percentile=80.0).convert(T, [(images, torch.zeros(6))]), images)
 
 

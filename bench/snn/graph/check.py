@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,47 +17,88 @@ from torch import fx, nn
 
 from bench.errors import UserError
 from bench.snn.activations import Activation
-from bench.snn.graph.trace import ImageShape, called, first_input, trace
+from bench.snn.graph.trace import ImageShape, called, first_input, interpret, trace
 from bench.snn.neurons import Timed
 
 Linear = (nn.modules.conv._ConvNd, nn.Linear)
-BatchNorm = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+BatchNorm = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+# Base classes: torch has no public name for "any padding" or "any max-pooling".
+_PADDING = (
+    nn.modules.padding._ConstantPadNd,
+    nn.modules.padding._ReflectionPadNd,
+    nn.modules.padding._ReplicationPadNd,
+    nn.modules.padding._CircularPadNd,
+)
+MAX_POOLS = (nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd)
+_DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 # Linear in their input (in evaluation mode), so they commute with the average over time.
 _LINEAR_MODULES = (
     *Linear,
     *BatchNorm,
-    nn.AvgPool2d,
-    nn.AdaptiveAvgPool2d,
+    *_PADDING,
+    *_DROPOUT,
+    nn.modules.pooling._AvgPoolNd,
+    nn.modules.pooling._AdaptiveAvgPoolNd,
     nn.Flatten,
-    nn.Dropout,
-    nn.Dropout2d,
+    nn.Unflatten,
     nn.Identity,
-    nn.ZeroPad2d,
     nn.Upsample,
+    nn.PixelShuffle,
+    nn.PixelUnshuffle,
+    nn.ChannelShuffle,
 )
 _ACTIVATIONS = (nn.ReLU, Activation, Timed)
+_DROPOUT_FUNCTIONS = {
+    F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout,
+}  # fmt: skip
 _LINEAR_FUNCTIONS = {
-    operator.add, operator.iadd, operator.sub, operator.isub, operator.getitem, operator.neg, getattr,
-    torch.add, torch.flatten, torch.cat, torch.mean, torch.reshape, torch.permute, torch.transpose,
-    torch.split, torch.chunk, F.avg_pool2d, F.adaptive_avg_pool2d, F.dropout, F.pad,
+    operator.add, operator.iadd, operator.sub, operator.isub, operator.getitem, operator.neg, operator.pos, getattr,
+    torch.add, torch.sub, torch.neg, torch.positive, torch.sum, torch.mean, torch.flatten, torch.unflatten, torch.cat,
+    torch.concat, torch.concatenate, torch.stack, torch.reshape, torch.permute, torch.transpose, torch.swapaxes,
+    torch.movedim, torch.squeeze, torch.unsqueeze, torch.split, torch.chunk, torch.unbind, torch.narrow, torch.clone,
+    torch.roll, torch.flip, torch.avg_pool1d, F.avg_pool1d, F.avg_pool2d, F.avg_pool3d, torch.adaptive_avg_pool1d,
+    F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d, F.pad, F.interpolate, F.pixel_shuffle,
+    torch.pixel_shuffle, torch.channel_shuffle, *_DROPOUT_FUNCTIONS,
 }  # fmt: skip
 _LINEAR_METHODS = {
-    "flatten", "view", "reshape", "mean", "contiguous", "permute", "transpose", "add", "add_", "split", "chunk",
+    "flatten", "unflatten", "view", "view_as", "reshape", "mean", "sum", "contiguous", "permute", "transpose", "t",
+    "swapaxes", "movedim", "squeeze", "unsqueeze", "expand", "expand_as", "repeat", "add", "add_", "sub", "sub_", "neg",
+    "split", "chunk", "unbind", "narrow", "clone", "detach", "float", "double", "to", "type_as", "roll", "flip",
 }  # fmt: skip
-# Linear in their first argument while the others do not depend on the image; gates and attention are not.
+# Linear in their first argument if the others do not depend on the image; gates and attention are not.
 _SCALINGS = {operator.truediv, operator.itruediv, torch.div, "div", "div_"}
 # Layers whose operations nobody would count.
-_LAYER_FUNCTIONS = {F.conv1d, F.conv2d, F.conv3d, F.linear, torch.conv2d}
+_LAYER_FUNCTIONS = {F.conv1d, F.conv2d, F.conv3d, F.linear, torch.conv1d, torch.conv2d, torch.conv3d}
 # What gives the same memory under another name (in evaluation mode).
-ALIAS_MODULES = (nn.Identity, nn.Flatten, nn.Dropout, nn.Dropout2d)
+ALIAS_MODULES = (nn.Identity, nn.Flatten, nn.Unflatten, *_DROPOUT)
 ALIASES = {
-    operator.getitem, torch.flatten, torch.reshape, torch.permute, torch.transpose, torch.split, torch.chunk, F.dropout,
-    "flatten", "view", "reshape", "contiguous", "permute", "transpose", "split", "chunk",
+    operator.getitem, torch.flatten, torch.unflatten, torch.reshape, torch.permute, torch.transpose, torch.swapaxes,
+    torch.movedim, torch.squeeze, torch.unsqueeze, torch.split, torch.chunk, torch.unbind, torch.narrow,
+    *_DROPOUT_FUNCTIONS,
+    "flatten", "unflatten", "view", "view_as", "reshape", "contiguous", "permute", "transpose", "t", "swapaxes",
+    "movedim", "squeeze", "unsqueeze", "split", "chunk", "unbind", "narrow", "expand", "expand_as", "detach", "float",
+    "double", "to", "type_as",
+}  # fmt: skip
+# Functions that torch dispatches by an argument have no name of their own.
+_DISPATCHED = {
+    F.max_pool1d, F.max_pool2d, F.max_pool3d, F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d,
 }  # fmt: skip
 _PRODUCTS = {operator.mul, operator.imul, torch.mul, "mul", "mul_"}
+_MATRIX_PRODUCTS = {"matmul", "mm", "bmm", "einsum", "scaled_dot_product_attention"}
+_CURVED = {
+    "gelu", "silu", "mish", "elu", "celu", "selu", "tanh", "sigmoid", "logsigmoid", "hardswish", "hardsigmoid",
+    "hardtanh", "softplus", "softsign", "softmax", "log_softmax", "logsoftmax", "glu", "exp", "log", "pow", "abs",
+    "sqrt", "rsqrt", "maximum", "minimum", "max", "clamp", "clip",
+}  # fmt: skip
+_LEAKY = {"leakyrelu", "leaky_relu", "prelu", "rrelu"}
+_STATISTICS = {
+    "layernorm", "layer_norm", "groupnorm", "group_norm", "rmsnorm", "rms_norm", "instance_norm", "instancenorm1d",
+    "instancenorm2d", "instancenorm3d", "localresponsenorm", "local_response_norm", "normalize", "batch_norm", "var",
+    "std",
+}  # fmt: skip
 
 
-def _shapes(graph: fx.Graph) -> set[fx.Node]:
+def shape_nodes(graph: fx.Graph) -> set[fx.Node]:
     """Nodes that hold sizes, and what is reckoned from sizes alone; any arithmetic is right there."""
     shapes: set[fx.Node] = set()
     for node in graph.nodes:
@@ -74,60 +117,143 @@ def _from_image(node: fx.Node, shapes: set[fx.Node]) -> list[fx.Node]:
     return [source for source in given if source not in shapes and source.op != "get_attr"]
 
 
+class _Problem(NamedTuple):
+    """What stands against a conversion: whose (a module's name or a call), of what kind, and why."""
+
+    where: str
+    kind: str
+    reason: str
+
+
 def check_convertible(net: nn.Module, image: ImageShape = None) -> None:
     """Refuses what conversion would get wrong.
 
     Args:
         net: network.
-        image: shape of one, where known.
+        image: shape of one, if known.
 
     Raises:
         UserError: names the module and the reason: a nonlinearity other than ReLU, a functional one inside a
             ``forward``, an activation called from several places, or no activation at all.
     """
     calls: Counter[str] = Counter()
-    problems = []
+    problems: list[_Problem] = []
     graph = trace(net, image)
-    shapes = _shapes(graph)
+    shapes = shape_nodes(graph)
     for node in graph.nodes:
-        if isinstance(called(net, node), (*_ACTIVATIONS, nn.MaxPool2d)):
+        if isinstance(called(net, node), (*_ACTIVATIONS, *MAX_POOLS)):
             calls[node.target] += 1
         if node.op != "output" and node not in shapes and (problem := _problem(net, node, shapes)):
             problems.append(problem)
     problems += [
-        f"{name} ({type(net.get_submodule(name)).__name__}) is called from {n} places; "
-        "give each call a module of its own"
+        _Problem(
+            name,
+            type(net.get_submodule(name)).__name__,
+            f"is called from {n} places; give each call a module of its own",
+        )
         for name, n in calls.items()
         if n > 1
     ]
     if not any(isinstance(net.get_submodule(name), _ACTIVATIONS) for name in calls):
-        problems.append("it has no nn.ReLU module, so nothing would be replaced")
+        problems.append(_Problem("it", "", "has no nn.ReLU module, so nothing would be replaced"))
     if problems:
-        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise UserError(f"{type(net).__name__} cannot be converted: {'; '.join(problems[:3])}{more}")
+        raise UserError(f"{type(net).__name__} cannot be converted: {_in_one_line(problems)}")
 
 
-def _problem(net: nn.Module, node: fx.Node, shapes: set[fx.Node]) -> str | None:
+def _in_one_line(problems: list[_Problem]) -> str:
+    """The first three kinds of problems, each with the first names that have it."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for problem in problems:
+        groups.setdefault((problem.kind, problem.reason), []).append(problem.where)
+    lines = []
+    for (kind, reason), names in list(groups.items())[:3]:
+        count = f" ({len(names)} in all)" if len(names) > 1 else ""
+        lines.append(f"{names[0]}{f' ({kind})' if kind else ''} {reason}{count}")
+    left = len(groups) - len(lines)
+    return "; ".join(lines) + (f"; and {left} more" if left else "")
+
+
+def check_batch(net: nn.Module, image: Sequence[int]) -> None:
+    """Refuses a network that puts something else into the first dimension than the images, where time goes.
+
+    Args:
+        net: network.
+        image: shape of one.
+
+    Raises:
+        UserError: names the layer, or the network does not take such images.
+    """
+    graph = trace(net, image)
+    for batch in (5, 7):  # no layer has both by chance
+        shapes: dict[fx.Node, torch.Size] = {}
+
+        def note(node: fx.Node, result: object, shapes: dict[fx.Node, torch.Size] = shapes) -> None:
+            if isinstance(result, torch.Tensor):
+                shapes[node] = result.shape
+
+        interpret(net, graph, image, note, batch)
+        for node in graph.nodes:
+            layers = [node, *node.all_input_nodes] if node.op == "call_module" else node.all_input_nodes
+            for value in layers if node.op in ("call_module", "output") else ():
+                if value in shapes and value.op != "get_attr" and shapes[value][:1] != (batch,):
+                    found = f"{batch} images became {list(shapes[value])}"
+                    where = str(node.target) if node.op == "call_module" else "what the network answers"
+                    raise UserError(
+                        f"{type(net).__name__} cannot be converted: the first dimension of {where} is not the images "
+                        f"({found}), and time is folded into it; keep frames or windows in another dimension"
+                    )
+        if next(node for node in graph.nodes if node.op == "output").args[0] not in shapes:
+            raise UserError(f"{type(net).__name__} answers with several tensors; give one that answers with logits")
+
+
+def _problem(net: nn.Module, node: fx.Node, shapes: set[fx.Node]) -> _Problem | None:
     if (module := called(net, node)) is not None:
-        name = f"{node.target} ({type(module).__name__})"
-        if not isinstance(module, (*_ACTIVATIONS, *_LINEAR_MODULES, nn.MaxPool2d)):
-            return f"{name} has no spiking counterpart"
+        name, kind = str(node.target), type(module).__name__
+        if not isinstance(module, (*_ACTIVATIONS, *_LINEAR_MODULES, *MAX_POOLS)):
+            return _Problem(name, kind, _reason(kind.lower()) or "has no spiking counterpart")
         if isinstance(module, BatchNorm) and module.running_mean is None:
-            return f"{name} uses the statistics of the batch, which time is folded into"
+            return _Problem(name, kind, "uses the statistics of the batch, which time is folded into")
+        if getattr(module, "return_indices", False):
+            return _Problem(name, kind, "gives the indices of maxima, which spikes do not have")
         if getattr(module, "inplace", False) and is_overwritten(net, node):
-            return f"{name} works in place on a value that is read again; use its result"
+            return _Problem(name, kind, "works in place on a value that is read again; use its result")
         return None
     if node.op not in ("call_function", "call_method"):
         return None
     name = node.target if isinstance(node.target, str) else node.target.__name__
-    caller = owner(node) or "the network's forward"
+    name = "max_pool" if node.target in _DISPATCHED else name
+    why: str | None = None
     if node.target in _LAYER_FUNCTIONS:
-        return f"{caller} calls the function {name}; make it a layer, an nn.Conv2d or nn.Linear, so that it is counted"
-    if not _is_linear(node, shapes):
-        remedy = "; make it an nn.ReLU module of its own" if name in ("relu", "relu_") else ""
-        return f"{caller} calls the function {name}, which conversion cannot see into{remedy}"
-    if (name.endswith("_") or name in ("iadd", "isub", "imul", "itruediv")) and is_overwritten(net, node):
-        return f"{caller} calls {name} in place on a value that is read again; use its result"
+        why = "which nobody would count; make it a layer, an nn.Conv2d or nn.Linear"
+    elif node.target in _DROPOUT_FUNCTIONS and node.kwargs.get("training", True):
+        why = "which stays active in evaluation; write training=self.training, or make it an nn.Dropout module"
+    elif node.kwargs.get("out") is not None:
+        why = "which writes into a tensor that is there; use its result"
+    elif not _is_linear(node, shapes):
+        several = len(_from_image(node, shapes)) > 1
+        if several and (node.target in _PRODUCTS | _SCALINGS or name in _MATRIX_PRODUCTS):
+            why = (
+                "which multiplies values that depend on the image, as gates, squeeze-and-excitation and attention do, "
+                "and spikes cannot; take a network without it"
+            )
+        elif name in ("relu", "relu_"):
+            why = "which conversion cannot see into; make it an nn.ReLU module of its own"
+        else:
+            why = f"which {_reason(name.rstrip('_')) or 'is not linear, and conversion cannot see into it'}"
+    elif (name.endswith("_") or name in ("iadd", "isub", "imul", "itruediv")) and is_overwritten(net, node):
+        why = "which works in place on a value that is read again; use its result"
+    caller = owner(node) or "the network's forward"
+    return None if why is None else _Problem(caller, "", f"calls the function {name}, {why}")
+
+
+def _reason(name: str) -> str | None:
+    """Why a nonlinearity cannot be converted, and what a user can do."""
+    if name in _CURVED:
+        return "is no ReLU, and a firing rate follows nothing else; train the network with nn.ReLU in its place"
+    if name in _LEAKY:
+        return "gives negative values, which a firing rate cannot; train the network with nn.ReLU in its place"
+    if name in _STATISTICS:
+        return "divides by a statistic of the image, which spikes do not have; train the network with BatchNorm"
     return None
 
 
@@ -174,7 +300,7 @@ def mixes_constant_input(net: nn.Module, image: ImageShape = None) -> bool:
     repeated for every step; all others let the first neuron begin time.
     """
     graph = trace(net, image)
-    shapes = _shapes(graph)
+    shapes = shape_nodes(graph)
     timed: set[fx.Node] = set()
     for node in graph.nodes:
         late = [source in timed for source in node.all_input_nodes if source.op != "get_attr"]

@@ -44,7 +44,7 @@ def fold_batch_norm(net: nn.Module, image: ImageShape = None) -> int:
         layer = called(net, source)
         if len(source.users) != 1 or calls[source.target] + calls[node.target] != 2:
             continue
-        if isinstance(layer, nn.Conv2d):
+        if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
             fused: nn.Module = fuse_conv_bn_eval(layer, norm)
         elif isinstance(layer, nn.Linear) and (len(source.meta.get("shape", ())) == 1 or _is_flat(net, source)):
             fused = fuse_linear_bn_eval(layer, norm)

@@ -7,7 +7,9 @@ Where a function here takes ``image``, that is the shape of one image, from whic
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import inspect
+import operator
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import fx, nn
@@ -18,7 +20,7 @@ from bench.snn.activations import Activation
 from bench.snn.neurons import SpikingNeuron, Timed
 from bench.snn.pooling import LateralInhibitionPool
 
-# The shape of one image, where known.
+# The shape of one image, if known.
 ImageShape = Sequence[int] | None
 _CIFAR = (3, 32, 32)
 
@@ -42,9 +44,11 @@ class _Shapes(fx.Interpreter):
     def call_module(self, target: Target, args: tuple[Argument, ...], kwargs: dict[str, Argument]) -> object:
         module, x = self.fetch_attr(str(target)), next(iter((*args, *kwargs.values())))
         if isinstance(module, SpikingNeuron):
+            assert isinstance(x, torch.Tensor)
+            module.require_shape(x.shape[1:])
             return x
         if isinstance(module, LateralInhibitionPool):
-            return module.pool(x)
+            return module.pool.forward(x)
         return module.forward(*args, **kwargs)
 
     def run_node(self, n: fx.Node) -> object:
@@ -56,15 +60,68 @@ class _Shapes(fx.Interpreter):
         return result
 
 
+class _Proxy(fx.Proxy):
+    """A value during a trace; torch's own takes ``y += x`` for ``y = y + x``, and other names of ``y`` keep the old."""
+
+    def _in_place(self, operation: Callable[..., object], other: object) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operation, (self, other), {})
+
+    def __iadd__(self, other: object) -> fx.Proxy:
+        return self._in_place(operator.iadd, other)
+
+    def __isub__(self, other: object) -> fx.Proxy:
+        return self._in_place(operator.isub, other)
+
+    def __imul__(self, other: object) -> fx.Proxy:
+        return self._in_place(operator.imul, other)
+
+    def __itruediv__(self, other: object) -> fx.Proxy:
+        return self._in_place(operator.itruediv, other)
+
+    def __imatmul__(self, other: object) -> fx.Proxy:
+        return self._in_place(operator.imatmul, other)
+
+    def __setitem__(self, where: object, value: object) -> None:
+        raise fx.proxy.TraceError("its forward writes into a part of a tensor; put the parts together by torch.cat")
+
+    def __len__(self) -> int:
+        raise fx.proxy.TraceError("its forward calls len() of a tensor; write x.shape[0]")
+
+
 class _Tracer(fx.Tracer):
-    """Keeps activations whole, and answers questions about shapes from an example."""
+    """Keeps activations whole, answers questions about shapes from an example, and leaves options as they are.
+
+    Attributes:
+        asked: a question about a shape was answered.
+    """
 
     def __init__(self, image: ImageShape) -> None:
         super().__init__()
-        self.image = image
+        self.image, self.asked = image, False
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, (Activation, Timed)) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, (Activation, Timed)) or super().is_leaf_module(
+            m, module_qualified_name
+        )
+
+    def create_args_for_root(
+        self, root_fn: Callable[..., object], is_module: bool, concrete_args: object = None
+    ) -> tuple[Callable[..., object], list[object]]:
+        """Images alone are unknown; other arguments have their defaults, as the network is called with images alone."""
+        parameters = list(inspect.signature(root_fn).parameters.values())[1:]
+        if not parameters or parameters[0].kind in (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD):
+            raise UserError(f"{type(self.root).__name__}: its forward takes no images as its first argument")
+        images, *others = parameters
+        optional = (images.VAR_POSITIONAL, images.VAR_KEYWORD)
+        if needed := [other.name for other in others if other.default is other.empty and other.kind not in optional]:
+            raise UserError(
+                f"{type(self.root).__name__}: its forward needs {', '.join(needed)} beside the images; give a module "
+                "whose forward takes images alone"
+            )
+        return root_fn, [self.root, self.create_proxy("placeholder", images.name, (), {})]
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         graph = fx.Graph()
@@ -77,21 +134,79 @@ class _Tracer(fx.Tracer):
             raise fx.proxy.TraceError("its forward pass depends on the values of the images")
         if known_image(self.root, self.image) is None:
             raise fx.proxy.TraceError("its forward pass asks for the shape of the images, which is not known here")
+        self.asked = True
         return bool(answer)
+
+
+def traced(net: nn.Module, image: ImageShape = None) -> tuple[fx.Graph, bool]:
+    """:func:`trace`, and whether ``forward`` asked for the shape of the images, which then decides what is traced."""
+    tracer = _Tracer(image)
+    try:
+        graph: fx.Graph = tracer.trace(net)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a forward pass may raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{type(net).__name__} cannot be converted: torch.fx cannot trace it ({reason})") from error
+    return graph, tracer.asked
 
 
 def trace(net: nn.Module, image: ImageShape = None) -> fx.Graph:
     """The dataflow of ``net``, with torch's own layers, activations and neurons as nodes.
 
     Raises:
-        UserError: the forward pass depends on the data, so it cannot be traced.
+        UserError: the forward pass depends on the data or needs more than images, so it cannot be traced.
     """
+    return traced(net, image)[0]
+
+
+class _Watched(_Shapes):
+    """Shows what each node gives."""
+
+    def __init__(self, net: fx.GraphModule, see: Callable[[fx.Node, object], None]) -> None:
+        super().__init__(net)
+        self.see = see
+
+    def run_node(self, n: fx.Node) -> object:
+        result = super().run_node(n)
+        self.see(n, result)
+        return result
+
+
+@torch.no_grad()
+def interpret(
+    net: nn.Module, graph: fx.Graph, image: ImageShape, see: Callable[[fx.Node, object], None], batch: int = 1
+) -> None:
+    """Runs a graph of a network without computing anything: shapes and memory are all there is.
+
+    Args:
+        net: network.
+        graph: of it.
+        image: shape of one image, if known.
+        see: called with each node and what it gives, in order.
+        batch: images.
+
+    Raises:
+        UserError: the network does not take such images.
+    """
+    nodes: dict[fx.Node, fx.Node] = {}
+    copied = fx.Graph()
+    result = copied.graph_copy(graph, nodes)
+    copied.output(result)
+    original = {copy: node for node, copy in nodes.items()}
+    nowhere, example = _on_meta(net, copied, image)
+    shown = {node.name: original[node] for node in copied.nodes if node in original}
+    runner = _Watched(nowhere, lambda node, value: see(shown[node.name], value) if node.name in shown else None)
     try:
-        graph: fx.Graph = _Tracer(image).trace(net)
-    except Exception as error:  # whatever a forward pass may raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{type(net).__name__} cannot be converted: torch.fx cannot trace it ({reason})") from error
-    return graph
+        runner.run(example.expand(batch, *example.shape[1:]).clone())
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise does_not_take(net, example.shape[1:], error) from error
+
+
+def does_not_take(net: nn.Module, image: Sequence[int], error: Exception) -> UserError:
+    """The refusal of images that a network cannot work on."""
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:150]
+    return UserError(f"{type(net).__name__} does not take images of shape {list(image)} ({reason})")
 
 
 @torch.no_grad()
@@ -123,12 +238,12 @@ def input_shapes(net: nn.Module, kind: type[nn.Module], image: ImageShape = None
 
 
 def called(net: nn.Module, node: fx.Node) -> nn.Module | None:
-    """The module that a node of the net calls; ``None`` where it is no call of a module."""
+    """The module that a node of the net calls; ``None`` if it is no call of a module."""
     return net.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
 def first_input(node: fx.Node) -> fx.Node | None:
-    """The value that a call works on, given by position or by name; ``None`` where that is a number."""
+    """The value that a call works on, given by position or by name; ``None`` if that is a number."""
     given = node.args[0] if node.args else node.kwargs.get("input")
     return given if isinstance(given, fx.Node) else None
 

@@ -14,8 +14,8 @@ from bench.snn.graph.trace import called, note_shapes, trace
 from bench.snn.neurons import SpikingNeuron, Timed
 
 # What only moves values, or puts zeros or other values beside them.
-_MOVING_MODULES = (*ALIAS_MODULES, nn.ZeroPad2d)
-_MOVING = {*ALIASES, torch.cat, F.pad}
+_MOVING_MODULES = (*ALIAS_MODULES, nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, nn.PixelShuffle, nn.ChannelShuffle)
+_MOVING = {*ALIASES, torch.cat, torch.concat, torch.concatenate, torch.stack, torch.clone, "clone", "repeat", F.pad}
 
 
 def _connections(layer: nn.Module, x: Tensor) -> Tensor:
@@ -112,6 +112,8 @@ def _moved(net: fx.GraphModule, start: fx.Node, x: Tensor, spikes: set[fx.Node])
     runner.env[start] = x
     for node in net.graph.nodes:
         if node not in spikes or node in found or found.isdisjoint(node.all_input_nodes):
+            continue
+        if isinstance(called(net, node), SpikingNeuron):  # what it sends are spikes of its own
             continue
         for source in node.all_input_nodes:
             if source not in runner.env:

@@ -1,0 +1,137 @@
+"""In-place operations of a ``forward``, rewritten as operations that give a new value.
+
+In a simulation an in-place operation would change the images themselves at each pass, or a value that time has been
+folded into. Other names of the same memory are followed: after ``res = y; y += f(y)``, ``res`` is the sum.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, fx, nn
+
+from bench.errors import UserError
+from bench.snn.graph.check import owner, shape_nodes
+from bench.snn.graph.trace import ImageShape, called, first_input, interpret
+
+_OPERATORS = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+    operator.imatmul: operator.matmul,
+}
+
+
+class _Memory(NamedTuple):
+    """Where a tensor lies."""
+
+    storage: int
+    layout: tuple[object, ...]
+
+
+def make_functional(net: nn.Module, graph: fx.Graph, image: ImageShape = None) -> bool:
+    """Rewrites, in place, each in-place operation.
+
+    Args:
+        net: network; its modules' ``inplace`` is switched off.
+        graph: of the network.
+        image: shape of one image, if known.
+
+    Returns:
+        Whether there was any.
+
+    Raises:
+        UserError: names an operation that changes a parameter or buffer, or a part of a value that is read again.
+    """
+    sizes = shape_nodes(graph)
+    due = [node for node in graph.nodes if node not in sizes and _is_in_place(net, node)]
+    if not due:
+        return False
+    memory = _memory(net, graph, image)
+    for node in due:
+        source = first_input(node)
+        assert source is not None
+        if source.op == "get_attr":
+            raise UserError(f"{_where(node)} changes {source.target} in place; a network must not change as it answers")
+        _follow(graph, node, source, memory)
+        _rewrite(net, node)
+    return True
+
+
+def _is_in_place(net: nn.Module, node: fx.Node) -> bool:
+    if first_input(node) is None:
+        return False
+    if node.op == "call_module":
+        return bool(getattr(called(net, node), "inplace", False))
+    if node.op == "call_method":
+        return str(node.target).endswith("_")
+    name = getattr(node.target, "__name__", "")
+    return node.op == "call_function" and (
+        node.target in _OPERATORS or name.endswith("_") or bool(node.kwargs.get("inplace"))
+    )
+
+
+def _memory(net: nn.Module, graph: fx.Graph, image: ImageShape) -> dict[fx.Node, _Memory]:
+    """Where each value lies when the network runs as it is written."""
+    found: dict[fx.Node, _Memory] = {}
+    kept: list[object] = []  # or memory would be used again
+
+    def note(node: fx.Node, result: object) -> None:
+        kept.append(result)
+        if isinstance(result, Tensor):
+            layout = (result.shape, result.stride(), result.storage_offset())
+            found[node] = _Memory(result.untyped_storage()._cdata, layout)  # data_ptr() is 0 without data
+
+    interpret(net, graph, image, note)
+    return found
+
+
+def _follow(graph: fx.Graph, node: fx.Node, source: fx.Node, memory: dict[fx.Node, _Memory]) -> None:
+    """Lets what reads the overwritten memory after ``node``, under any name, read its result."""
+    order = {other: position for position, other in enumerate(graph.nodes)}
+    storage, layout = memory[source]
+    names = [other for other in graph.nodes if order[other] < order[node] and other in memory]
+    names = [other for other in names if memory[other].storage == storage]
+    renewed = {other: node for other in names if memory[other].layout == layout}
+    end = node
+
+    def renew(other: fx.Node) -> fx.Node:
+        """The value of a name after ``node``: its result, or the same view of it."""
+        nonlocal end
+        if other not in renewed:
+            parent = first_input(other)
+            if parent is None or parent not in names:
+                raise UserError(
+                    f"{_where(node)} works in place on a part of a value that is read again; use its result"
+                )
+            base = renew(parent)
+            with graph.inserting_after(end):
+                end = graph.node_copy(other, lambda old: base if old is parent else old)
+            memory[end] = memory[other]
+            renewed[other] = end
+        return renewed[other]
+
+    for other in names:
+        for user in [user for user in other.users if order.get(user, -1) > order[node]]:
+            user.replace_input_with(other, renew(other))
+
+
+def _rewrite(net: nn.Module, node: fx.Node) -> None:
+    if node.op == "call_module":
+        called(net, node).inplace = False  # type: ignore[union-attr]  # it was found to have it
+    elif node.op == "call_method":
+        node.target = str(node.target).removesuffix("_")
+    elif node.target in _OPERATORS:
+        node.target = _OPERATORS[node.target]
+    elif node.kwargs.get("inplace"):
+        node.kwargs = {**node.kwargs, "inplace": False}
+    else:
+        node.target = getattr(torch, node.target.__name__.removesuffix("_"))  # type: ignore[union-attr]  # a callable
+
+
+def _where(node: fx.Node) -> str:
+    name = node.target if isinstance(node.target, str) else node.target.__name__
+    return f"{owner(node) or 'the network'} calls {name}, which" if node.op != "call_module" else f"{name}"

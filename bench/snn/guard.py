@@ -1,0 +1,98 @@
+"""The last look at a conversion: a network that time goes through must answer as the user's own does.
+
+The checks of :mod:`bench.snn.graph` know operations. What they cannot know (noise, statistics over the batch, state
+that a network keeps, values that were read while it was traced) shows here, on a few images.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from bench.errors import UserError
+from bench.snn.activations import Activation
+from bench.snn.graph.check import mixes_constant_input
+from bench.snn.neurons import Clock, Timed
+from bench.snn.replace import replace
+
+# Images that the networks are asked about, and steps that time is folded into.
+IMAGES, STEPS = 4, 2
+# Of the largest answer; sums come in another order when batches are of another size or BN is folded.
+_TOLERANCE = {torch.float64: 1e-6}
+_SINGLE = 1e-3
+
+
+class _Unfolded(Timed):
+    """An activation that finds time inside the batch, as a neuron does, and answers at each step as in the ANN."""
+
+    def __init__(self, activation: Activation, clock: Clock) -> None:
+        super().__init__()
+        self.activation, self.clock = activation, clock
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, ...]`` or ``[T*B, ...]`` in, ``[T*B, ...]`` out."""
+        result: Tensor = self.activation(self.clock.unfold(x)).flatten(0, 1)
+        return result
+
+
+@torch.no_grad()
+def require_same_answers(own: nn.Module, net: nn.Module, last: nn.Module | None, images: Tensor) -> None:
+    """Refuses a conversion whose network does not answer as the user's does.
+
+    Args:
+        own: the user's network, in evaluation mode.
+        net: what conversion made of it, its activations not yet neurons.
+        last: what ends ``own`` and is left out of ``net``.
+        images: ``[B, ...]``; the first few are used, one by one, as a batch, and with time folded into it.
+
+    Raises:
+        UserError: says in what the answers differ.
+    """
+    images, name = images[:IMAGES], type(own).__name__
+
+    def ask(x: Tensor) -> Tensor:
+        answer = own(x.clone())  # it may change its input
+        if not isinstance(answer, Tensor):
+            raise UserError(f"{name} answers with a {type(answer).__name__}; give one that answers with logits")
+        return answer
+
+    whole = ask(images)
+    if not bool(torch.isfinite(whole).all()):
+        raise UserError(f"{name} answers calibration images with NaN or infinity")
+    tolerance = _TOLERANCE.get(whole.dtype, _SINGLE) * float(whole.abs().max())
+
+    def differs(other: Tensor) -> float:
+        if other.shape != whole.shape:
+            return float("inf")
+        gap = float((other - whole).abs().max())
+        return gap if not gap <= tolerance else 0.0
+
+    apart = torch.cat([ask(image[None]) for image in images])
+    if gap := differs(ask(images)):
+        raise UserError(
+            f"{name} answers the same images differently the second time (by {gap:.3g}): it draws random numbers, or "
+            "keeps something from one call to the next; make it answer the same in evaluation mode"
+        )
+    if gap := differs(apart):
+        raise UserError(
+            f"{name} answers an image differently beside other images (by {gap:.3g}): it mixes the images of a batch, "
+            "which time is folded into; let it treat each image alone"
+        )
+    for step in _with_time(net, images):
+        if gap := differs(step if last is None else last(step)):
+            raise UserError(
+                f"{name} cannot be converted: what was traced of its forward answers calibration images differently "
+                f"(by {gap:.3g} of {float(whole.abs().max()):.3g}); take out what depends on more than layers, ReLU, "
+                "pooling and additions"
+            )
+
+
+def _with_time(net: nn.Module, images: Tensor) -> Tensor:
+    """Answers of a network at each step, ``[T, B, ...]``, time being folded into its batch."""
+    net, clock = copy.deepcopy(net).eval(), Clock(STEPS, len(images))
+    replace(net, Activation, lambda _, activation: _Unfolded(activation, clock))
+    repeat = mixes_constant_input(net, images.shape[1:])
+    answers: Tensor = net(images.expand(STEPS, *images.shape).flatten(0, 1) if repeat else images.clone())
+    return clock.unfold(answers)
