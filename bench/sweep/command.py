@@ -89,18 +89,22 @@ def _print_plan(jobs: Sequence[Job], estimator: Estimator) -> None:
     table = Table(title=f"{len(jobs)} runs")
     for heading in ("run", "state", "converts", "estimate"):
         table.add_column(heading, justify="right" if heading == "estimate" else "left", overflow="fold")
-    total, unknown = 0.0, 0
+    total, unknown, scaled = 0.0, 0, False
     titles = {job.folder: job.title for job in jobs}
     for job in jobs:
-        state, seconds = job.state(), estimator.seconds(job)
-        if state != "recorded":
-            total += seconds or 0.0
-            unknown += seconds is None
-        shown = "-" if state == "recorded" else "not measured yet" if seconds is None else duration(seconds)
+        state, estimate = job.state(), estimator.seconds(job)
+        shown = "-" if state == "recorded" else "not measured yet"
+        if state != "recorded" and estimate:
+            total += estimate.seconds
+            scaled |= estimate.scaled
+            shown = duration(estimate.seconds) + (" *" if estimate.scaled else "")
+        unknown += state != "recorded" and estimate is None
         table.add_row(job.title, state, titles[job.source] if job.source else "", shown)
     Console(width=160).print(table)
     due = sum(job.state() != "recorded" for job in jobs)
     known = f"{duration(total)} one after the other, from records made on {', '.join(sorted(estimator.devices))}"
     known = known if due > unknown else "nothing to estimate from"
     rest = f"; {unknown} not measured yet" if unknown else ""
+    if scaled:
+        print("* measured with another net, and scaled by multiply-accumulates")
     print(f"{due} of {len(jobs)} to run: {known if due else 'none'}{rest}")

@@ -1,4 +1,7 @@
-"""What a sweep will cost, from the seconds in records of the same method, net and data set."""
+"""What a sweep will cost, from the seconds in records of the same method and data set.
+
+A net without a record of its own is taken to cost what another does for each multiply-accumulate.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,26 @@ from typing import NamedTuple
 from pydantic import JsonValue
 
 from bench.errors import UserError
+from bench.nets import architectures
 from bench.records.record import Record, part, read_record
+from bench.registry.datasets import DATA
 from bench.sweep.plan import Job
 
-Key = tuple[str, str, str, JsonValue]
+Key = tuple[str, str, JsonValue]
 
 
 class Cost(NamedTuple):
-    """Seconds measured: of one training epoch (0 where nothing trains) and of conversion and evaluation."""
+    """Seconds measured: of one training epoch (0 if nothing trains) and of conversion and evaluation."""
 
     epoch: float
     evaluation: float
+
+
+class Estimate(NamedTuple):
+    """Seconds of one run, and whether they were measured with another net."""
+
+    seconds: float
+    scaled: bool = False
 
 
 class Estimator:
@@ -32,7 +44,8 @@ class Estimator:
     """
 
     def __init__(self, folders: Sequence[Path]) -> None:
-        self.measured: dict[Key, list[Cost]] = defaultdict(list)
+        self.measured: dict[Key, dict[str, list[Cost]]] = defaultdict(lambda: defaultdict(list))
+        self.macs: dict[tuple[str, str], int] = {}
         self.devices: set[str] = set()
         for path in sorted({path for folder in folders for path in folder.rglob("*.json")}):
             try:
@@ -40,18 +53,33 @@ class Estimator:
             except UserError:
                 continue
             if cost := _cost(record):
-                subset = part(record.recipe.config, "data").get("subset")
-                self.measured[(record.method.name, record.arch.name, record.data.name, subset)].append(cost)
+                key = (record.method.name, record.data.name, part(record.recipe.config, "data").get("subset"))
+                self.measured[key][record.arch.name].append(cost)
+                self.macs[record.arch.name, record.data.name] = record.arch.macs
                 self.devices.add(record.environment.device)
 
-    def seconds(self, job: Job) -> float | None:
-        """Of one run, as the median of the records; ``None`` where there are none. The T are not accounted for."""
+    def seconds(self, job: Job) -> Estimate | None:
+        """Of one run, as the median of the records; ``None`` if there are none. The T are not accounted for."""
         s = job.spec
-        costs = self.measured.get((s.method, s.arch, s.data, s.data_options.get("subset")))
-        if not costs:
+        nets = self.measured.get((s.method, s.data, s.data_options.get("subset")))
+        if not nets:
             return None
         epochs = int(str((s.trainer or {}).get("max_epochs") or 0))
-        return statistics.median(cost.epoch * epochs + cost.evaluation for cost in costs)
+        if s.arch in nets:
+            return Estimate(statistics.median(cost.epoch * epochs + cost.evaluation for cost in nets[s.arch]))
+        wanted = self._macs(s.arch, s.data)
+        costs = [
+            (cost.epoch * epochs + cost.evaluation) * wanted / self.macs[arch, s.data]
+            for arch, measured in nets.items()
+            for cost in measured
+        ]
+        return Estimate(statistics.median(costs), scaled=True)
+
+    def _macs(self, arch: str, data: str) -> int:
+        if (arch, data) not in self.macs:
+            net = architectures.create(arch, DATA[data].num_classes)
+            self.macs[arch, data] = architectures.count_macs(net, DATA[data].load().input_shape)
+        return self.macs[arch, data]
 
 
 def _cost(record: Record) -> Cost | None:

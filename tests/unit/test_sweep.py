@@ -18,6 +18,7 @@ from record_factory import make_record, point
 import bench.run.resolve
 from bench.cli.main import main
 from bench.errors import UserError
+from bench.nets.architectures import count_macs, create
 from bench.recipes import Recipe
 from bench.records.record import duration
 from bench.run.publish import working_in
@@ -360,7 +361,11 @@ def test_estimates_are_medians_of_the_same_method_net_data_and_subset(tmp_path, 
     measured("other-subset", None, 1000.0, 1, 1.0)
     measured("other-method", 64, 1000.0, 1, 1.0, "tcl")
     (folder / "broken.json").write_text("{")
-    assert Estimator([folder]).seconds(job) == 11.0
+    assert Estimator([folder]).seconds(job) == (11.0, False)
+    [other] = plan(methods=["qcfs"], archs=["resnet18"])
+    seconds, scaled = Estimator([folder]).seconds(other)
+    macs = count_macs(create("cifar_resnet18", 10), (3, 32, 32))
+    assert scaled and seconds == pytest.approx(11.0 * macs / make_record().arch.macs)
 
 
 def test_durations_read_well():

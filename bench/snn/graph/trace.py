@@ -103,9 +103,7 @@ class _Tracer(fx.Tracer):
         return _Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, (Activation, Timed)) or super().is_leaf_module(
-            m, module_qualified_name
-        )
+        return isinstance(m, (Activation, Timed)) or super().is_leaf_module(m, module_qualified_name)
 
     def create_args_for_root(
         self, root_fn: Callable[..., object], is_module: bool, concrete_args: object = None
