@@ -97,8 +97,10 @@ def import_(arguments: list[str]) -> int:
     made.add_argument("--arch", required=True, help="its net, as for fit (python -m bench list)")
     made.add_argument("--data", required=True, help="its data set")
     made.add_argument("--model.L", dest="L", metavar="L", help="its quantisation steps (qcfs); as other --model.*")
-    made.add_argument("--mean", type=float, nargs="+", help="of each channel, of images in [0, 1] [the data set's]")
-    made.add_argument("--std", type=float, nargs="+", help="likewise")
+    made.add_argument(
+        "--mean", "--data.mean", type=float, nargs="+", help="of each channel, of images in [0, 1] [the data set's]"
+    )
+    made.add_argument("--std", "--data.std", type=float, nargs="+", help="likewise")
     made.add_argument("--thresholds", choices=["plain", "softplus"], default="plain",
                       help="softplus: the file has s where the threshold is ln(1 + e^s) [plain]")  # fmt: skip
     made.add_argument("--expect", type=float, help="accuracy stated for the ANN, in percent; it is recorded")

@@ -134,8 +134,8 @@ def require_complete(found: Mapped, file: WeightFile, arch: str, classes: int) -
                 "imported with --method relu"
             )
         raise UserError(
-            f"{file.path}: {_listed(found.spare)} is left over; a net with trained thresholds is imported with "
-            "--method qcfs or tcl"
+            f"{file.path}: has thresholds that a net without them has no place for ({_listed(found.spare)}); import it "
+            "with --method qcfs or tcl"
         )
     others = [name for name in ARCHITECTURES if name != arch and there is not None and _fits(file, name, there)]
     hint = f"; it fits --arch {' or '.join(others).replace('cifar_', '')}" if others else ""
@@ -146,11 +146,11 @@ def require_complete(found: Mapped, file: WeightFile, arch: str, classes: int) -
             f"{arch}; give its tensors the names or the order of ours (--dry-run lists both)"
         )
     sides = [
-        f"{_listed(names)} of {where} {'are' if len(names) > 1 else 'is'} left over"
-        for names, where in ((found.spare, "the file"), (found.missing, arch))
+        f"{what} {_listed(names)}"
+        for names, what in ((found.missing, "the file lacks"), (found.spare, f"{arch} has no place for"))
         if names
     ]
-    raise UserError(f"{file.path}: is not of this net ({'; '.join(sides)}){hint}; --dry-run lists all")
+    raise UserError(f"{file.path}: is not of this net: {', and '.join(sides)}{hint}; --dry-run lists all")
 
 
 def weights_for(file: WeightFile, found: Mapped) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
