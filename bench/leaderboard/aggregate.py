@@ -59,6 +59,7 @@ def _experiment(group: Sequence[Record], printed: Cells) -> list[Row]:
     levels = first.method.options.get("L", part(source, "model").get("L"))
     ann, ann_std = _accuracy(record.ann.top1 for record in group)
     reference, reference_std = _accuracy(reference_of(record) for record in group)
+    theirs = first.training.imported
     common = Row(
         dataset=first.data.name,
         arch=first.arch.name,
@@ -79,7 +80,7 @@ def _experiment(group: Sequence[Record], printed: Cells) -> list[Row]:
         reference_std=reference_std,
         # What is called the same there: precision, reset, causal and so on.
         **{name: value for name, value in (*first.protocol, *first.conversion) if name in COLUMNS},
-        weights_of_others=first.training.imported and first.training.imported.sha256,
+        weights_of_others=None if theirs is None else theirs.sha256,
         options=options(first),
         experiment=identity(first),
         records=tuple(group),

@@ -27,8 +27,8 @@ from bench.cli import main as cli
 from bench.errors import UserError
 from bench.leaderboard import run
 from bench.leaderboard.aggregate import aggregate, place
-from bench.leaderboard.curves import Picture
 from bench.leaderboard.consistency import contradictions
+from bench.leaderboard.curves import Picture
 from bench.leaderboard.load import load, reasons
 from bench.leaderboard.match import badge, cells, compared
 from bench.leaderboard.render import render
