@@ -67,8 +67,8 @@ class ImageDataModule(pl.LightningDataModule):
     num_classes: ClassVar[int]
     input_shape: ClassVar[tuple[int, int, int]] = (3, 32, 32)
     num_test: ClassVar[int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
 
     def __init__(
         self,

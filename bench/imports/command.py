@@ -229,11 +229,9 @@ def _measure(net: Trained, wanted: Wanted) -> None:
     top1, images = accuracy(net, wanted.images)
     stated = "" if wanted.expect is None else f" (stated: {wanted.expect:.2f} %)"
     print(f"ANN: {100 * top1:.2f} % of {images} test images{stated}", flush=True)
-    expected = wanted.expect and wanted.expect / 100
-    apart = expected and STANDARD_ERRORS * math.sqrt(expected * (1 - expected) / images)
     if top1 < ABOVE_CHANCE + 1 / net.datamodule.num_classes:
         what = "hardly more than chance"
-    elif expected and apart and top1 < expected - apart:
+    elif wanted.expect is not None and top1 < _lowest(wanted.expect / 100, images):
         what = f"more than {STANDARD_ERRORS} standard errors below the stated one"
     else:
         return
@@ -243,6 +241,11 @@ def _measure(net: Trained, wanted: Wanted) -> None:
         f"on training images, with {100 * there:.1f} %, is {best.options()}",
         file=sys.stderr,
     )
+
+
+def _lowest(stated: float, images: int) -> float:
+    """What of some images a net with the stated accuracy gets right at least."""
+    return stated - STANDARD_ERRORS * math.sqrt(stated * (1 - stated) / images)
 
 
 def _show(found: Mapped, file: WeightFile) -> None:
