@@ -267,6 +267,7 @@ def test_weights_are_the_same_whatever_the_file(theirs, bench):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_the_net_of_one_s_own_is_trained_imported_converted_and_diagnosed(bench):
     """What the page says, word for word."""
     page = (ROOT / "docs/bring_your_own.md").read_text()
