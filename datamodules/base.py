@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import pytorch_lightning as pl
@@ -19,6 +21,8 @@ from datamodules.splits import BatchDataset, Split, Transform
 # their split as well; any constant serves.
 SPLIT_SEED = 20220303
 Role = Literal["evaluation", "local"]
+# The options that a trained net decides: whoever converts or evaluates it shows it images prepared like its own.
+NORMALISATION = ("mean", "std")
 # Loader processes beside a GPU. Chosen here: the papers' augmentation has about 12 times the rate at which two cores
 # train ResNet-20 (docs/performance.md), which is less than what a GPU takes.
 WORKERS = 4
@@ -45,6 +49,8 @@ class ImageDataModule(pl.LightningDataModule):
         val_augment: augment the held-out images as in training, a new draw in each epoch; some methods measure on such
             images. Their last batch is kept as ``last_batch="keep"`` says.
         eval_split: which images are evaluated: ``test``, or ``val`` to choose settings without touching the test set.
+        mean: of each channel, for images in [0, 1]; it is subtracted. Default the data set's own.
+        std: of each channel, which it is then divided by. Default the data set's own.
     """
 
     # What an option is for, unless it decides the result of a training: ``evaluation``, which images are evaluated and
@@ -61,6 +67,8 @@ class ImageDataModule(pl.LightningDataModule):
     num_classes: ClassVar[int]
     input_shape: ClassVar[tuple[int, int, int]] = (3, 32, 32)
     num_test: ClassVar[int]
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
 
     def __init__(
         self,
@@ -72,6 +80,8 @@ class ImageDataModule(pl.LightningDataModule):
         val_split: int = 0,
         val_augment: bool = False,
         eval_split: Literal["test", "val"] = "test",
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
     ) -> None:
         super().__init__()
         for option, value, least in (("batch_size", batch_size, 1), ("eval_batch_size", eval_batch_size, 1),
@@ -85,8 +95,18 @@ class ImageDataModule(pl.LightningDataModule):
         self.batch_size, self.eval_batch_size, self._workers = batch_size, eval_batch_size, num_workers
         self.subset, self.val_split, self.eval_split = subset, val_split, eval_split
         self.val_augment, self.last_batch = val_augment, last_batch
+        self.mean = self.mean if mean is None else self._channels("mean", mean)
+        self.std = self.std if std is None else self._channels("std", std)
+        if min(self.std) <= 0:
+            raise UserError(f"--data.std {list(self.std)}: must be positive")
         self.seed = 0
         self._splits: dict[str, Split] | None = None
+
+    def _channels(self, option: str, values: Sequence[float]) -> tuple[float, ...]:
+        channels = self.input_shape[0]
+        if len(values) != channels or not all(map(math.isfinite, values)):
+            raise UserError(f"--data.{option} {list(values)}: must be {channels} finite numbers, one for each channel")
+        return tuple(values)
 
     @property
     def num_workers(self) -> int:

@@ -33,15 +33,13 @@ class CIFARDataModule(ImageDataModule):
 
     Attributes:
         source: torchvision's class, which knows files and checksums. Its CIFAR100 is a subclass of its CIFAR10.
-        mean: per channel, as in the papers' code.
-        std: per channel, as in the papers' code.
+        mean: per channel, by default as in the papers' code.
+        std: per channel, by default as in the papers' code.
     """
 
     roles = ImageDataModule.roles | {"root": "local"}
     num_test: ClassVar[int] = 10_000
     source: ClassVar[type[CIFAR10]]
-    mean: ClassVar[tuple[float, ...]]
-    std: ClassVar[tuple[float, ...]]
 
     def __init__(self, root: str | None = None, autoaugment: bool = True, cutout: int = 16, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -105,8 +103,8 @@ class CIFAR10DataModule(CIFARDataModule):
     name = "cifar10"
     num_classes: ClassVar[int] = 10
     source: ClassVar[type[CIFAR10]] = CIFAR10
-    mean: ClassVar[tuple[float, ...]] = (0.4914, 0.4822, 0.4465)
-    std: ClassVar[tuple[float, ...]] = (0.2023, 0.1994, 0.2010)
+    mean = (0.4914, 0.4822, 0.4465)
+    std = (0.2023, 0.1994, 0.2010)
 
 
 class CIFAR100DataModule(CIFARDataModule):
@@ -115,5 +113,5 @@ class CIFAR100DataModule(CIFARDataModule):
     name = "cifar100"
     num_classes: ClassVar[int] = 100
     source: ClassVar[type[CIFAR10]] = CIFAR100
-    mean: ClassVar[tuple[float, ...]] = (129.3 / 255, 124.1 / 255, 112.4 / 255)
-    std: ClassVar[tuple[float, ...]] = (68.2 / 255, 65.4 / 255, 70.4 / 255)
+    mean = (129.3 / 255, 124.1 / 255, 112.4 / 255)
+    std = (68.2 / 255, 65.4 / 255, 70.4 / 255)

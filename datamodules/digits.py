@@ -24,6 +24,8 @@ class DigitsDataModule(ImageDataModule):
     name = "digits"
     num_classes: ClassVar[int] = 10
     num_test: ClassVar[int] = 360
+    mean = (0.305,) * 3
+    std = (0.376,) * 3
 
     def load(self) -> tuple[Images, Images]:
         """Splits the bundled images; the same split for every run."""
@@ -38,4 +40,4 @@ class DigitsDataModule(ImageDataModule):
 
     def pipeline(self) -> Pipeline:
         """A shift by at most two pixels, half a pixel of the 8x8 original; digits are not mirrored."""
-        return Pipeline(mean=(0.305,) * 3, std=(0.376,) * 3, crop_padding=2)
+        return Pipeline(self.mean, self.std, crop_padding=2)

@@ -102,8 +102,8 @@ class ImageNetDataModule(ImageDataModule):
     input_shape: ClassVar[tuple[int, int, int]] = (3, Crops.size, Crops.size)
     num_train: ClassVar[int] = 1_281_167
     num_test: ClassVar[int] = 50_000
-    mean: ClassVar[tuple[float, ...]] = (0.485, 0.456, 0.406)
-    std: ClassVar[tuple[float, ...]] = (0.229, 0.224, 0.225)
+    mean = (0.485, 0.456, 0.406)
+    std = (0.229, 0.224, 0.225)
 
     def __init__(
         self,

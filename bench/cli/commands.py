@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "repeat conversion and evaluation from a checkpoint",
     "diagnose": "show layer by layer what the conversion of a checkpoint loses, and why",
     "export": "write a checkpoint's net as safetensors with a model card, as ONNX or as NIR",
+    "import": "read a net that others have trained, as a checkpoint to convert, evaluate, diagnose and export",
     "sweep": "run methods x nets x data sets x seeds on this machine or a cluster, and go on after any stop",
     "list": "show methods, data sets, architectures and recipes",
     "leaderboard": "regenerate leaderboards/ from the committed records",
@@ -86,6 +87,42 @@ def export(arguments: list[str]) -> int:
     wanted = {name: value for name, value in vars(options).items() if name not in ("root", "check")}
     wanted["out"] = options.out or options.ckpt.parent / "export"
     return run(Wanted(**wanted, data_options=data))
+
+
+def import_(arguments: list[str]) -> int:
+    """``python -m bench import``."""
+    made = parser("import")
+    made.add_argument("file", type=expand, metavar="FILE", help=".pth .pt .th .ckpt .tar .bin .safetensors .npz")
+    made.add_argument("--method", required=True, help="by which it was trained: qcfs, relu or tcl")
+    made.add_argument("--arch", required=True, help="its net, as for fit (python -m bench list)")
+    made.add_argument("--data", required=True, help="its data set")
+    made.add_argument("--model.L", dest="L", metavar="L", help="its quantisation steps (qcfs); as other --model.*")
+    made.add_argument(
+        "--mean", "--data.mean", type=float, nargs="+", help="of each channel, of images in [0, 1] [the data set's]"
+    )
+    made.add_argument("--std", "--data.std", type=float, nargs="+", help="likewise")
+    made.add_argument("--thresholds", choices=["plain", "softplus"], default="plain",
+                      help="softplus: the file has s where the threshold is ln(1 + e^s) [plain]")  # fmt: skip
+    made.add_argument("--expect", type=float, help="accuracy stated for the ANN, in percent; it is recorded")
+    made.add_argument("--images", type=int, default=1000, help="test images to measure the ANN on [1000]")
+    made.add_argument("--repository", help="where the file is from, for the record")
+    made.add_argument("--commit", help="of the repository, for the record")
+    made.add_argument("--licence", help="of the weights, for the record")
+    made.add_argument("--dry-run", action="store_true", help="print what becomes of each tensor, and write nothing")
+    made.add_argument("--out", type=expand, help="folder of model.safetensors")
+    made.add_argument("--overwrite", action="store_true", help="replace the weights in --out")
+    add_data_files(made)
+    options, rest = made.parse_known_args(arguments)
+    stray = [word for word in rest if word.startswith("-") and not word.startswith("--model.")]
+    if stray or (rest and not rest[0].startswith("--model.")):
+        made.parse_args(arguments)  # which refuses them
+    from bench.imports.command import Wanted, run
+
+    model = rest if options.L is None else [*rest, "--model.L", options.L]
+    others = ("L", "thresholds", "root", "check")
+    wanted = {name: value for name, value in vars(options).items() if name not in others}
+    softplus, data = options.thresholds == "softplus", given(options, "root", "check")
+    return run(Wanted(**wanted, model=model, softplus=softplus, data_options=data))
 
 
 def compare(arguments: list[str]) -> int:

@@ -20,14 +20,14 @@ from bench.files import expand, require_folder
 # Names and numbers of glibc's <malloc.h>.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGE = 2**31 - 1
-COMPUTING = ("fit", "evaluate", "diagnose", "export", "speed")
+COMPUTING = ("fit", "evaluate", "diagnose", "export", "import", "speed")
 FIT_HELP = """\
 usage: python -m bench fit --method NAME [options]
 
 Trains, converts, evaluates the SNN at every T and writes runs/.../record.json.
 
   --method NAME        conversion method (python -m bench list)
-  --arch NAME          resnet18, 20 or 34, vgg16 or timm/<name>     [resnet20]
+  --arch NAME          resnet20, vgg16 ... or timm/<name> (bench list) [resnet20]
   --data NAME          imagenet, cifar10, cifar100, digits          [cifar10]
   --recipe NAME|FILE   training settings                            [paper's or ours]
   --seed N             weights, order and augmentation              [0]
@@ -152,6 +152,7 @@ def _dispatch(arguments: list[str]) -> int:
         "evaluate": _evaluate,
         "diagnose": commands.diagnose,
         "export": commands.export,
+        "import": commands.import_,
         "sweep": _sweep,
         "list": _list,
         "leaderboard": _leaderboard,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.errors import UserError
-from bench.records.record import Record
+from bench.records.record import Imported, Record
 from bench.snn.cost import ENERGY_MODEL
 
 LIBRARY = "ann2snn-bench"
@@ -14,7 +14,7 @@ WEIGHTS, CARD, RECORD = "model.safetensors", "README.md", "record.json"
 _BODY = """\
 # {title}
 
-A network trained to be converted into a spiking one, and what its conversion by `{method}` gave: {samples:,} images of
+{what}, and what its conversion by `{method}` gave: {samples:,} images of
 the {split} split, last epoch, {reset} reset, image presented unchanged at each step, logits summed over the steps.
 {limited}
 | T | warm-up | SNN top-1 % | top-5 % | quantised ANN % | firing rate | SynOps (M) | energy (uJ) |
@@ -35,7 +35,7 @@ python -m bench evaluate --ckpt model.safetensors --T {steps} --out again
 
 ## Where it comes from
 
-- method `{method}` (paper key `{paper}`), options {options}
+{imported}- method `{method}` (paper key `{paper}`), options {options}
 - recipe `{recipe}`, seed {seed}, {epochs} epochs; {calibration} calibration images
 - code {commit}{dirty}, torch {torch}, {device}
 - SHA-256 of the weights: `{sha256}`
@@ -82,7 +82,14 @@ def _percent(fraction: float) -> str:
     return f"{100 * fraction:.2f}"
 
 
+def _imported(theirs: Imported) -> str:
+    said = {"repository": theirs.repository, "commit": theirs.commit, "licence": theirs.licence}
+    known = "".join(f", {name} {value}" for name, value in said.items() if value)
+    return f"- weights that others have trained: `{theirs.file}`, SHA-256 `{theirs.sha256}`{known}\n"
+
+
 def _body(record: Record, title: str) -> str:
+    theirs = record.training.imported
     rows = []
     for point in record.snn:
         cells = [f"{point.T}", f"{point.warmup}", _percent(point.top1), _percent(point.top5)]
@@ -93,6 +100,8 @@ def _body(record: Record, title: str) -> str:
         rows.append(f"| {' | '.join(cells)} |")
     return _BODY.format(
         title=title,
+        what="A network that others have trained" if theirs else "A network trained to be converted into a spiking one",
+        imported=_imported(theirs) if theirs else "",
         method=record.method.name,
         samples=record.protocol.num_eval_samples,
         split=record.protocol.eval_split,

@@ -38,7 +38,8 @@ def place(experiment: Sequence[Row]) -> tuple[object, ...]:
     """Sorts experiments: newest protocol, ranked first, best first; then by everything that names one."""
     row, score = experiment[0], _score(experiment)
     names = (row.method, row.recipe, row.recipe_sha256, row.options, row.experiment[-1])
-    return (*row.net, -(row.protocol or 0), score is None, -(score or 0), *names)
+    theirs = row.weights_of_others is not None
+    return (*row.net, -(row.protocol or 0), theirs, score is None, -(score or 0), *names)
 
 
 def _conversions(records: Sequence[Record]) -> list[Record]:
@@ -58,6 +59,7 @@ def _experiment(group: Sequence[Record], printed: Cells) -> list[Row]:
     levels = first.method.options.get("L", part(source, "model").get("L"))
     ann, ann_std = _accuracy(record.ann.top1 for record in group)
     reference, reference_std = _accuracy(reference_of(record) for record in group)
+    theirs = first.training.imported
     common = Row(
         dataset=first.data.name,
         arch=first.arch.name,
@@ -78,6 +80,7 @@ def _experiment(group: Sequence[Record], printed: Cells) -> list[Row]:
         reference_std=reference_std,
         # What is called the same there: precision, reset, causal and so on.
         **{name: value for name, value in (*first.protocol, *first.conversion) if name in COLUMNS},
+        weights_of_others=None if theirs is None else theirs.sha256,
         options=options(first),
         experiment=identity(first),
         records=tuple(group),
@@ -119,6 +122,8 @@ def _marks(record: Record, seeds: int, fair: bool) -> Iterator[str]:
         yield "converted for each T"
     if seeds < ENOUGH_SEEDS:
         yield f"n < {ENOUGH_SEEDS}"
+    if record.training.imported is not None:
+        yield "weights of others, not ranked"
     if _is_source(record):
         yield "source net of other methods, not ranked"
     if record.protocol.checkpoint_selection != "last":

@@ -18,6 +18,9 @@ def contradictions(record: Record) -> Iterator[str]:
     config = record.recipe.config
     yield from _recipe(record, config)
     yield from _method(record, part(config, "source"))
+    theirs = record.training.imported
+    if (part(config, "source") or config).get("imported") != (theirs and theirs.sha256):
+        yield "training.imported is not the file that recipe.config names"
     data, net = DATA.get(record.data.name), ARCHITECTURES.get(record.arch.name)
     if data is not None and record.data.num_classes != data.num_classes:
         yield f"data.num_classes is {record.data.num_classes}; {record.data.name} has {data.num_classes}"

@@ -13,7 +13,7 @@ from bench.leaderboard.match import TOLERANCE
 from bench.leaderboard.reported import Paper
 from bench.leaderboard.row import Row, measured, reference_label, reference_of
 from bench.leaderboard.text import fixed, one_line, percent
-from bench.records.record import Record
+from bench.records.record import Imported, Record
 from bench.registry.datasets import DATA
 
 # Longer texts are cut: the record, which is linked, has them whole.
@@ -78,6 +78,8 @@ def _experiment(cells: Sequence[Row], keys: dict[str, int], texts: Texts) -> Dat
         "protocol": str(protocol.version),
         "recipe's SHA-256": str(row.recipe_sha256),
     }
+    if (theirs := row.records[0].training.imported) is not None:
+        facts |= {"weights of others": one_line(_imported(theirs), SHORT)}
     data = {
         **_named(row, "dataset arch method paper recipe L rank marks"),
         "key": _key(row, keys),
@@ -90,6 +92,12 @@ def _experiment(cells: Sequence[Row], keys: dict[str, int], texts: Texts) -> Dat
         data |= {"reference": [_two(row.reference_ann), _two(row.reference_std)]}
         data |= {"called": reference_label(row.method)}
     return data
+
+
+def _imported(theirs: Imported) -> str:
+    stated = None if theirs.stated_top1 is None else f"ANN stated as {_two(percent(theirs.stated_top1))}"
+    said = (theirs.repository, theirs.commit, theirs.licence, stated)
+    return ", ".join([f"{theirs.file} (SHA-256 {theirs.sha256})", *(one for one in said if one)])
 
 
 def _two(value: Decimal | None, places: int = 2) -> float | None:

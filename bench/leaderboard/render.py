@@ -18,7 +18,7 @@ from bench.leaderboard.page import environment, page
 from bench.leaderboard.payload import payload
 from bench.leaderboard.reported import KINDS, REPLICATIONS, Paper, ReportedRow
 from bench.leaderboard.row import Row, measured, printed
-from bench.leaderboard.text import Safe, fixed, link, markdown
+from bench.leaderboard.text import Safe, fixed, link, markdown, percent
 from bench.records.record import PROTOCOL_VERSION
 from bench.registry.datasets import DATA
 from bench.registry.methods import METHODS
@@ -83,8 +83,15 @@ def is_generated(path: Path) -> bool:
 def _templates() -> jinja2.Environment:
     # Every value is escaped for Markdown on its way out, wherever it comes from; only Safe ones are not.
     templates = environment(finalize=markdown)
+    templates.filters |= {"stated": lambda fraction: "" if fraction is None else fixed(percent(fraction))}
     templates.filters |= {"fixed": fixed, "signed": lambda value: fixed(value, sign=True), "note": _note}
-    templates.globals |= {"data": DATA, "measured": measured, "comparisons": _comparisons, "matching": _matching}
+    templates.globals |= {
+        "data": DATA,
+        "measured": measured,
+        "imports": _imports,
+        "comparisons": _comparisons,
+        "matching": _matching,
+    }
     templates.globals |= {"headed": lambda steps: [f"T={T}" for T in steps], "links": _links, "marker": MARKER}
     return templates
 
@@ -97,6 +104,11 @@ def _links(paper: Paper) -> Safe:
     links = [link("arXiv", f"https://arxiv.org/abs/{paper.arxiv}")] if paper.arxiv else []
     links += [link("DOI", f"https://doi.org/{paper.doi}")] if paper.doi else []
     return Safe(", ".join([*links, *(link("code", address) for address in paper.code)]))
+
+
+def _imports(board: Sequence[Row]) -> list[Row]:
+    """A row of each file that weights were imported from."""
+    return list({row.weights_of_others: row for row in reversed(board)}.values())[::-1]
 
 
 def _comparisons(board: Sequence[Row]) -> Iterator[tuple[str, list[Row], str, list[str]]]:

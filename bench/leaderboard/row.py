@@ -32,6 +32,7 @@ class Row:
         reference_ann: accuracy of the classifier that the paper prints as its ANN, where that is not the ANN itself.
         options: the method's, as canonical JSON.
         experiment: what all rows of an experiment have in common.
+        weights_of_others: SHA-256 of the file that the weights were imported from; ``None`` for nets trained here.
         ranked: its experiment is ranked by this row.
         records: those of the seeds.
         printed: the row of a paper that a number of stands beside ours.
@@ -79,6 +80,7 @@ class Row:
     causal: bool | None = None
     per_T: bool | None = None
     retrained: bool | None = None
+    weights_of_others: str | None = None
     reported_top1: Decimal | None = None
     reported_ann: Decimal | None = None
     reported_L: int | None = None
@@ -110,8 +112,8 @@ class Row:
 
     @property
     def board(self) -> tuple[object, ...]:
-        """The net's rows that were measured by one protocol."""
-        return (*self.net, self.protocol)
+        """The net's rows that were measured by one protocol; those of weights of others are a board of their own."""
+        return (*self.net, self.protocol, *(["weights of others"] if self.weights_of_others else []))
 
     @property
     def shown(self) -> str:

@@ -8,9 +8,11 @@ looked up in that family first, so ``--arch resnet18`` is ``cifar_resnet18`` on 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, TypedDict
 
 import timm
 import torch
+import torch.nn.functional as F
 from timm.models import register_model
 from torch import Tensor, nn
 
@@ -20,10 +22,29 @@ from bench.registry.nets import ARCHITECTURES
 TIMM_PREFIX = "timm/"
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with BN; 1x1-convolution shortcut (option B) where the shape changes."""
+class PaddedShortcut(nn.Module):
+    """Every second pixel, with channels of zeros on both sides (option A of He et al., 2016, section 4.2).
+
+    It has no weights and converts exactly: a channel of zeros is spikes that never come.
+    """
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.stride, added = stride, channels - in_channels
+        self.padding = (0, 0, 0, 0, added // 2, added - added // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps ``[B, C_in, H, W]`` to ``[B, C, H / stride, W / stride]``."""
+        return F.pad(x[:, :, :: self.stride, :: self.stride], self.padding)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions with BN.
+
+    Where the shape changes, the shortcut is a 1x1 convolution with BN (option B) or has no weights (option A).
+    """
+
+    def __init__(self, in_channels: int, channels: int, stride: int, option: Literal["A", "B"] = "B") -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
@@ -31,7 +52,9 @@ class BasicBlock(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
         self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or in_channels != channels:
+        if (stride != 1 or in_channels != channels) and option == "A":
+            self.shortcut = PaddedShortcut(in_channels, channels, stride)
+        elif stride != 1 or in_channels != channels:
             self.shortcut = nn.Sequential(
                 nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
             )
@@ -50,7 +73,14 @@ class CifarResNet(nn.Module):
     Weights start from PyTorch's default, as in the code of QCFS, COS and SRP.
     """
 
-    def __init__(self, widths: Sequence[int], blocks: int | Sequence[int], num_classes: int, in_chans: int = 3) -> None:
+    def __init__(
+        self,
+        widths: Sequence[int],
+        blocks: int | Sequence[int],
+        num_classes: int,
+        in_chans: int = 3,
+        option: Literal["A", "B"] = "B",
+    ) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.conv1 = nn.Conv2d(in_chans, widths[0], 3, 1, 1, bias=False)
@@ -60,7 +90,7 @@ class CifarResNet(nn.Module):
         previous = widths[0]
         depths = [blocks] * len(widths) if isinstance(blocks, int) else blocks
         for index, (width, depth) in enumerate(zip(widths, depths, strict=True)):
-            stage = [BasicBlock(previous, width, stride=1 if index == 0 else 2)]
+            stage = [BasicBlock(previous, width, 1 if index == 0 else 2, option)]
             stage += [BasicBlock(width, width, stride=1) for _ in range(depth - 1)]
             stages.append(nn.Sequential(*stage))
             previous = width
@@ -112,8 +142,13 @@ class CifarVGG(nn.Module):
         return logits
 
 
+class _Arguments(TypedDict):
+    num_classes: int
+    in_chans: int
+
+
 # timm passes pretrained configuration that nets without published weights have no use for.
-def _arguments(kwargs: dict[str, object]) -> dict[str, int]:
+def _arguments(kwargs: dict[str, object]) -> _Arguments:
     return {"num_classes": int(str(kwargs.get("num_classes", 10))), "in_chans": int(str(kwargs.get("in_chans", 3)))}
 
 
@@ -137,6 +172,54 @@ def cifar_resnet34(pretrained: bool = False, **kwargs: object) -> CifarResNet:
 def cifar_resnet20(pretrained: bool = False, **kwargs: object) -> CifarResNet:
     """ResNet-20 of the conversion papers: widths 16, 32, 64, 0.27 M weights, 19 activations."""
     return CifarResNet((16, 32, 64), 3, **_arguments(kwargs))
+
+
+@register_model
+def cifar_resnet32(pretrained: bool = False, **kwargs: object) -> CifarResNet:
+    """ResNet-32: as ``cifar_resnet20`` with 5 blocks in each stage, 31 activations."""
+    return CifarResNet((16, 32, 64), 5, **_arguments(kwargs))
+
+
+@register_model
+def cifar_resnet44(pretrained: bool = False, **kwargs: object) -> CifarResNet:
+    """ResNet-44: as ``cifar_resnet20`` with 7 blocks in each stage, 43 activations."""
+    return CifarResNet((16, 32, 64), 7, **_arguments(kwargs))
+
+
+@register_model
+def cifar_resnet56(pretrained: bool = False, **kwargs: object) -> CifarResNet:
+    """ResNet-56: as ``cifar_resnet20`` with 9 blocks in each stage, 55 activations."""
+    return CifarResNet((16, 32, 64), 9, **_arguments(kwargs))
+
+
+@register_model
+def cifar_resnet20a(pretrained: bool = False, **kwargs: object) -> CifarResNet:
+    """ResNet-20 as He et al. (2016) have it for CIFAR: its shortcuts have no weights (option A)."""
+    return CifarResNet((16, 32, 64), 3, **_arguments(kwargs), option="A")
+
+
+@register_model
+def cifar_resnet32a(pretrained: bool = False, **kwargs: object) -> CifarResNet:
+    """ResNet-32 as He et al. (2016) have it for CIFAR: its shortcuts have no weights (option A)."""
+    return CifarResNet((16, 32, 64), 5, **_arguments(kwargs), option="A")
+
+
+@register_model
+def cifar_resnet44a(pretrained: bool = False, **kwargs: object) -> CifarResNet:
+    """ResNet-44 as He et al. (2016) have it for CIFAR: its shortcuts have no weights (option A)."""
+    return CifarResNet((16, 32, 64), 7, **_arguments(kwargs), option="A")
+
+
+@register_model
+def cifar_resnet56a(pretrained: bool = False, **kwargs: object) -> CifarResNet:
+    """ResNet-56 as He et al. (2016) have it for CIFAR: its shortcuts have no weights (option A)."""
+    return CifarResNet((16, 32, 64), 9, **_arguments(kwargs), option="A")
+
+
+@register_model
+def cifar_resnet20_snnc(pretrained: bool = False, **kwargs: object) -> CifarResNet:
+    """What SNNC's authors call ResNet-20: widths 64 to 256, 4.3 M weights (yhhhli/SNN_Calibration @ e21e297)."""
+    return CifarResNet((64, 128, 256), 3, **_arguments(kwargs))
 
 
 @register_model

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from bench.records.record import Arithmetic, Code, Count, Name, Options, Strict, Text, part
+from bench.records.record import Arithmetic, Code, Count, Imported, Name, Options, Strict, Text, part
 
 HEADER_VERSION: Literal[1] = 1
 
@@ -50,6 +50,8 @@ class Header(Strict):
     # Whether training images were left out, and how many there were; younger than the first checkpoints.
     limited: bool = False
     num_train_samples: Count | None = None
+    # Weights that others have trained; their code is that of the import.
+    imported: Imported | None = None
     source: Header | None = None
 
     @property

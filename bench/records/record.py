@@ -173,13 +173,31 @@ class Arithmetic(Strict):
     precision: Name | None = None
 
 
+class Imported(Strict):
+    """Weights that others have trained: the file they were read from, and what is said of it where it lies.
+
+    ``stated_top1`` is the accuracy that its authors state for the ANN.
+    """
+
+    file: Text
+    sha256: Sha256
+    repository: Text | None = None
+    commit: Text | None = None
+    licence: Text | None = None
+    stated_top1: Fraction | None = None
+
+
 class Training(Strict):
-    """Where the weights come from; ``arithmetic`` is unknown of earlier ones, and where it changed on the way."""
+    """Where the weights come from; ``arithmetic`` is unknown of earlier ones, and where it changed on the way.
+
+    ``imported`` weights are not of a training of this suite: ``code`` is that of their import.
+    """
 
     code: Code
     epochs: Count
     seconds: Annotated[float, Field(ge=0)] | None
     arithmetic: Arithmetic | None = None
+    imported: Imported | None = None
 
 
 class Environment(Strict):

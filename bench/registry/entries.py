@@ -53,7 +53,9 @@ class DataEntry(Entry):
 
     num_classes: int
     num_test: int
-    younger: Mapping[str, JsonValue] = field(default_factory=lambda: {"val_augment": False, "last_batch": "drop"})
+    younger: Mapping[str, JsonValue] = field(
+        default_factory=lambda: {"val_augment": False, "last_batch": "drop", "mean": None, "std": None}
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +71,8 @@ class MethodEntry(Entry):
         warmup: has steps before the first counted one.
         reference_ann: the extra classifier of the record whose accuracy the paper prints as that of its ANN; ``None``
             where that is the ANN itself.
+        importable: a net that others have trained by it can be read from their file: its layers, and if it has them
+            one threshold for each activation or channel.
     """
 
     paper: str
@@ -77,6 +81,7 @@ class MethodEntry(Entry):
     per_T: bool = False
     warmup: bool = False
     reference_ann: str | None = None
+    importable: bool = False
 
     def source_for(self, options: Mapping[str, object]) -> str:
         """The method whose checkpoint it converts under these options (``--model.*``)."""

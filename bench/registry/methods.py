@@ -16,6 +16,7 @@ METHODS: dict[str, MethodEntry] = {
         "activation quantised in L steps with a trained threshold; v_0 = theta / 2",
         title="QCFS",
         paper="bu2022qcfs",
+        importable=True,
         younger=TRAINED,
     ),
     "cs_qcfs": MethodEntry(
@@ -57,7 +58,12 @@ METHODS: dict[str, MethodEntry] = {
         younger=TRAINED,
     ),
     "tcl": MethodEntry(
-        "methods.tcl:TCL", "activation clipped at a trained ceiling", title="TCL", paper="ho2021tcl", younger=TRAINED
+        "methods.tcl:TCL",
+        "activation clipped at a trained ceiling",
+        title="TCL",
+        paper="ho2021tcl",
+        importable=True,
+        younger=TRAINED,
     ),
     "rts": MethodEntry(
         "methods.rts:RTS",
@@ -73,6 +79,7 @@ METHODS: dict[str, MethodEntry] = {
         title="ReLU",
         paper="diehl2015",
         source_only=True,
+        importable=True,
         younger=TRAINED,
     ),
     "max_norm": MethodEntry(

@@ -18,7 +18,7 @@ from bench.registry.entries import MethodEntry, lookup
 from bench.registry.methods import METHODS
 from bench.run import checkpoints
 from bench.run.checkpoints import Weights
-from datamodules.base import ImageDataModule
+from datamodules.base import NORMALISATION, ImageDataModule
 from methods.base import ConversionModule
 
 
@@ -63,16 +63,17 @@ def build_trained(weights: Weights, data_options: Options, ckpt: str) -> Trained
 
     Args:
         weights: as read; of a conversion, those of its source net.
-        data_options: of the data module.
+        data_options: of the data module; images are normalised as those that the net was trained on.
         ckpt: where the weights are from, for the message.
 
     Raises:
         UserError: the weights do not fit what the header says.
     """
     header, origin = weights.header, weights.header.trained
+    images = {key: value for key, value in origin.recipe.part("data").items() if key in NORMALISATION}
     try:
         model, datamodule = build(
-            header.data, origin.method, header.arch, origin.recipe.part("model"), data_options, header.seed
+            header.data, origin.method, header.arch, origin.recipe.part("model"), data_options | images, header.seed
         )
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]

@@ -92,7 +92,11 @@ def evaluate(
         extras=conversion.results["extras"],
         energy_model=ENERGY_MODEL.name,
         training=records.Training(
-            code=header.code, epochs=header.epochs, seconds=header.seconds, arithmetic=header.arithmetic
+            code=header.code,
+            epochs=header.epochs,
+            seconds=header.seconds,
+            arithmetic=header.arithmetic,
+            imported=header.trained.imported,
         ),
         code=code_state(),
         environment=environment(trainer.strategy.root_device, trainer.world_size, datamodule.num_workers),

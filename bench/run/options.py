@@ -135,6 +135,16 @@ def second_stage(method_class: type, data_class: type) -> Any:
     return parser
 
 
+def model_parser(method_class: type) -> Any:
+    """A parser for what a method's net is, without what only its training reads."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(prog="python -m bench import", exit_on_error=False)
+    training = {"lr", "momentum", "weight_decay", "label_smoothing", "init"}
+    parser.add_class_arguments(method_class, "model", skip={"net", "image", *training})
+    return parser
+
+
 def layered(parser: Any, layers: Sequence[tuple[str, Options]], arguments: Sequence[str] = ()) -> dict[str, Any]:
     """Options of files, one over the other, and typed ones over them, all checked by the same types.
 

@@ -38,7 +38,9 @@ def source_weights(spec: RunSpec, train_first: Callable[[RunSpec], Path]) -> tup
         path = train_first(spec.net) if asked is None and spec.net is not None else Path(str(asked))
         weights = checkpoints.read(path)
     source = weights.header
-    for key, value in (("method", kind), ("arch", spec.arch), ("data", spec.data), ("seed", spec.seed)):
+    # A net that others trained has no seed of ours, so the conversion may be repeated with any.
+    seed = [] if source.imported else [("seed", spec.seed)]
+    for key, value in (("method", kind), ("arch", spec.arch), ("data", spec.data), *seed):
         if getattr(source, key) != value:
             raise UserError(f"--ckpt {path}: is of {key} {getattr(source, key)}, and {spec.method} needs {key} {value}")
     held_out, wanted = source.recipe.part("data").get("val_split") or 0, spec.data_options["val_split"]
@@ -56,5 +58,5 @@ def converting(spec: RunSpec, source: Weights) -> Weights:
     config: Options = {**spec.config(), "source": {**theirs.config, "sha256": source.sha256()}}
     overrides = sorted({*theirs.overrides, *spec.overrides})
     recipe = RecipeHeader(name=theirs.name, overrides=overrides, config=config)
-    update = {"method": spec.method, "recipe": recipe, "source": source.header}
+    update = {"method": spec.method, "seed": spec.seed, "recipe": recipe, "source": source.header}
     return source._replace(header=source.header.model_copy(update=update))

@@ -84,6 +84,13 @@ def clip_floor_shift(z: Tensor, threshold: Tensor, levels: int, region: Region =
 class Activation(nn.Module):
     """Marks what conversion replaces by a neuron; :mod:`bench.snn.graph` treats it as one unit."""
 
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
+        """Takes over thresholds for each channel, as nets that others have trained may have them, ``[C, 1, 1]``."""
+        ours, theirs = self._parameters.get("threshold"), state_dict.get(f"{prefix}threshold")
+        if ours is not None and theirs is not None and ours.ndim == 0 < theirs.ndim:
+            self._parameters["threshold"] = nn.Parameter(ours.detach().expand(theirs.shape).clone())
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
 
 class QCFSActivation(Activation):
     """:func:`clip_floor_shift` with a trainable scalar threshold (the paper's lambda).

@@ -86,6 +86,9 @@ def test_every_committed_checkpoint_is_named_by_a_record() -> None:
 def test_committed_sweeps_train_every_net_once_and_for_as_many_epochs(file: Path) -> None:
     jobs = Planner(read_sweep(file), Path("runs")).plan()
     trained = [job.spec for job in jobs if job.trains]
+    if file.name.startswith("weights_of_others_"):
+        assert jobs and not trained
+        return
     epochs = {spec.trainer["max_epochs"] for spec in trained}
     assert len(epochs) == 1 and f"_{epochs.pop()}_epochs" in file.name
     assert len({(spec.seed, spec.sha256) for spec in trained}) == len(trained)

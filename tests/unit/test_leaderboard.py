@@ -27,8 +27,9 @@ from bench.cli import main as cli
 from bench.errors import UserError
 from bench.leaderboard import run
 from bench.leaderboard.aggregate import aggregate, place
+from bench.leaderboard.consistency import contradictions
 from bench.leaderboard.curves import Picture
-from bench.leaderboard.load import load
+from bench.leaderboard.load import load, reasons
 from bench.leaderboard.match import badge, cells, compared
 from bench.leaderboard.render import render
 from bench.leaderboard.reported import Paper, load_reported, read_paper
@@ -878,3 +879,30 @@ def test_nothing_heavy_is_imported() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_weights_of_others_have_a_table_of_their_own_and_no_rank(tmp_path: Path) -> None:
+    """Beside a worse net of ours, which is ranked first; two files are two rows, not two seeds of one."""
+    snn = [point(8, 0.95)]
+
+    def theirs(name: str) -> Record:
+        imported = {"file": f"{name}.pth", "sha256": sha(name), "repository": "some|body/nets", "stated_top1": 0.926}
+        source = {"trainer": {"max_epochs": 0}, "imported": sha(name), "sha256": sha(f"source {name}")}
+        training = {**record_dict()["training"], "epochs": 0, "imported": imported}
+        said = {"method__name": "opi", "training": training, "recipe__name": f"imported.{name}"}
+        return make_record(snn=snn, config={"source": source}, **said)
+
+    ours = make_record(snn=[point(8, 0.5)])
+    records = [theirs("a"), theirs("b"), ours]
+    assert not [reason for record in records for reason in (*reasons(record), *contradictions(record))]
+    rows = aggregate(records, [])
+    assert [(row.weights_of_others, row.rank) for row in rows] == [(None, 1), (sha("a"), None), (sha("b"), None)]
+    assert all("weights of others, not ranked" in row.marks for row in rows[1:])
+    page = render(rows, [])[f"{ours.data.name}.md"]
+    assert page.count("weights of others, protocol") == 1
+    for name in ("a", "b"):
+        assert re.search(
+            rf"\| imported.{name} \| {name}.pth \| some&#124;body/nets \| .* \| 92.60 \| .*{sha(name)}", page
+        )
+    forged = theirs("a").model_copy(update={"training": ours.training.model_copy(update={"epochs": 0})})
+    assert any("training.imported" in reason for reason in contradictions(forged))

@@ -66,7 +66,10 @@ def test_settings_of_earlier_runs_get_what_they_are_too_old_to_have() -> None:
     old: dict[str, Any] = {"method": "rts", "data": {"name": "digits"}, "model": {"max_pool": "keep"}}
     today = completed({**old, "trainer": {"max_epochs": 1, "precision": "bf16-mixed"}})
     assert today["model"] == {"init": "kaiming_normal", "max_pool": "keep", "v_init": 0.0}
-    assert today["data"] == {"name": "digits", "val_augment": False, "last_batch": "drop"}
+    assert today["data"] == {
+        **{"name": "digits", "val_augment": False, "last_batch": "drop"},
+        **{"mean": None, "std": None},
+    }
     assert today["trainer"] == {"max_epochs": 1}
     assert completed({"method": "cos", "model": {"rho": 4}, "source": old}) == {
         **{"method": "cos", "model": {"rho": 4}, "data": {}},

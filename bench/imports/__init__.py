@@ -1,0 +1,1 @@
+"""``bench import``: nets that others have trained, as checkpoints of this suite."""

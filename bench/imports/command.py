@@ -1,0 +1,260 @@
+"""``python -m bench import``: the weights of a net that others have trained, as a checkpoint like any other."""
+
+from __future__ import annotations
+
+import copy
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from bench.errors import UserError, first_error
+from bench.files import require_writable
+from bench.imports.accuracy import accuracy, best_normalisation
+from bench.nets import architectures
+from bench.nets.layouts import Mapped, find_places, require_complete, weights_for
+from bench.nets.weight_files import WeightFile, read_weights
+from bench.records.header import HEADER_VERSION, Header, RecipeHeader
+from bench.records.record import Imported, Options
+from bench.registry.datasets import DATA
+from bench.registry.entries import lookup
+from bench.registry.methods import METHODS
+from bench.run.build import Trained, build_trained
+from bench.run.checkpoints import RECORD, WEIGHTS, Weights
+from bench.run.options import layered, model_parser
+from bench.run.provenance import code_state
+from bench.run.publish import keep_weights, working_in
+from bench.run.trainer import quiet
+from bench.snn.graph.trace import input_shapes
+from datamodules.base import ImageDataModule
+from methods.training import TrainingModule
+
+# An accuracy this far above chance is no accident; chosen here, as a tenth of all images.
+ABOVE_CHANCE = 0.1
+# Standard errors within which an accuracy on some of the images counts as the stated one.
+STANDARD_ERRORS = 3
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the user asked for.
+
+    Attributes:
+        file: of the weights.
+        method: by which the net was trained.
+        arch: as a user types it.
+        data: of the data set.
+        model: further arguments, ``--model.*``.
+        mean: of each channel; ``None`` for the data set's own.
+        std: of each channel.
+        softplus: the file has ``s`` where the threshold is ``ln(1 + e^s)``.
+        expect: accuracy that is stated for the ANN, in percent.
+        images: evaluation images on which the ANN is measured.
+        repository: that the file is from.
+        commit: of it.
+        licence: of the weights.
+        dry_run: print the mapping and write nothing.
+        out: folder; ``None`` for a dry run.
+        overwrite: replace the weights in it.
+        data_options: data arguments that do not change results.
+    """
+
+    file: Path
+    method: str
+    arch: str
+    data: str
+    model: Sequence[str]
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
+    softplus: bool
+    expect: float | None
+    images: int
+    repository: str | None
+    commit: str | None
+    licence: str | None
+    dry_run: bool
+    out: Path | None
+    overwrite: bool
+    data_options: Options
+
+
+@quiet()
+def run(wanted: Wanted) -> int:
+    """Imports.
+
+    Returns:
+        0.
+
+    Raises:
+        UserError: bad input, or a file that is not of this net; nothing is written then.
+    """
+    _check(wanted)
+    file = read_weights(wanted.file)
+    weights, found = imported(wanted, file)
+    print(f"{file.path}: {len(found.ours)} tensors, by {found.by}; SHA-256 {file.sha256}")
+    if wanted.dry_run:
+        return 0
+    assert wanted.out is not None
+    require_writable(wanted.out)
+    net = build_trained(weights, wanted.data_options, str(wanted.file))
+    _measure(net, wanted)
+    with working_in(wanted.out, {}):
+        keep_weights(net, wanted.out)
+    print(f"written: {wanted.out / WEIGHTS}")
+    return 0
+
+
+def _check(wanted: Wanted) -> None:
+    if (wanted.mean is None) != (wanted.std is None):
+        raise UserError("--mean and --std: give both, or none for the data set's own")
+    if wanted.expect is not None and not 0 <= wanted.expect <= 100:
+        raise UserError(f"--expect {wanted.expect}: must be an accuracy in percent")
+    if wanted.images < 1:
+        raise UserError(f"--images {wanted.images}: must be at least 1")
+    if wanted.out is None:
+        if not wanted.dry_run:
+            raise UserError("--out is missing; give a folder, or --dry-run to look at the mapping alone")
+        return
+    if any((wanted.out / name).exists() for name in ("checkpoints", RECORD)):
+        raise UserError(f"--out {wanted.out}: holds a run; give another folder")
+    if (wanted.out / WEIGHTS).exists() and not wanted.overwrite:
+        raise UserError(f"{wanted.out / WEIGHTS} is already there; give another --out, or --overwrite")
+
+
+def imported(wanted: Wanted, file: WeightFile) -> tuple[Weights, Mapped]:
+    """The file's weights under our names, with the header that says where they are from.
+
+    Raises:
+        UserError: they do not fill the net, or a threshold is not positive.
+    """
+    entry, data = lookup("--method", wanted.method, METHODS), lookup("--data", wanted.data, DATA).load()
+    if not entry.importable:
+        known = ", ".join(name for name, method in METHODS.items() if method.importable)
+        raise UserError(f"--method {wanted.method}: cannot be read from a foreign file; choose from {known}")
+    options = _model_options(wanted.method, wanted.model)
+    arch = architectures.resolve(wanted.arch, data.arch_family)
+    net, make = architectures.create(arch, data.num_classes), entry.load()
+
+    def trained(net: nn.Module) -> TrainingModule:
+        module: TrainingModule = make(net, image=data.input_shape, **options)
+        return module
+
+    has_thresholds = any(name.endswith(".threshold") for name in trained(copy.deepcopy(net)).state_dict())
+    found = find_places(file, net, has_thresholds)
+    if wanted.dry_run:
+        _show(found, file)
+    require_complete(found, file, arch, data.num_classes)
+    layers, thresholds = weights_for(file, found)
+    net.load_state_dict(layers, strict=False)  # counters aside, which no result depends on, it is complete
+    shapes = input_shapes(net, nn.ReLU, data.input_shape)
+    state = trained(net).state_dict()
+    for name, value in thresholds.items():
+        state[f"net.{name}.threshold"] = _threshold(file.path, name, value, shapes[name], wanted.softplus)
+    return Weights(state, _header(wanted, file, arch, data, options)), found
+
+
+def _model_options(method: str, arguments: Sequence[str]) -> Options:
+    """Those that were given; what only a training reads is none of them."""
+    parser = model_parser(METHODS[method].load())
+    parser.set_defaults({"model.max_pool": "keep"})
+    typed = {argument.partition("=")[0].removeprefix("--model.") for argument in arguments}
+    known = layered(parser, [], arguments)["model"]
+    if "L" in known and "L" not in typed:
+        raise UserError(f"--model.L is missing: a file does not say how many steps the {method} net was trained with")
+    return {name: value for name, value in known.items() if name in typed or name == "max_pool"}
+
+
+def _threshold(path: Path, name: str, value: Tensor, shape: torch.Size, softplus: bool) -> Tensor:
+    """One number, or one for each channel as ``[C, 1, 1]``."""
+    if softplus:
+        value = F.softplus(value)
+    if not bool((value > 0).all()):
+        raise UserError(
+            f"{path}: the threshold of {name} is {value.min().item():.4g}, and must be positive; if the file has s of "
+            "softplus(s), give --thresholds softplus"
+        )
+    if value.numel() == 1:
+        return value.reshape(())
+    if value.numel() != shape[0] or value.numel() not in value.shape:
+        raise UserError(
+            f"{path}: the threshold of {name} has shape {list(value.shape)}, and must be one number or one for each of "
+            f"{shape[0]} channels"
+        )
+    return value.reshape(-1, *[1] * (len(shape) - 1))
+
+
+def _header(wanted: Wanted, file: WeightFile, arch: str, data: type[ImageDataModule], options: Options) -> Header:
+    """As if a training of no epoch had left them: whatever decides a result is in its configuration."""
+    images: Options = {
+        **{"name": wanted.data, "eval_split": "test", "val_split": 0},
+        **{"mean": list(wanted.mean or data.mean), "std": list(wanted.std or data.std)},
+    }
+    config: Options = {
+        **{"method": wanted.method, "arch": arch, "data": images, "model": options},
+        **{"trainer": {"max_epochs": 0}, "imported": file.sha256},
+    }
+    try:
+        return Header(
+            version=HEADER_VERSION,
+            method=wanted.method,
+            arch=arch,
+            data=wanted.data,
+            seed=0,
+            recipe=RecipeHeader(name=f"imported.{file.sha256[:8]}", overrides=[], config=config),
+            code=code_state(),
+            epochs=0,
+            imported=Imported(
+                file=file.path.name,
+                sha256=file.sha256,
+                repository=wanted.repository,
+                commit=wanted.commit,
+                licence=wanted.licence,
+                stated_top1=None if wanted.expect is None else round(wanted.expect / 100, 6),
+            ),
+        )
+    except ValidationError as error:
+        raise UserError(f"this cannot stand in a record: {first_error(error, show_input=True)}") from error
+
+
+def _measure(net: Trained, wanted: Wanted) -> None:
+    """Prints the accuracy, and warns, with what may be wrong, if it is not that of a net imported as it was trained."""
+    top1, images = accuracy(net, wanted.images)
+    stated = "" if wanted.expect is None else f" (stated: {wanted.expect:.2f} %)"
+    print(f"ANN: {100 * top1:.2f} % of {images} test images{stated}", flush=True)
+    if top1 < ABOVE_CHANCE + 1 / net.datamodule.num_classes:
+        what = "hardly more than chance"
+    elif wanted.expect is not None and top1 < _lowest(wanted.expect / 100, images):
+        what = f"more than {STANDARD_ERRORS} standard errors below the stated one"
+    else:
+        return
+    best, there = best_normalisation(net)
+    print(
+        f"warning: its accuracy is {what}: mapping or normalisation may be wrong; of the usual normalisations the best "
+        f"on training images, with {100 * there:.1f} %, is {best.options()}",
+        file=sys.stderr,
+    )
+
+
+def _lowest(stated: float, images: int) -> float:
+    """What of some images a net with the stated accuracy gets right at least."""
+    return stated - STANDARD_ERRORS * math.sqrt(stated * (1 - stated) / images)
+
+
+def _show(found: Mapped, file: WeightFile) -> None:
+    """The mapping, and what is left over on either side."""
+    table = Table(title=f"{file.path.name}, by {found.by}", box=None, pad_edge=False, header_style="dim")
+    for heading in ("there", "shape", "here"):
+        table.add_column(heading, no_wrap=True)
+    for name, tensor in file.tensors.items():
+        table.add_row(name, str(list(tensor.shape)), found.ours.get(name, "(left over)"))
+    for name in found.missing:
+        table.add_row("(left over)", "", name)
+    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
