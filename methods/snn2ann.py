@@ -21,11 +21,15 @@ From the paper or its authors' code: the above; batch normalisation folded in th
 ANN's; T = 4 (VGG-13) or 5 (ResNet-17); Adam, 1e-3, weight decay 5e-4, batch 512, 200 epochs.
 Chosen here: a spike weighs theta and r is the mean output over T, as everywhere in this suite, so that r is on the
 scale of z and a converted net is a start (there a spike weighs 1 and r is the count); thresholds are drawn at least
-0.01; no dropout, neither of activations nor, as there, of membranes; this suite's SGD.
+0.01; no dropout, neither of activations nor, as there, of membranes; this suite's SGD. From random weights the
+statistics of batch normalisation are measured first, through the spikes, layer after layer: with those that a network
+starts with the deep layers of an SNN are silent, and normalisation multiplies the gradient of a silent layer by
+hundreds.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
@@ -34,8 +38,10 @@ from torch.autograd.function import FunctionCtx
 
 from bench.snn.activations import Activation
 from bench.snn.calibration import watching
+from bench.snn.graph.check import BatchNorm
 from bench.snn.graph.trace import input_shapes
 from bench.snn.neurons import SpikingNeuron, stack_steps
+from methods.base import Batch
 from methods.spike_training import SpikeTrainingModule, SpikingActivation
 
 Unit = Literal["stsu", "resu"]
@@ -150,7 +156,7 @@ class SwappedActivation(SpikingActivation):
         """The swapped unit in training; else the clipped rate."""
         if self.sent is None:
             return super().rate(z)
-        with torch.no_grad():
+        if z.requires_grad:
             spiking = self.sent > 0
             disagreeing = (spiking & (z <= 0)).sum() > TOLERATED * spiking.sum()
             self.threshold.add_(RISE * disagreeing)
@@ -174,6 +180,19 @@ class SNN2ANN(SpikeTrainingModule):
         super().__init__(net, T=T, v_init=0.0, percentile=percentile, **kwargs)
         shapes = input_shapes(net, nn.ReLU, self.image)
         self.install(lambda name: SwappedActivation(torch.rand(shapes[name]).clamp_min(SMALLEST), unit))
+
+    @torch.no_grad()
+    def prepare(self, calibration: Iterable[Batch]) -> None:
+        """Measures the statistics of batch normalisation on one batch; each pass makes those of one more layer right."""
+        images = torch.cat([images for images, _ in calibration])
+        norms = {norm: norm.momentum for norm in self.net.modules() if isinstance(norm, BatchNorm)}
+        self.net.train()
+        for norm in norms:
+            norm.momentum = 1.0
+        for _ in range(len(self.layers) + 1):
+            self.training_logits(images)
+        for norm, momentum in norms.items():
+            norm.momentum = momentum
 
     def training_logits(self, images: Tensor) -> Tensor:
         """The ANN's, with the SNN's spikes in it."""

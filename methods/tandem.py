@@ -158,12 +158,18 @@ class Tandem(SpikeTrainingModule):
             )
 
     def stage_of(self, batch_idx: int) -> int:
-        """How many layers spike by now; those that the paper's rule has left over by the last epoch spike in that."""
+        """How many layers spike by now.
+
+        In the last epoch it is all of them by the paper's rule; by stages of a fixed length, which may begin between
+        two batches, in the last batch.
+        """
         if self.current_epoch < self.ann_epochs:
             return 0
+        last = self.current_epoch + 1 == self.trainer.max_epochs
         if self.epochs_per_layer is None:
-            last = self.current_epoch + 1 == self.trainer.max_epochs
             return len(self.order) if last else int(self.stage)
+        if last and batch_idx + 1 == self.trainer.num_training_batches:
+            return len(self.order)
         done = self.current_epoch - self.ann_epochs + batch_idx / self.trainer.num_training_batches
         return min(1 + math.floor(done / self.epochs_per_layer + 1e-9), len(self.order))
 
