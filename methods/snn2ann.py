@@ -183,7 +183,7 @@ class SNN2ANN(SpikeTrainingModule):
 
     @torch.no_grad()
     def prepare(self, calibration: Iterable[Batch]) -> None:
-        """Measures the statistics of batch normalisation on one batch; each pass makes those of one more layer right."""
+        """Measures the statistics of batch normalisation; each pass makes those of one more layer right."""
         images = torch.cat([images for images, _ in calibration])
         norms = {norm: norm.momentum for norm in self.net.modules() if isinstance(norm, BatchNorm)}
         self.net.train()
