@@ -18,13 +18,12 @@ with a threshold of its own for each, drawn from U(0, 1). Thresholds are not tra
 branches disagree: where more than a tenth of a layer's neurons that spike have an ANN unit at 0.
 
 From the paper or its authors' code: the above; batch normalisation folded in the SNN, whose statistics are the
-ANN's; T = 4 (VGG-13) or 5 (ResNet-17); Adam, 1e-3, weight decay 5e-4, batch 512, 200 epochs.
-Chosen here: a spike weighs theta and r is the mean output over T, as everywhere in this suite, so that r is on the
-scale of z and a converted net is a start (there a spike weighs 1 and r is the count); thresholds are drawn at least
-0.01; no dropout, neither of activations nor, as there, of membranes; this suite's SGD. From random weights the
-statistics of batch normalisation are measured first, through the spikes, layer after layer: with those that a network
-starts with the deep layers of an SNN are silent, and normalisation multiplies the gradient of a silent layer by
-hundreds.
+ANN's; Adam with learning rate 1e-3, which the method needs: ReLU's gradient at values that are not ReLU's grows or
+shrinks from layer to layer; T = 4 (VGG-13) or 5 (ResNet-17); weight decay 5e-4, batch 512, 200 epochs.
+Chosen here: r is the mean output over T (there the count); a spike weighs 1, but theta where training begins from a
+net, whose conversion that is; thresholds are drawn at least 0.01; no dropout, neither of activations nor, as there, of
+membranes; a cosine for the learning rate. From random weights the statistics of batch normalisation are measured
+first, through the spikes, layer after layer: those that a network is born with would fold another SNN.
 """
 
 from __future__ import annotations
@@ -95,19 +94,20 @@ class HardResetRate(Activation):
 
     threshold: Tensor
 
-    def __init__(self, threshold: Tensor, T: int) -> None:
+    def __init__(self, threshold: Tensor, T: int, unit: bool = False) -> None:
         super().__init__()
         self.register_buffer("threshold", threshold.detach().clone())
-        self.T = T
+        self.T, self.unit = T, unit
 
     def forward(self, z: Tensor) -> Tensor:
         """Quantises currents of any shape."""
         period = torch.floor(self.threshold / z) + 1
-        return torch.where(z > 0, torch.floor(self.T / period), 0.0) * (self.threshold / self.T)
+        counts = torch.where(z > 0, torch.floor(self.T / period), 0.0)
+        return counts / self.T if self.unit else counts * (self.threshold / self.T)
 
 
 class HardResetNode(SpikingNeuron):
-    """IF neuron that fires above theta, sends theta, and begins at 0 again."""
+    """IF neuron that fires above theta, sends theta (or 1), and begins at 0 again."""
 
     reset_rule = "hard"
 
@@ -125,7 +125,7 @@ class HardResetNode(SpikingNeuron):
 
     def twin(self, T: int) -> nn.Module:
         """See :class:`bench.snn.neurons.SpikingNeuron`."""
-        return HardResetRate(self.threshold, T)
+        return HardResetRate(self.threshold, T, self.unit_spikes)
 
 
 class SwappedActivation(SpikingActivation):
@@ -137,25 +137,36 @@ class SwappedActivation(SpikingActivation):
 
     Attributes:
         sent: the SNN's mean output for the present batch; ``None`` outside of training.
+        weighs_one: whether a spike weighs 1 and not theta.
     """
+
+    weighs_one: Tensor
 
     def __init__(self, thresholds: Tensor, unit: Unit) -> None:
         super().__init__(thresholds, v_init=0.0)
         self.unit: Unit = unit
         self.sent: Tensor | None = None
+        self.register_buffer("weighs_one", torch.tensor(True))
 
     def neuron(self) -> SpikingNeuron:
         """See :class:`methods.spike_training.SpikingActivation`."""
-        return HardResetNode(self.threshold, 0.0)
+        node = HardResetNode(self.threshold, 0.0)
+        node.unit_spikes = bool(self.weighs_one)
+        return node
 
     def spikes(self, x_TBX: Tensor) -> Tensor:
         """No gradient passes the SNN."""
-        return self.emit(x_TBX)
+        return self.emit(x_TBX) / self.unit_of_rates
+
+    @property
+    def unit_of_rates(self) -> Tensor:
+        """What the outputs of a neuron that sends theta are divided by."""
+        return torch.where(self.weighs_one, self.threshold, 1.0)
 
     def rate(self, z: Tensor) -> Tensor:
         """The swapped unit in training; else the clipped rate."""
         if self.sent is None:
-            return super().rate(z)
+            return super().rate(z) / self.unit_of_rates
         if z.requires_grad:
             spiking = self.sent > 0
             disagreeing = (spiking & (z <= 0)).sum() > TOLERATED * spiking.sum()
@@ -171,15 +182,29 @@ class SNN2ANN(SpikeTrainingModule):
         T: steps of training.
         unit: ``stsu`` or ``resu``.
         percentile: of its layer's activations, as which thresholds start where ``--ckpt`` gives a ReLU net.
+        lr: learning rate of Adam, with a cosine to 0; ``momentum`` is that of its gradient.
         **kwargs: optimiser settings of :class:`methods.training.TrainingModule`.
     """
 
     def __init__(
-        self, net: nn.Module, T: int = 4, unit: Unit = "stsu", percentile: float = 99.9, **kwargs: Any
+        self,
+        net: nn.Module,
+        T: int = 4,
+        unit: Unit = "stsu",
+        percentile: float = 99.9,
+        lr: float = 1e-3,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(net, T=T, v_init=0.0, percentile=percentile, **kwargs)
+        super().__init__(net, T=T, v_init=0.0, percentile=percentile, lr=lr, **kwargs)
         shapes = input_shapes(net, nn.ReLU, self.image)
         self.install(lambda name: SwappedActivation(torch.rand(shapes[name]).clamp_min(SMALLEST), unit))
+
+    def start_at(self, thresholds: dict[str, Tensor]) -> None:
+        """A converted net's spikes weigh theta."""
+        super().start_at(thresholds)
+        for layer in self.layers.values():
+            assert isinstance(layer, SwappedActivation)
+            layer.weighs_one.fill_(False)
 
     @torch.no_grad()
     def prepare(self, calibration: Iterable[Batch]) -> None:
@@ -211,3 +236,8 @@ class SNN2ANN(SpikeTrainingModule):
         finally:
             for layer in layers:
                 layer.sent = None
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Adam."""
+        betas = (self.momentum, 0.999)
+        return torch.optim.Adam(self.parameter_groups(), lr=self.lr, betas=betas, weight_decay=self.weight_decay)

@@ -171,11 +171,15 @@ class TrainingModule(ConversionModule):
         others = [p for p in self.parameters() if id(p) not in thresholds]
         return [{"params": others}, {"params": list(thresholds.values()), **self._threshold_options}]
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """SGD with a cosine to 0 over all epochs."""
-        optimizer = torch.optim.SGD(
+    def optimizer(self) -> torch.optim.Optimizer:
+        """SGD."""
+        return torch.optim.SGD(
             self.parameter_groups(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
         )
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """:meth:`optimizer` with a cosine to 0 over all epochs."""
+        optimizer = self.optimizer()
         epochs = self.trainer.max_epochs
         if not epochs or epochs < 1:
             raise UserError("--trainer.max_epochs: must be at least 1, the cosine schedule ends there")
