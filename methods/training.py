@@ -42,6 +42,7 @@ class TrainingModule(ConversionModule):
 
     Attributes:
         start_images: plain training images that :meth:`prepare` sees; a fixed number, so that no batch size decides.
+        compilable: whether training steps may be compiled.
 
     Raises:
         UserError: the network has something that cannot be converted, which the message names, or an option is out of
@@ -49,6 +50,7 @@ class TrainingModule(ConversionModule):
     """
 
     start_images = 100
+    compilable = True
 
     def __init__(
         self,
@@ -94,15 +96,27 @@ class TrainingModule(ConversionModule):
     def prepare(self, calibration: Iterable[Batch]) -> None:
         """Called once before training from scratch, for starts that depend on data."""
 
+    def start_from(self, source: nn.Module, calibration: Iterable[Batch]) -> None:
+        """Called once in the place of :meth:`prepare` where a training begins from a trained net."""
+        raise NotImplementedError
+
     def compile_step(self) -> None:
         """Compiles the network for training steps; evaluation stays eager and exact."""
         # In a list, or Lightning would register the compiled twin and save every weight twice.
         self._step_net = [compiled_for_training(self.net)]
 
+    def training_logits(self, images: Tensor) -> Tensor:
+        """Logits ``[B, classes]`` that are trained."""
+        return self._step_net[0](images)
+
+    def validation_logits(self, images: Tensor) -> Tensor:
+        """Logits ``[B, classes]`` whose accuracy on held-out images is logged."""
+        return self.forward(images)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Cross-entropy on one batch."""
         images, labels = batch
-        logits = self._step_net[0](images)
+        logits = self.training_logits(images)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
         self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, sync_dist=True, batch_size=len(labels))
         accuracy = (logits.detach().argmax(1) == labels).float().mean()
@@ -129,7 +143,7 @@ class TrainingModule(ConversionModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Accuracy on the held-out training images."""
         images, labels = batch
-        accuracy = (self(images).argmax(1) == labels).float().mean()
+        accuracy = (self.validation_logits(images).argmax(1) == labels).float().mean()
         self.log("val/acc", accuracy, prog_bar=True, sync_dist=True, batch_size=len(labels))
 
     def threshold_options(self, **options: float | None) -> None:
@@ -157,11 +171,15 @@ class TrainingModule(ConversionModule):
         others = [p for p in self.parameters() if id(p) not in thresholds]
         return [{"params": others}, {"params": list(thresholds.values()), **self._threshold_options}]
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """SGD with a cosine to 0 over all epochs."""
-        optimizer = torch.optim.SGD(
+    def optimizer(self) -> torch.optim.Optimizer:
+        """SGD."""
+        return torch.optim.SGD(
             self.parameter_groups(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
         )
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """:meth:`optimizer` with a cosine to 0 over all epochs."""
+        optimizer = self.optimizer()
         epochs = self.trainer.max_epochs
         if not epochs or epochs < 1:
             raise UserError("--trainer.max_epochs: must be at least 1, the cosine schedule ends there")

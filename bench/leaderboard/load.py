@@ -64,7 +64,8 @@ def reasons(record: Record) -> Iterator[str]:
         if code.commit == "unknown":
             yield f"{what}.commit is unknown"
     config = record.recipe.config
-    planned = part(part(config, "source") or config, "trainer").get("max_epochs")
+    # A training that began from another net has settings of its own.
+    planned = part(config if "trainer" in config else part(config, "source"), "trainer").get("max_epochs")
     if record.training.epochs != planned:
         yield f"training.epochs is {record.training.epochs} of {planned}: the training was not finished"
     if record.protocol.eval_split != "test":

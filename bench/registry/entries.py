@@ -66,6 +66,7 @@ class MethodEntry(Entry):
         paper: key of the paper in ``leaderboards/reported`` and in the registry of papers.
         source: name of the method whose checkpoint it converts; ``None`` where it trains its own net. Where the
             method's option ``source`` chooses, a mapping from its values to names.
+        begins_from: names of the methods whose nets a training may begin from (``--ckpt``), to tune their conversion.
         source_only: trains nets for others to convert, so it has no ranked row of its own.
         per_T: the conversion depends on T and is done once for each.
         warmup: has steps before the first counted one.
@@ -77,6 +78,7 @@ class MethodEntry(Entry):
 
     paper: str
     source: str | Mapping[str, str] | None = None
+    begins_from: tuple[str, ...] = ()
     source_only: bool = False
     per_T: bool = False
     warmup: bool = False
@@ -98,7 +100,9 @@ class MethodEntry(Entry):
     @property
     def origin(self) -> str:
         """Where its network comes from, for ``bench list``."""
-        return f"converts a {' or '.join(self.sources)} net" if self.sources else "trains"
+        if self.sources:
+            return f"converts a {' or '.join(self.sources)} net"
+        return f"trains, or tunes a {' or '.join(self.begins_from)} net" if self.begins_from else "trains"
 
     @property
     def published(self) -> PaperEntry:

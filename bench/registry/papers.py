@@ -27,5 +27,11 @@ PAPERS: Mapping[str, PaperEntry] = {
     "bu2022opi": PaperEntry("AAAI", 2022, "https://arxiv.org/abs/2202.01440"),
     "li2021snnc": PaperEntry("ICML", 2021, "https://arxiv.org/abs/2106.06984"),
     "wang2022snm": PaperEntry("IJCAI", 2022, "https://doi.org/10.24963/ijcai.2022/347"),
+    "ledinauskas2020": PaperEntry("arXiv", 2020, "https://arxiv.org/abs/2006.04436"),
+    "meng2022dsr": PaperEntry("CVPR", 2022, "https://arxiv.org/abs/2205.00459"),
+    "wu2021ptl": PaperEntry("TPAMI", 2021, "https://arxiv.org/abs/2007.01204"),
+    "hong2023lasnn": PaperEntry("arXiv", 2023, "https://arxiv.org/abs/2304.09101"),
+    "tang2022snn2ann": PaperEntry("arXiv", 2022, "https://arxiv.org/abs/2206.09449"),
+    "rueckauer2018ttfs": PaperEntry("ISCAS", 2018, "https://doi.org/10.1109/ISCAS.2018.8351295"),
     "li2022burst": PaperEntry("IJCAI", 2022, "https://arxiv.org/abs/2204.13271"),
 }

@@ -19,7 +19,7 @@ from bench.run.evaluation import check_early, evaluate
 from bench.run.loggers import make_loggers
 from bench.run.provenance import code_state
 from bench.run.publish import keep_weights, publish, working_in
-from bench.run.source import converting, source_weights
+from bench.run.source import converting, source_weights, tuned_weights
 from bench.run.trainer import quiet
 from bench.run.training import find_resume, header_of, trained
 
@@ -44,15 +44,18 @@ def fit(spec: RunSpec, argv: list[str]) -> Path:
 
 
 def _fit(spec: RunSpec, argv: list[str]) -> Path:
-    out, header = spec.local.out or spec.folder(), header_of(spec)
+    source = tuned_weights(spec)
+    theirs = source and source.header.recipe
+    folder = spec.folder_of(theirs.config, theirs.name, theirs.overrides) if theirs else spec.folder()
+    out, header = spec.local.out or folder, header_of(spec, source)
     if spec.recipe == "default":
         print(f"note: {spec.method} has no recipe for {spec.arch} on {spec.data}; its defaults are used")
     check_early(header, argv)
-    resume = find_resume(spec, out, header)
+    resume = find_resume(spec, out, header, source is not None)
     require_writable(out)
     with working_in(out, spec.all_trainer_options):
         loggers = make_loggers(spec.local.logger, out, spec.title(spec.label), _logged(spec, header.recipe.config))
-        net = trained(spec, header, resume, out, loggers)
+        net = trained(spec, header, resume, out, loggers, source)
         return _record(net, spec.local.T, spec.all_trainer_options, loggers, out, argv)
 
 

@@ -113,7 +113,10 @@ def second_stage(method_class: type, data_class: type) -> Any:
     )
     parser.add_argument("--logger", choices=["wandb", "csv", "none"], default="wandb", help="wandb is csv and W&B")
     parser.add_argument(
-        "--ckpt", type=str, default=None, help="'last' or a file to resume from; a net to convert, or 'timm'"
+        "--ckpt",
+        type=str,
+        default=None,
+        help="'last' or a file to resume from; a net to convert or tune, or 'timm'",
     )
     parser.add_argument("--out", type=str, default=None, help="folder of the run; default under runs/")
     parser.add_argument("--overwrite", type=bool, default=False, help="start anew in a folder that holds a run")

@@ -1,12 +1,12 @@
-"""``trained``, for methods that convert: the net they are given, from a file, published, or trained first."""
+"""The net that a method is given: to convert (a file, published, or trained first), or to begin a training from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench.errors import UserError
-from bench.records.header import RecipeHeader
+from bench.records.header import Header, RecipeHeader
 from bench.records.record import Options
 from bench.records.spec import RunSpec
 from bench.registry.methods import METHODS
@@ -37,25 +37,67 @@ def source_weights(spec: RunSpec, train_first: Callable[[RunSpec], Path]) -> tup
     else:
         path = train_first(spec.net) if asked is None and spec.net is not None else Path(str(asked))
         weights = checkpoints.read(path)
-    source = weights.header
-    # A net that others trained has no seed of ours, so the conversion may be repeated with any.
-    seed = [] if source.imported else [("seed", spec.seed)]
-    for key, value in (("method", kind), ("arch", spec.arch), ("data", spec.data), *seed):
-        if getattr(source, key) != value:
-            raise UserError(f"--ckpt {path}: is of {key} {getattr(source, key)}, and {spec.method} needs {key} {value}")
+    require_fitting(spec, weights.header, (kind,), path)
+    return weights, spec, path
+
+
+def tuned_weights(spec: RunSpec) -> Weights | None:
+    """The net that a training begins from; ``None`` where it begins from random weights or is resumed.
+
+    Args:
+        spec: of a method that trains.
+
+    Raises:
+        UserError: ``--ckpt`` names a net of another method, architecture, data set or seed.
+    """
+    kinds, asked = METHODS[spec.method].begins_from, spec.local.ckpt
+    if not kinds or asked is None or asked == "last" or published.is_asked(asked):
+        return None
+    path = Path(asked)
+    weights = checkpoints.read(path)
+    if weights.header.method == spec.method:
+        return None
+    require_fitting(spec, weights.header, kinds, path)
+    return weights
+
+
+def require_fitting(spec: RunSpec, source: Header, kinds: Sequence[str], path: Path) -> None:
+    """Refuses a net that is not what a run needs.
+
+    Args:
+        spec: the run.
+        source: header of the net.
+        kinds: methods that it may be of.
+        path: where it is from, for the message.
+
+    Raises:
+        UserError: names what differs.
+    """
+    allowed: dict[str, tuple[object, ...]]
+    allowed = {"method": tuple(kinds), "arch": (spec.arch,), "data": (spec.data,)}
+    if not source.imported:  # a net that others trained has no seed of ours, so what is made of it may have any
+        allowed["seed"] = (spec.seed,)
+    for key, values in allowed.items():
+        if (found := getattr(source, key)) not in values:
+            needed = " or ".join(str(value) for value in values)
+            raise UserError(f"--ckpt {path}: is of {key} {found}, and {spec.method} needs {key} {needed}")
     held_out, wanted = source.recipe.part("data").get("val_split") or 0, spec.data_options["val_split"]
     if spec.data_options["eval_split"] == "val" and int(str(held_out)) < int(str(wanted)):
         raise UserError(
-            f"--data.eval_split val: {path} was trained on some of these images, as it held out {held_out}; convert a "
+            f"--data.eval_split val: {path} was trained on some of these images, as it held out {held_out}; give a "
             f"net that was trained with --data.val_split {wanted}"
         )
-    return weights, spec, path
+
+
+def described(source: Weights) -> Options:
+    """A source net as it stands in the configuration of what was made from it."""
+    return {**source.header.recipe.config, "sha256": source.sha256()}
 
 
 def converting(spec: RunSpec, source: Weights) -> Weights:
     """The same weights with the header of their conversion; how the source was trained is recorded with it."""
     theirs = source.header.recipe
-    config: Options = {**spec.config(), "source": {**theirs.config, "sha256": source.sha256()}}
+    config: Options = {**spec.config(), "source": described(source)}
     overrides = sorted({*theirs.overrides, *spec.overrides})
     recipe = RecipeHeader(name=theirs.name, overrides=overrides, config=config)
     update = {"method": spec.method, "seed": spec.seed, "recipe": recipe, "source": source.header}

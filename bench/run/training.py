@@ -16,30 +16,39 @@ from bench.registry.younger import completed
 from bench.run import checkpoints
 from bench.run.build import Trained, build, build_trained
 from bench.run.callbacks import calibration_size
-from bench.run.checkpoints import LAST, PREVIOUS, RECORD, WEIGHTS
+from bench.run.checkpoints import LAST, PREVIOUS, RECORD, WEIGHTS, Weights
 from bench.run.epochs import EpochSeed, StopOnNaN
 from bench.run.provenance import arithmetic, code_state, trained_by, trained_on
 from bench.run.published import is_asked
+from bench.run.source import described
 from bench.run.trainer import LastCheckpoint, make_trainer, require_batches, train, training_images
 from bench.snn.compilation import can_compile, worth_compiling_training
 from methods.training import TrainingModule
 
 
-def header_of(spec: RunSpec) -> Header:
-    """What a training says of itself before its first epoch."""
+def header_of(spec: RunSpec, source: Weights | None = None) -> Header:
+    """What a training says of itself before its first epoch, and of the net that it begins from."""
+    config = spec.config() | ({"source": described(source)} if source else {})
     return Header(
         version=HEADER_VERSION,
         method=spec.method,
         arch=spec.arch,
         data=spec.data,
         seed=spec.seed,
-        recipe=RecipeHeader(name=spec.recipe, overrides=list(spec.overrides), config=spec.config()),
+        recipe=RecipeHeader(name=spec.recipe, overrides=list(spec.overrides), config=config),
         code=code_state(),
         epochs=0,
     )
 
 
-def trained(spec: RunSpec, header: Header, resume: Path | None, out: Path, loggers: Sequence[Logger]) -> Trained:
+def trained(
+    spec: RunSpec,
+    header: Header,
+    resume: Path | None,
+    out: Path,
+    loggers: Sequence[Logger],
+    source: Weights | None = None,
+) -> Trained:
     """The trained net of a run.
 
     Args:
@@ -48,6 +57,7 @@ def trained(spec: RunSpec, header: Header, resume: Path | None, out: Path, logge
         resume: from :func:`find_resume`.
         out: the run's folder.
         loggers: get losses and accuracies.
+        source: the net that it begins from; ``None`` for random weights.
 
     Raises:
         UserError: bad input, or a loss that is not finite.
@@ -66,9 +76,16 @@ def trained(spec: RunSpec, header: Header, resume: Path | None, out: Path, logge
     before = checkpoints.read(resume).header if resume else None
     epochs = int(str(spec.trainer["max_epochs"]))
     if before:
-        header = header.model_copy(update={"code": trained_by(before, header.code, epochs)})
+        config, origin = header.recipe.config, before.recipe.part("source")
+        # Only the checkpoint knows from which net it began.
+        recipe = header.recipe.model_copy(update={"config": {**config, "source": origin} if origin else config})
+        header = header.model_copy(update={"code": trained_by(before, header.code, epochs), "recipe": recipe})
     else:
-        model.prepare(datamodule.calibration_dataloader(min(model.start_images, len(datamodule.split("train")))))
+        calibration = datamodule.calibration_dataloader(min(model.start_images, len(datamodule.split("train"))))
+        if source is None:
+            model.prepare(calibration)
+        else:
+            model.start_from(build_trained(source, spec.all_data_options, str(spec.local.ckpt)).model.net, calibration)
     keeper = LastCheckpoint(out / "checkpoints", datamodule, (before and before.seconds) or 0.0)
     validation = {} if len(datamodule.split("val")) else {"limit_val_batches": 0}
     trainer = make_trainer(
@@ -77,6 +94,7 @@ def trained(spec: RunSpec, header: Header, resume: Path | None, out: Path, logge
     images = training_images(trainer, datamodule)
     asked = spec.local.compile
     compiled = worth_compiling_training(images * epochs) if asked is None else asked and can_compile()
+    compiled = compiled and model.compilable
     if compiled:
         model.compile_step()
     here = arithmetic(trainer.strategy.root_device, trainer.world_size, compiled, str(trainer.precision))
@@ -117,13 +135,14 @@ def _whole(spec: RunSpec, ckpt: Path, out: Path) -> Trained:
     return build_trained(weights, spec.all_data_options, str(ckpt))
 
 
-def find_resume(spec: RunSpec, out: Path, header: Header) -> Path | None:
+def find_resume(spec: RunSpec, out: Path, header: Header, tuning: bool = False) -> Path | None:
     """The checkpoint that a run goes on from; ``None`` if it begins.
 
     Args:
         spec: the run.
         out: its folder.
         header: what it says of itself.
+        tuning: ``--ckpt`` names a net to begin from.
 
     Raises:
         UserError: the folder holds a run and nothing says what to do with it, or the checkpoint is not of this run.
@@ -135,7 +154,7 @@ def find_resume(spec: RunSpec, out: Path, header: Header) -> Path | None:
     if not ours and there and not spec.local.overwrite:
         go_on = "go on with --ckpt last, " if resumable else ""
         raise UserError(f"{out} already holds a run; {go_on}begin anew with --overwrite, or give another --out")
-    if asked is None:
+    if asked is None or tuning:
         return None
     if is_asked(asked):
         raise UserError(f"--ckpt {asked}: {spec.method} trains its own net, from random weights")
@@ -162,7 +181,8 @@ def find_resume(spec: RunSpec, out: Path, header: Header) -> Path | None:
         theirs, our = getattr(old, key), getattr(header, key)
         if theirs != our:
             raise UserError(f"--ckpt {path}: is of {key} {theirs}, not {our}")
-    changed = differences(completed(old.recipe.config), completed(header.recipe.config))
+    before, now = ({**completed(its.recipe.config), "source": None} for its in (old, header))
+    changed = differences(before, now)
     if changed:
         raise UserError(f"--ckpt {path}: was trained with other settings ({', '.join(changed)} is new); repeat its own")
     if path.name == WEIGHTS:

@@ -75,10 +75,13 @@ class Timed(nn.Module):
     Attributes:
         lookahead: steps of the start of its input that it must see at once, before its first output; 0 where it is
             causal, step t of the output depending on steps 1..t of the input alone. Later steps may come in any parts.
+        waits: steps of its input that it must have before its first output, and that are sent only once; 0 where it is
+            causal.
         probing: steps in which it updates its potential while it looks ahead.
     """
 
     lookahead = 0
+    waits = 0
     probing = 0
 
     def __init__(self) -> None:

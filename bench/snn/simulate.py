@@ -195,7 +195,7 @@ class SpikingNetwork(nn.Module):
     @property
     def lookahead(self) -> int:
         """Steps that the first pass of a run must have."""
-        return max(module.lookahead for module in self.timed)
+        return max(max(module.lookahead, module.waits) for module in self.timed)
 
     def counted(self, T: int) -> slice:
         """Which of the steps that were run are the ``T`` counted ones."""

@@ -140,7 +140,9 @@ class Planner:
         entry = lookup("methods", method, METHODS)
         if entry.source is None:
             spec, words = _resolve(method, where, common | own)
-            return self._file(spec, spec.folder(self.root), words)
+            ckpt = spec.local.ckpt
+            folder = spec.folder_of(ckpt, ckpt, [], self.root) if ckpt else spec.folder(self.root)
+            return self._file(spec, folder, words)
         shared = {name: value for name, value in common.items() if _for_conversion(name, where[1])}
         spec, words = _resolve(method, where, shared | own)
         kind = entry.source_for(spec.model)

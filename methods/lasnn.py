@@ -1,0 +1,166 @@
+"""LaSNN: layer-wise distillation of an ANN into its SNN.
+
+Hong et al.: LaSNN: Layer-wise ANN-to-SNN Distillation for Effective and Efficient Training
+in Deep Spiking Neural Networks, 2023, https://arxiv.org/abs/2304.09101
+
+A trained ANN teaches the SNN that it was converted into. Both are shown the same images, and beside the task's loss
+each layer of the student is drawn to where the teacher's looks,
+
+    A  =  sum over channels of a^2   (a map over the image; the student's a is its mean output over T),
+    L  =  cross-entropy + beta sum over layers || A_T / |A_T| - A_S / |A_S| ||_2,
+
+with surrogate gradients through the spikes.
+
+From the paper's abstract: attention maps, layer by layer, of a trained teacher, and a student that starts from it. Its
+equations were not found; the above is the usual form of attention transfer, averaged over the images. Chosen here for
+want of the paper's values: beta = 1, T = 4, the surrogate of ``surrogate`` with alpha = 1, v_0 = theta / 2, theta the
+99.9th percentile of the teacher's activations (or its trained one), fixed. After a linear layer the map is the layer's
+squared activity itself, which has no channels to sum over. The teacher's activations are clipped at theta, as high as
+the student can go; its accuracy is the record's ``teacher``.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.errors import UserError
+from bench.snn.calibration import activation_percentiles, watching
+from bench.snn.processes import share
+from methods.base import Batch
+from methods.spike_training import SpikeTrainingModule, SpikingActivation
+from methods.surrogate import SurrogateActivation
+
+
+def attention(a: Tensor) -> Tensor:
+    """The map of activations ``[B, C, H, W]`` (or ``[B, F]``) as unit vectors ``[B, H W]`` (``[B, F]``)."""
+    energy = a.square()
+    return F.normalize((energy.sum(1) if a.ndim > 2 else energy).flatten(1), dim=1)
+
+
+def distillation(teacher: dict[str, Tensor], student: dict[str, Tensor]) -> Tensor:
+    """The distance of the attention maps, summed over layers and averaged over images.
+
+    Args:
+        teacher: activations by layer, ``[B, ...]``.
+        student: its rates, likewise.
+    """
+    distances = [(attention(teacher[name]) - attention(rate)).norm(dim=1).mean() for name, rate in student.items()]
+    return torch.stack(distances).sum()
+
+
+class LaSNN(SpikeTrainingModule):
+    """Layer-wise distillation (https://arxiv.org/abs/2304.09101).
+
+    Args:
+        net: a network with ``nn.ReLU`` modules; changed in place.
+        beta: weight of the distillation.
+        alpha: how narrow the surrogate's derivative is, in units of 1 / theta.
+        ann_epochs: epochs in which the teacher, a ReLU net, is trained first; 0 where ``--ckpt`` gives one.
+        **kwargs: steps, start of the potential and optimiser settings of
+            :class:`methods.spike_training.SpikeTrainingModule`.
+    """
+
+    extras = ("teacher",)
+
+    def __init__(
+        self, net: nn.Module, beta: float = 1.0, alpha: float = 1.0, ann_epochs: int = 0, **kwargs: Any
+    ) -> None:
+        if not 0 <= beta < math.inf:
+            raise UserError(f"--model.beta {beta}: must be a finite number of at least 0")
+        if not 0 < alpha < math.inf:
+            raise UserError(f"--model.alpha {alpha}: must be positive and finite")
+        if ann_epochs < 0:
+            raise UserError(f"--model.ann_epochs {ann_epochs}: must be at least 0")
+        super().__init__(net, **kwargs)
+        self.beta, self.ann_epochs = beta, ann_epochs
+        # An infinite threshold makes the teacher's first epochs those of a plain ReLU net.
+        self.install(lambda _: SurrogateActivation(math.inf, self.v_init, alpha, detach_reset=True))
+        self.teacher = copy.deepcopy(net).requires_grad_(False)
+
+    def prepare(self, calibration: Iterable[Batch]) -> None:
+        """Refuses random weights as a teacher.
+
+        Raises:
+            UserError: no net is given, and no epochs to train one.
+        """
+        if not self.ann_epochs:
+            raise UserError(
+                "lasnn distils a trained net: give one with --ckpt, or train it in the first epochs of this run by "
+                "--model.ann_epochs N"
+            )
+
+    def start_at(self, thresholds: dict[str, Tensor]) -> None:
+        """Student and teacher begin as the net that is given.
+
+        Raises:
+            UserError: epochs are kept for training a teacher that is there.
+        """
+        if self.ann_epochs:
+            raise UserError(f"--model.ann_epochs {self.ann_epochs}: the net that --ckpt gives is trained; give 0")
+        super().start_at(thresholds)
+        self.teacher.load_state_dict(self.net.state_dict())
+
+    def on_fit_start(self) -> None:
+        """Refuses a run whose epochs all train the teacher.
+
+        Raises:
+            UserError: says so.
+        """
+        epochs = self.trainer.max_epochs or 0
+        if self.ann_epochs >= epochs:
+            raise UserError(f"--model.ann_epochs {self.ann_epochs}: leaves none of {epochs} epochs to the student")
+
+    @property
+    def distils(self) -> bool:
+        """Whether the teacher is trained."""
+        return self.current_epoch >= self.ann_epochs
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The teacher's cross-entropy, or the student's with the distillation."""
+        if not self.distils:
+            return super().training_step(batch, batch_idx)
+        if not torch.isfinite(next(iter(self.layers.values())).threshold):
+            self.begin_student(batch)
+        rates: dict[str, Tensor] = {}
+        hooks = [
+            layer.register_forward_hook(
+                lambda _, __, output, name=name: rates.update({name: self.clock.unfold(output).mean(0)})
+            )
+            for name, layer in self.layers.items()
+        ]
+        loss = super().training_step(batch, batch_idx)
+        for hook in hooks:
+            hook.remove()
+        seen: dict[str, Tensor] = {}
+        with watching(self.teacher, lambda name, _, output: seen.update({name: output}), SpikingActivation):
+            self.teacher(batch[0])
+        distance = distillation(seen, rates)
+        size = len(batch[1])
+        self.log("train/distance", distance.detach(), on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
+        return loss + self.beta * distance
+
+    def begin_student(self, batch: Batch) -> None:
+        """The trained net becomes the teacher, and the student its conversion."""
+        SpikeTrainingModule.start_at(self, activation_percentiles(self.net, [batch], self.percentile))
+        share(self.net.buffers())
+        self.teacher.load_state_dict(self.net.state_dict())
+
+    def training_logits(self, images: Tensor) -> Tensor:
+        """Those of the teacher in its epochs, then those of the SNN."""
+        return super().training_logits(images) if self.distils else self.forward(images)
+
+    def validation_logits(self, images: Tensor) -> Tensor:
+        """Likewise."""
+        return super().validation_logits(images) if self.distils else self.forward(images)
+
+    def extra_logits(self, name: str, images: Tensor, batch_idx: int) -> Tensor:
+        """The teacher's."""
+        logits: Tensor = self.teacher.eval()(images)
+        return logits

@@ -1,0 +1,229 @@
+"""The base of methods that train through spikes: the network is unrolled over T steps in every training step.
+
+Time is folded into the batch as in evaluation (``bench.snn.neurons``), and what an activation sends in training is what
+the neuron of the conversion sends: that very neuron is run, and the method gives the gradient. So nothing is left to
+convert but batch normalisation, which is folded. In training its statistics are those of the input currents over the
+images and the steps together.
+
+Outside of an unrolled pass an activation is the rate that its neuron tends to, ``clip(z, 0, theta)``: that is the ANN
+whose accuracy the record has beside the SNN's.
+
+A training may begin from a trained net (``--ckpt``), whose conversion it then tunes: weights and statistics are that
+net's, and each theta is its trained one, or for a ReLU net a percentile of the layer's activations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+
+from bench.errors import UserError
+from bench.snn.activations import Activation, clip
+from bench.snn.calibration import activation_percentiles
+from bench.snn.graph.check import mixes_constant_input
+from bench.snn.neurons import Clock, IFNode, SpikingNeuron, Timed
+from methods.base import Batch
+from methods.thresholds import require_v_init
+from methods.training import TrainingModule
+
+Emit = Callable[[Tensor], Tensor]
+
+
+class _Context(FunctionCtx):
+    """What a function keeps for its gradient; torch types neither."""
+
+    saved_tensors: tuple[Tensor, ...]
+    needs_input_grad: tuple[bool, ...]
+
+
+class _RateGradient(torch.autograd.Function):
+    """Spikes forward, the gradient of the rate backward."""
+
+    @staticmethod
+    def forward(ctx: _Context, x_TBX: Tensor, ceiling: Tensor, emit: Emit) -> Tensor:
+        ctx.save_for_backward(x_TBX.mean(0), ceiling)
+        return emit(x_TBX)
+
+    @staticmethod
+    def backward(ctx: _Context, grad_TBX: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        mean_BX, ceiling = ctx.saved_tensors
+        # The rate is the mean of what is sent, so its gradient is the sum over the steps.
+        grad_BX = grad_TBX.sum(0)
+        above = mean_BX > ceiling
+        inside = (mean_BX >= 0) & ~above
+        grad_x = torch.where(inside, grad_BX / len(grad_TBX), 0.0).expand_as(grad_TBX)
+        if not ctx.needs_input_grad[1]:
+            return grad_x, None, None
+        return grad_x, torch.where(above, grad_BX, 0.0).sum_to_size(ceiling.shape), None
+
+
+def rate_gradient(x_TBX: Tensor, ceiling: Tensor, emit: Emit) -> Tensor:
+    """What a neuron sends, with the gradient of ``r = clip(mean over T of x, 0, ceiling)``, the rate it stands for.
+
+    With ``d`` the gradient for ``r``, which is the sum over the steps of that for the output: ``dx_t = d / T`` at each
+    step if the mean is in ``[0, ceiling]``, ``dceiling = d`` if it is above; else both are 0.
+
+    Args:
+        x_TBX: input currents ``[T, B, ...]``.
+        ceiling: broadcastable to one image's input; infinite for ReLU.
+        emit: gives the output of the neuron for input currents.
+
+    Returns:
+        The output, ``[T, B, ...]``.
+    """
+    output: Tensor = _RateGradient.apply(x_TBX, ceiling, emit)
+    return output
+
+
+class SpikingActivation(Activation, Timed):
+    """A spiking neuron while its network is unrolled, and outside the rate that it tends to.
+
+    Args:
+        threshold: theta, or where it starts.
+        v_init: initial membrane potential as a fraction of theta.
+        trainable: whether theta is a parameter.
+
+    Attributes:
+        clock: of the unrolled pass; its ``T`` is 0 outside.
+    """
+
+    threshold: Tensor
+
+    def __init__(self, threshold: float | Tensor, v_init: float, trainable: bool = False) -> None:
+        super().__init__()
+        self.v_init, self.clock = v_init, Clock(T=0)
+        theta = torch.as_tensor(threshold, dtype=torch.float32).clone()
+        if trainable:
+            self.threshold = nn.Parameter(theta)
+        else:
+            self.register_buffer("threshold", theta)
+
+    def reset(self) -> None:
+        """Nothing is kept from one pass to the next."""
+
+    def neuron(self) -> SpikingNeuron:
+        """The neuron that stands for this activation, in training and after it."""
+        return IFNode(self.threshold, self.v_init)
+
+    def emit(self, x_TBX: Tensor) -> Tensor:
+        """What that neuron sends, without a gradient; ``[T, B, ...]``."""
+        with torch.no_grad():
+            return self.neuron().run(x_TBX)
+
+    def spikes(self, x_TBX: Tensor) -> Tensor:
+        """:meth:`emit` with the method's gradient."""
+        raise NotImplementedError
+
+    def rate(self, z: Tensor) -> Tensor:
+        """The mean output for a constant current, as T grows."""
+        return clip(z, self.threshold)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """``[B, ...]`` to the same; unrolled, ``[B, ...]`` (a constant current) or ``[T*B, ...]`` to ``[T*B, ...]``."""
+        if not self.clock.T:
+            return self.rate(z)
+        x_TBX = self.clock.unfold(z).to(torch.promote_types(z.dtype, self.threshold.dtype))
+        return self.spikes(x_TBX).flatten(0, 1)
+
+
+class SpikeTrainingModule(TrainingModule):
+    """Trains an SNN, spikes and all.
+
+    Args:
+        net: a network with ``nn.ReLU`` modules; changed in place.
+        T: steps of training; the SNN is evaluated at any.
+        v_init: initial membrane potential as a fraction of theta.
+        percentile: of its layer's activations, as which each theta starts where ``--ckpt`` gives a ReLU net.
+        **kwargs: optimiser settings of :class:`methods.training.TrainingModule`.
+    """
+
+    # Neurons run as they are evaluated, which torch.compile could but cut into pieces.
+    compilable = False
+
+    def __init__(
+        self, net: nn.Module, T: int = 4, v_init: float = 0.5, percentile: float = 99.9, **kwargs: Any
+    ) -> None:
+        if not 1 <= T <= 1024:
+            raise UserError(f"--model.T {T}: must be at least 1 and at most 1024")
+        require_v_init(v_init)
+        if not 0 < percentile <= 100:
+            raise UserError(f"--model.percentile {percentile}: must be above 0 and at most 100")
+        super().__init__(net, **kwargs)
+        self.T, self.v_init, self.percentile = T, v_init, percentile
+        self.clock = Clock(T=0)
+
+    def install(self, activation: Callable[[str], Activation]) -> None:
+        """Puts spiking activations, which share one clock, in the place of the network's ReLUs."""
+        super().install(activation)
+        for layer in self.layers.values():
+            layer.clock = self.clock
+        self.repeat_input = mixes_constant_input(self.net, self.image)
+
+    @property
+    def layers(self) -> dict[str, SpikingActivation]:
+        """The spiking activations by name."""
+        return {name: module for name, module in self.net.named_modules() if isinstance(module, SpikingActivation)}
+
+    def unrolled(self, images: Tensor) -> Tensor:
+        """Runs T steps with the gradient of the method.
+
+        Args:
+            images: ``[B, C, H, W]``, presented unchanged at every step.
+
+        Returns:
+            Logits of each step, ``[T, B, classes]``.
+        """
+        self.clock.T, self.clock.batch = self.T, len(images)
+        try:
+            x = images.expand(self.T, *images.shape).flatten(0, 1) if self.repeat_input else images
+            logits: Tensor = self.net(x)
+        finally:
+            self.clock.T = 0
+        return logits.view(self.T, len(images), *logits.shape[1:])
+
+    def training_logits(self, images: Tensor) -> Tensor:
+        """Mean over T of the SNN's logits."""
+        return self.unrolled(images).mean(0)
+
+    def validation_logits(self, images: Tensor) -> Tensor:
+        """Those of the SNN at the T of training."""
+        return self.unrolled(images).mean(0)
+
+    def neuron(self, name: str, activation: Activation, T: int) -> SpikingNeuron:
+        """The one that was trained."""
+        assert isinstance(activation, SpikingActivation)
+        return activation.neuron()
+
+    def start_from(self, source: nn.Module, calibration: Iterable[Batch]) -> None:
+        """Takes over a trained net, whose conversion this training tunes.
+
+        Args:
+            source: the same network with other activations.
+            calibration: plain training images, for the thresholds of a ReLU net.
+
+        Raises:
+            UserError: it is another network.
+        """
+        theirs = {name: module for name, module in source.named_modules() if isinstance(module, Activation)}
+        pools = [name for name, module in source.named_modules() if isinstance(module, nn.MaxPool2d)]
+        if set(theirs) != set(self.layers) or pools:
+            raise UserError(
+                "--ckpt: the net given has other activations, or max-pooling; train it with average pooling"
+            )
+        weights = {k: v for k, v in source.state_dict().items() if k.rpartition(".")[0] not in theirs}
+        self.net.load_state_dict(weights, strict=False)
+        given: dict[str, Tensor | None] = {name: getattr(module, "threshold", None) for name, module in theirs.items()}
+        found = {name: theta.detach() for name, theta in given.items() if theta is not None}
+        if len(found) < len(theirs):
+            found |= activation_percentiles(source, list(calibration), self.percentile)
+        self.start_at(found)
+
+    @torch.no_grad()
+    def start_at(self, thresholds: dict[str, Tensor]) -> None:
+        """Thresholds of the conversion that is tuned, by layer."""
+        for name, layer in self.layers.items():
+            layer.threshold.copy_(thresholds[name])

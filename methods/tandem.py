@@ -1,0 +1,229 @@
+"""PTL: progressive tandem learning.
+
+Wu, Xu, Han, Zhou, Zhang, Li, Tan: Progressive Tandem Learning for Pattern Recognition with Deep Spiking Neural
+Networks, TPAMI 2021, https://arxiv.org/abs/2007.01204
+
+The layers of a trained ReLU net become spiking ones after another, from the first, and after each the rest learns to
+live with the spikes that really arrive. A converted layer is a tandem of two with the same weights,
+
+    forward:   u_t = v_{t-1} + x_t,   s_t = [u_t >= theta],   v_t = u_t - theta s_t,   v_0 = 0,   for T steps,
+    backward:  the gradient of a = relu( mean over T of x_t ), the ReLU layer that sees the spike counts,
+
+with theta the 99.9th percentile of its activation on one batch when it is converted. In stage k the layers 1 .. k
+spike, those behind still are ReLU of the mean, the weights before layer k are frozen, and the rest is trained. The
+classifier is analogue.
+
+From the paper or its authors' code: the above; T = 16; a stage ends when the held-out accuracy has not risen for 6
+epochs (``patience``; that code has Adam, 1e-3, batch 512).
+Chosen here: a spike weighs theta and a layer's activation is the mean over T, as everywhere in this suite, so that the
+start is the function of the ReLU net itself (there a spike weighs 1, a count is passed on, and batch normalisation
+takes the scale up; theta is then the percentile / T); the image is shown at every step (there as one current at the
+first); this suite's SGD; stages of a fixed length (``epochs_per_layer``) for runs too short for the paper's rule.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.errors import UserError
+from bench.snn.calibration import watching
+from bench.snn.graph.check import BatchNorm
+from bench.snn.graph.trace import segment
+from bench.snn.layerwise import execution_order
+from methods.base import Batch
+from methods.spike_training import SpikeTrainingModule, SpikingActivation, rate_gradient
+
+
+class TandemActivation(SpikingActivation):
+    """A ReLU of the mean current, until its threshold is finite; then spikes with that ReLU's gradient.
+
+    Args:
+        v_init: initial membrane potential as a fraction of theta.
+    """
+
+    ceiling: Tensor
+
+    def __init__(self, v_init: float) -> None:
+        super().__init__(math.inf, v_init)
+        self.register_buffer("ceiling", torch.tensor(math.inf), persistent=False)
+
+    @property
+    def converted(self) -> bool:
+        """Whether it spikes."""
+        return bool(torch.isfinite(self.threshold))
+
+    def emit(self, x_TBX: Tensor) -> Tensor:
+        """See :class:`methods.spike_training.SpikingActivation`."""
+        return super().emit(x_TBX) if self.converted else x_TBX.mean(0).relu().expand_as(x_TBX).contiguous()
+
+    def spikes(self, x_TBX: Tensor) -> Tensor:
+        """See :class:`methods.spike_training.SpikingActivation`."""
+        return rate_gradient(x_TBX, self.ceiling, self.emit)
+
+
+class Tandem(SpikeTrainingModule):
+    """Progressive tandem learning (https://arxiv.org/abs/2007.01204).
+
+    Args:
+        net: a network with ``nn.ReLU`` modules; changed in place.
+        T: steps of training.
+        v_init: initial membrane potential as a fraction of theta.
+        ann_epochs: epochs in which the ReLU net is trained first; 0 where ``--ckpt`` gives one.
+        epochs_per_layer: length of a stage, which may be a part of an epoch; ``None`` for the paper's rule.
+        patience: epochs without a rise of the held-out accuracy after which a stage ends, by the paper's rule.
+        percentile: of its layer's activations, as which each theta is set.
+        **kwargs: optimiser settings of :class:`methods.training.TrainingModule`.
+    """
+
+    stage: Tensor
+    best: Tensor
+    waited: Tensor
+
+    def __init__(
+        self,
+        net: nn.Module,
+        T: int = 16,
+        v_init: float = 0.0,
+        ann_epochs: int = 0,
+        epochs_per_layer: float | None = None,
+        patience: int = 6,
+        percentile: float = 99.9,
+        **kwargs: Any,
+    ) -> None:
+        if ann_epochs < 0:
+            raise UserError(f"--model.ann_epochs {ann_epochs}: must be at least 0")
+        if epochs_per_layer is not None and not 0 < epochs_per_layer < math.inf:
+            raise UserError(f"--model.epochs_per_layer {epochs_per_layer}: must be positive and finite")
+        if patience < 1:
+            raise UserError(f"--model.patience {patience}: must be at least 1")
+        super().__init__(net, T=T, v_init=v_init, percentile=percentile, **kwargs)
+        self.ann_epochs, self.epochs_per_layer, self.patience = ann_epochs, epochs_per_layer, patience
+        # What the paper's rule has to remember.
+        self.register_buffer("stage", torch.tensor(1))
+        self.register_buffer("best", torch.tensor(-1.0))
+        self.register_buffer("waited", torch.tensor(0))
+        self.install(lambda _: TandemActivation(self.v_init))
+        self.order = execution_order(net, self.image)
+        # What computes each layer's input; in a list, or Lightning would take them for further parts of the model.
+        self._segments = [[segment(net, name, self.image)[0] for name in self.order]]
+
+    def prepare(self, calibration: Iterable[Batch]) -> None:
+        """Refuses to convert random weights.
+
+        Raises:
+            UserError: no net is given, and no epochs to train one.
+        """
+        if not self.ann_epochs:
+            raise UserError(
+                "tandem begins from a trained ReLU net: give one with --ckpt, or train it in the first epochs of this "
+                "run by --model.ann_epochs N"
+            )
+
+    def start_at(self, thresholds: dict[str, Tensor]) -> None:
+        """The net is trained; thresholds are set one after the other.
+
+        Raises:
+            UserError: epochs are kept for what is done.
+        """
+        if self.ann_epochs:
+            raise UserError(f"--model.ann_epochs {self.ann_epochs}: the net that --ckpt gives is trained; give 0")
+
+    def on_fit_start(self) -> None:
+        """Refuses a schedule that does not come to its end, and several processes.
+
+        Raises:
+            UserError: says what to change.
+        """
+        if self.trainer.world_size > 1:
+            raise UserError("tandem: freezes one layer after the other, each with a threshold from one batch; train it "
+                            "in one process")  # fmt: skip
+        epochs, layers = self.trainer.max_epochs or 0, len(self.order)
+        if self.ann_epochs >= epochs:
+            raise UserError(f"--model.ann_epochs {self.ann_epochs}: leaves none of {epochs} epochs to the spikes")
+        if self.epochs_per_layer is None:
+            if self.trainer.limit_val_batches == 0:
+                raise UserError(
+                    "tandem: a stage ends by the accuracy on held-out images; give --data.val_split N, or "
+                    "--model.epochs_per_layer E"
+                )
+        elif (layers - 1) * self.epochs_per_layer >= epochs - self.ann_epochs:
+            raise UserError(
+                f"--model.epochs_per_layer {self.epochs_per_layer:g}: {layers} layers do not fit into "
+                f"{epochs - self.ann_epochs} epochs; the last stage must begin within them"
+            )
+
+    def stage_of(self, batch_idx: int) -> int:
+        """How many layers spike by now.
+
+        In the last epoch it is all of them by the paper's rule; by stages of a fixed length, which may begin between
+        two batches, in the last batch.
+        """
+        if self.current_epoch < self.ann_epochs:
+            return 0
+        last = self.current_epoch + 1 == self.trainer.max_epochs
+        if self.epochs_per_layer is None:
+            return len(self.order) if last else int(self.stage)
+        if last and batch_idx + 1 == self.trainer.num_training_batches:
+            return len(self.order)
+        done = self.current_epoch - self.ann_epochs + batch_idx / self.trainer.num_training_batches
+        return min(1 + math.floor(done / self.epochs_per_layer + 1e-9), len(self.order))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Cross-entropy, after converting the layers that are due and freezing those before the last of them."""
+        stage = self.stage_of(batch_idx)
+        for name in self.order[:stage]:
+            if not self.converted(name):
+                self.convert_layer(name, batch[0])
+        for part in self._segments[0][: max(0, stage - 1)]:
+            part.requires_grad_(False)
+            for module in part.modules():
+                if isinstance(module, BatchNorm):
+                    module.eval()
+        return super().training_step(batch, batch_idx)
+
+    def training_logits(self, images: Tensor) -> Tensor:
+        """Those of the ReLU net, or of the net whose first layers spike."""
+        return super().training_logits(images) if self.converted(self.order[0]) else self.forward(images)
+
+    def validation_logits(self, images: Tensor) -> Tensor:
+        """Likewise."""
+        return super().validation_logits(images) if self.converted(self.order[0]) else self.forward(images)
+
+    def converted(self, name: str) -> bool:
+        """Whether a layer spikes."""
+        layer = self.layers[name]
+        assert isinstance(layer, TandemActivation)
+        return layer.converted
+
+    def convert_layer(self, name: str, images: Tensor) -> None:
+        """Sets one threshold, from the activations that the spikes of the layers before it cause."""
+        found: list[Tensor] = []
+
+        def see(seen: str, _: Tensor, output: Tensor) -> None:
+            if seen == name:
+                values = output[: len(images)].flatten().float()
+                rank = max(1, math.ceil(len(values) * self.percentile / 100))
+                found.append(values.kthvalue(rank).values)
+
+        with watching(self.net, see, SpikingActivation):
+            self.unrolled(images)
+        self.layers[name].threshold.copy_(found[0].clamp_min(torch.finfo(torch.float32).tiny))
+
+    def on_train_epoch_end(self) -> None:
+        """The paper's rule: the next stage begins after ``patience`` epochs without a rise."""
+        super().on_train_epoch_end()
+        if self.epochs_per_layer is not None or self.current_epoch < self.ann_epochs:
+            return
+        accuracy = self.trainer.callback_metrics["val/acc"].to(self.best)
+        rises = bool(accuracy > self.best)
+        self.best.copy_(torch.maximum(accuracy, self.best))
+        self.waited.copy_(torch.zeros_like(self.waited) if rises else self.waited + 1)
+        if self.waited >= self.patience:
+            self.stage.add_(1).clamp_(max=len(self.order))
+            self.best.fill_(-1.0)
+            self.waited.zero_()

@@ -1,0 +1,82 @@
+"""Trainings that begin from a trained net, through the real command line: what is recorded, resumed and refused."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import timeless
+
+from bench.leaderboard.consistency import contradictions
+from bench.leaderboard.load import reasons
+from bench.records.record import part, read_record
+
+RUN = ("--arch", "resnet20", "--data", "digits", "--subset", "64", "--T", "1,2", "--logger", "none", "--model.T", "1")
+ONE = ("--max_epochs", "1")
+
+
+@pytest.fixture
+def source(trained) -> Path:
+    return Path(shutil.copytree(trained, "source")) / "model.safetensors"
+
+
+def test_tunes_the_conversion_of_a_net(bench, source):
+    run = ("fit", "--method", "dsr", *RUN, "--max_epochs", "2", "--ckpt", str(source), "--model.lr", "0")
+    assert bench(*run, "--data.batch_size", "64", "--out", "run").status == 0
+    record, origin = read_record(Path("run/record.json")), read_record(Path("source/record.json"))
+    assert record.conversion.source_sha256 == hashlib.sha256(source.read_bytes()).hexdigest()
+    assert record.conversion.retrained and record.conversion.causal
+    assert part(record.recipe.config, "source")["method"] == "qcfs"
+    assert record.training.epochs == 2
+    assert not list(contradictions(record))
+    assert not [reason for reason in reasons(record) if "epochs" in reason], "its own number is the planned one"
+    assert record.arch == origin.arch
+    again = bench("evaluate", "--ckpt", "run/model.safetensors", "--T", "1,2", "--out", "again", "--logger", "none")
+    assert again.status == 0, again.err
+    assert read_record(Path("again/record.json")).snn == record.snn
+    assert read_record(Path("again/record.json")).conversion == record.conversion
+    assert bench("diagnose", "--ckpt", "run/model.safetensors", "--T", "2", "--images", "20").status == 0
+
+
+def test_an_interrupted_tuning_goes_on(bench, source):
+    """The checkpoint knows the net that it began from; a folder that holds the run is not begun anew in silence."""
+    run = ("fit", "--method", "surrogate", *RUN, "--model.lr", "0.01")
+    assert bench(*run, "--max_epochs", "2", "--ckpt", str(source), "--out", "whole").status == 0
+    shutil.copytree("whole", "stopped")
+    for name in ("record.json", "model.safetensors"):
+        (Path("stopped") / name).unlink()
+    shutil.copy("whole/checkpoints/previous.ckpt", "stopped/checkpoints/last.ckpt")
+    refused = bench(*run, "--max_epochs", "2", "--ckpt", str(source), "--out", "stopped")
+    assert refused.status == 2 and "already holds a run" in refused.err
+    result = bench(*run, "--max_epochs", "2", "--ckpt", "last", "--out", "stopped")
+    assert result.status == 0, result.err
+    assert timeless(Path("stopped/record.json")) == timeless(Path("whole/record.json"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("tandem", "--ckpt", "SOURCE"), ("of method qcfs", "tandem needs method relu")),
+        (("dsr", "--ckpt", "SOURCE", "--seed", "1"), ("is of seed 0", "dsr needs seed 1")),
+        (("dsr", "--ckpt", "SOURCE", "--arch", "resnet18"), ("of arch cifar_resnet20",)),
+        (("dsr", "--ckpt", "absent.safetensors"), ("no such file",)),
+        (("lasnn", "--ckpt", "SOURCE", "--model.ann_epochs", "1"), ("--model.ann_epochs 1", "give 0")),
+        (("lasnn", "--model.ann_epochs", "0"), ("--ckpt", "--model.ann_epochs N")),
+        (("tandem", "--model.ann_epochs", "1", *ONE), ("--model.ann_epochs 1", "leaves none")),
+        (("surrogate", "--model.T", "0"), ("--model.T 0: must be at least 1",)),
+        (("snn2ann", "--model.T", "-1"), ("--model.T -1: must be at least 1",)),
+        (("surrogate", "--model.alpha", "-1"), ("--model.alpha -1",)),
+        (("ttfs", "--model.v_init", "-1", "--model.source", "qcfs", "--ckpt", "SOURCE"), ("--model.v_init -1",)),
+        (("ttfs", "--ckpt", "SOURCE"), ("of method qcfs", "ttfs needs method relu")),
+    ],
+)
+def test_bad_input_is_one_line(bench, source, arguments, words):
+    method, *rest = (str(source) if word == "SOURCE" else word for word in arguments)
+    common = RUN[:-2] if method == "ttfs" else RUN
+    result = bench("fit", "--method", method, *common, *rest, "--out", "run")
+    assert result.status == 2
+    assert len(result.err.strip().splitlines()) == 1, result.err
+    assert all(word in result.err for word in words), result.err
+    assert not Path("run/record.json").exists()
