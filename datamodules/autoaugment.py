@@ -97,7 +97,7 @@ GEOMETRY: dict[str, tuple[Callable[[Tensor, float], Tensor], float, bool]] = {
 }
 
 
-class BatchedAutoAugment(v2.AutoAugment):
+class BatchedAutoAugment(v2.AutoAugment):  # type: ignore[misc]  # torchvision has no types
     """The policy with one draw for each image of a batch.
 
     Images that drew the same operation, level and sign are transformed together, whichever of the 25 pairs of

@@ -7,8 +7,8 @@ looked up in that family first, so ``--arch resnet18`` is ``cifar_resnet18`` on 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, TypedDict
+from collections.abc import Callable, Sequence
+from typing import Literal, TypedDict, TypeVar
 
 import timm
 import torch
@@ -142,6 +142,15 @@ class CifarVGG(nn.Module):
         return logits
 
 
+Make = TypeVar("Make", bound=Callable[..., nn.Module])
+
+
+def registered(make: Make) -> Make:
+    """Timm's ``register_model``, which has no types."""
+    register_model(make)
+    return make
+
+
 class _Arguments(TypedDict):
     num_classes: int
     in_chans: int
@@ -152,13 +161,13 @@ def _arguments(kwargs: dict[str, object]) -> _Arguments:
     return {"num_classes": int(str(kwargs.get("num_classes", 10))), "in_chans": int(str(kwargs.get("in_chans", 3)))}
 
 
-@register_model
+@registered
 def cifar_resnet18(pretrained: bool = False, **kwargs: object) -> CifarResNet:
     """ResNet-18 of the conversion papers: widths 64 to 512, 11.2 M weights, 17 activations."""
     return CifarResNet((64, 128, 256, 512), 2, **_arguments(kwargs))
 
 
-@register_model
+@registered
 def cifar_resnet34(pretrained: bool = False, **kwargs: object) -> CifarResNet:
     """ResNet-34 of the conversion papers on ImageNet: a 3x3 stem of stride 1 and no max-pool, also at 224x224.
 
@@ -168,61 +177,61 @@ def cifar_resnet34(pretrained: bool = False, **kwargs: object) -> CifarResNet:
     return CifarResNet((64, 128, 256, 512), (3, 4, 6, 3), **_arguments(kwargs))
 
 
-@register_model
+@registered
 def cifar_resnet20(pretrained: bool = False, **kwargs: object) -> CifarResNet:
     """ResNet-20 of the conversion papers: widths 16, 32, 64, 0.27 M weights, 19 activations."""
     return CifarResNet((16, 32, 64), 3, **_arguments(kwargs))
 
 
-@register_model
+@registered
 def cifar_resnet32(pretrained: bool = False, **kwargs: object) -> CifarResNet:
     """ResNet-32: as ``cifar_resnet20`` with 5 blocks in each stage, 31 activations."""
     return CifarResNet((16, 32, 64), 5, **_arguments(kwargs))
 
 
-@register_model
+@registered
 def cifar_resnet44(pretrained: bool = False, **kwargs: object) -> CifarResNet:
     """ResNet-44: as ``cifar_resnet20`` with 7 blocks in each stage, 43 activations."""
     return CifarResNet((16, 32, 64), 7, **_arguments(kwargs))
 
 
-@register_model
+@registered
 def cifar_resnet56(pretrained: bool = False, **kwargs: object) -> CifarResNet:
     """ResNet-56: as ``cifar_resnet20`` with 9 blocks in each stage, 55 activations."""
     return CifarResNet((16, 32, 64), 9, **_arguments(kwargs))
 
 
-@register_model
+@registered
 def cifar_resnet20a(pretrained: bool = False, **kwargs: object) -> CifarResNet:
     """ResNet-20 as He et al. (2016) have it for CIFAR: its shortcuts have no weights (option A)."""
     return CifarResNet((16, 32, 64), 3, **_arguments(kwargs), option="A")
 
 
-@register_model
+@registered
 def cifar_resnet32a(pretrained: bool = False, **kwargs: object) -> CifarResNet:
     """ResNet-32 as He et al. (2016) have it for CIFAR: its shortcuts have no weights (option A)."""
     return CifarResNet((16, 32, 64), 5, **_arguments(kwargs), option="A")
 
 
-@register_model
+@registered
 def cifar_resnet44a(pretrained: bool = False, **kwargs: object) -> CifarResNet:
     """ResNet-44 as He et al. (2016) have it for CIFAR: its shortcuts have no weights (option A)."""
     return CifarResNet((16, 32, 64), 7, **_arguments(kwargs), option="A")
 
 
-@register_model
+@registered
 def cifar_resnet56a(pretrained: bool = False, **kwargs: object) -> CifarResNet:
     """ResNet-56 as He et al. (2016) have it for CIFAR: its shortcuts have no weights (option A)."""
     return CifarResNet((16, 32, 64), 9, **_arguments(kwargs), option="A")
 
 
-@register_model
+@registered
 def cifar_resnet20_snnc(pretrained: bool = False, **kwargs: object) -> CifarResNet:
     """What SNNC's authors call ResNet-20: widths 64 to 256, 4.3 M weights (yhhhli/SNN_Calibration @ e21e297)."""
     return CifarResNet((64, 128, 256), 3, **_arguments(kwargs))
 
 
-@register_model
+@registered
 def cifar_vgg16(pretrained: bool = False, **kwargs: object) -> CifarVGG:
     """VGG-16 of the conversion papers: 13 convolutions, 2 hidden linear layers, 15 activations."""
     stages = ((64, 64), (128, 128), (256,) * 3, (512,) * 3, (512,) * 3)

@@ -194,11 +194,9 @@ def _layer(net: nn.Module, node: fx.Node) -> nn.Module | None:
     options = {key: given[key] for key in names[3:] if key in given}
     if any(isinstance(value, fx.Node) for value in options.values()):
         return None
-    groups = options.get("groups", 1)
-    assert isinstance(groups, int)
-    kind = _CONVOLUTIONS[node.target]
-    size = tuple(weight.shape[2:])
-    return _with_weights(kind(weight.shape[1] * groups, len(weight), size, **options), weight, bias)  # type: ignore[arg-type]
+    make: Callable[..., nn.Conv1d | nn.Conv2d | nn.Conv3d] = _CONVOLUTIONS[node.target]
+    channels = weight.shape[1] * int(str(options.get("groups", 1)))
+    return _with_weights(make(channels, len(weight), tuple(weight.shape[2:]), **options), weight, bias)
 
 
 def _with_weights(

@@ -120,8 +120,8 @@ def _follow(graph: fx.Graph, node: fx.Node, source: fx.Node, memory: dict[fx.Nod
 
 
 def _rewrite(net: nn.Module, node: fx.Node) -> None:
-    if node.op == "call_module":
-        called(net, node).inplace = False  # type: ignore[union-attr]  # it was found to have it
+    if module := called(net, node):
+        setattr(module, "inplace", False)  # noqa: B010 - to mypy any attribute of a module is a tensor or a module
     elif node.op == "call_method":
         node.target = str(node.target).removesuffix("_")
     elif node.target in _OPERATORS:
@@ -129,7 +129,7 @@ def _rewrite(net: nn.Module, node: fx.Node) -> None:
     elif node.kwargs.get("inplace"):
         node.kwargs = {**node.kwargs, "inplace": False}
     else:
-        node.target = getattr(torch, node.target.__name__.removesuffix("_"))  # type: ignore[union-attr]  # a callable
+        node.target = getattr(torch, getattr(node.target, "__name__", "").removesuffix("_"))
 
 
 def _where(node: fx.Node) -> str:

@@ -6,6 +6,7 @@ Conversion replaces and folds modules, and what hangs on them would be lost in s
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from bench.snn.graph.trace import ImageShape, does_not_take
 from bench.snn.replace import put
 
 Hook = Callable[..., object]
+_Arguments = tuple[tuple[object, ...], dict[str, object]]
 
 
 class Hooked(nn.Module):
@@ -33,7 +35,7 @@ class Hooked(nn.Module):
         """What calling the module with its hooks gives."""
         for keywords, hook in self.before:
             if keywords:
-                args, kwargs = hook(self.module, args, kwargs) or (args, kwargs)  # type: ignore[misc]  # as torch has it
+                args, kwargs = cast(_Arguments, hook(self.module, args, kwargs) or (args, kwargs))
             elif (new := hook(self.module, args)) is not None:
                 args = new if isinstance(new, tuple) else (new,)
         result: object = self.module(*args, **kwargs)
