@@ -11,7 +11,7 @@ from decimal import Context, Decimal, localcontext
 from bench.leaderboard.identity import identity, label, options
 from bench.leaderboard.match import Cells, cells, compared, reported_only
 from bench.leaderboard.reported import Paper
-from bench.leaderboard.row import COLUMNS, Row, reference_of
+from bench.leaderboard.row import COLUMNS, STANDINGS, Row, Standing, reference_of
 from bench.leaderboard.text import percent
 from bench.records.record import PROTOCOL_VERSION, Record, part
 from bench.registry.methods import METHODS
@@ -20,6 +20,8 @@ from bench.registry.methods import METHODS
 # counts does not get those steps for nothing, and nobody gains by leaving a T out.
 RANK_LATENCY = 8
 ENOUGH_SEEDS = 3
+# Recipes of full length: the papers' own, and ours for methods whose papers do not state all of theirs.
+FULL_RECIPES = ("paper", "lr0.05", "ours")
 
 
 def aggregate(records: Iterable[Record], papers: Sequence[Paper]) -> list[Row]:
@@ -38,8 +40,8 @@ def place(experiment: Sequence[Row]) -> tuple[object, ...]:
     """Sorts experiments: newest protocol, ranked first, best first; then by everything that names one."""
     row, score = experiment[0], _score(experiment)
     names = (row.method, row.recipe, row.recipe_sha256, row.options, row.experiment[-1])
-    theirs = row.weights_of_others is not None
-    return (*row.net, -(row.protocol or 0), theirs, score is None, -(score or 0), *names)
+    standing = STANDINGS.index(row.standing)
+    return (*row.net, -(row.protocol or 0), standing, score is None, -(score or 0), *names)
 
 
 def _conversions(records: Sequence[Record]) -> list[Record]:
@@ -80,6 +82,7 @@ def _experiment(group: Sequence[Record], printed: Cells) -> list[Row]:
         reference_std=reference_std,
         # What is called the same there: precision, reset, causal and so on.
         **{name: value for name, value in (*first.protocol, *first.conversion) if name in COLUMNS},
+        standing=standing(first),
         weights_of_others=None if theirs is None else theirs.sha256,
         options=options(first),
         experiment=identity(first),
@@ -92,6 +95,14 @@ def _experiment(group: Sequence[Record], printed: Cells) -> list[Row]:
     marks = tuple(_marks(first, len(group), ranked is not None))
     out = any(mark.endswith("not ranked") for mark in marks)
     return [replace(row, marks=marks, ranked=row is ranked and not out) for row in rows]
+
+
+def standing(record: Record) -> Standing:
+    """How the net of a record was trained."""
+    if record.training.imported is not None:
+        return "weights of others"
+    shortened = any(change.startswith("trainer.max_epochs=") for change in record.recipe.overrides)
+    return "full recipes" if record.recipe.name in FULL_RECIPES and not shortened else "short recipes of ours"
 
 
 def _at(common: Row, T: int, warmup: int) -> Row:
@@ -140,14 +151,14 @@ def _score(experiment: Sequence[Row]) -> Decimal | None:
 
 
 def _ranked(experiments: Sequence[Sequence[Row]]) -> Iterator[Row]:
-    """Ranks within data set and net; equal scores share a rank."""
+    """Ranks within data set, net and how nets were trained; equal scores share a rank."""
     scores: dict[tuple[object, ...], list[Decimal]] = defaultdict(list)
     for rows in experiments:
         if (score := _score(rows)) is not None:
-            scores[rows[0].net].append(score)
+            scores[rows[0].board].append(score)
     for rows in experiments:
         score = _score(rows)
-        rank = None if score is None else 1 + sum(other > score for other in scores[rows[0].net])
+        rank = None if score is None else 1 + sum(other > score for other in scores[rows[0].board])
         yield from (replace(row, rank=rank) for row in rows)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from decimal import Decimal
 from itertools import groupby
-from typing import Literal
+from typing import Literal, get_args
 
 from bench.leaderboard.reported import ReportedRow
 from bench.leaderboard.text import spread
@@ -14,6 +14,9 @@ from bench.records.record import Record
 from bench.registry.methods import METHODS
 
 Badge = Literal["matches", "differs", "ours only", "reported only"]
+# How a net was trained, in the order of the tables; what stands differently is never in one rank.
+Standing = Literal["full recipes", "weights of others", "short recipes of ours"]
+STANDINGS = get_args(Standing)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +35,7 @@ class Row:
         reference_ann: accuracy of the classifier that the paper prints as its ANN, where that is not the ANN itself.
         options: the method's, as canonical JSON.
         experiment: what all rows of an experiment have in common.
+        standing: how its net was trained.
         weights_of_others: SHA-256 of the file that the weights were imported from; ``None`` for nets trained here.
         ranked: its experiment is ranked by this row.
         records: those of the seeds.
@@ -80,6 +84,7 @@ class Row:
     causal: bool | None = None
     per_T: bool | None = None
     retrained: bool | None = None
+    standing: Standing | None = None
     weights_of_others: str | None = None
     reported_top1: Decimal | None = None
     reported_ann: Decimal | None = None
@@ -107,13 +112,13 @@ class Row:
 
     @property
     def net(self) -> tuple[object, ...]:
-        """Data set and net, whose rows are ranked together; nets of one name differ in size."""
+        """Data set and net; nets of one name differ in size."""
         return (self.dataset, self.arch, self.parameters, self.macs)
 
     @property
     def board(self) -> tuple[object, ...]:
-        """The net's rows that were measured by one protocol; those of weights of others are a board of their own."""
-        return (*self.net, self.protocol, *(["weights of others"] if self.weights_of_others else []))
+        """The net's rows that were measured by one protocol and stand alike: they share a table and a ranking."""
+        return (*self.net, self.protocol, self.standing)
 
     @property
     def shown(self) -> str:

@@ -49,6 +49,7 @@ def record_dict(seed: int = 0, snn: Sequence[dict[str, Any]] | None = None, **ch
             checksum = data["conversion"]["source_sha256"] or sha("source")
             source = {"trainer": {"max_epochs": 300}, "sha256": checksum}
             config["source"] = _over(source, config.get("source", {}))
+            del config["trainer"]  # a conversion trains nothing itself
             implied["conversion__source_sha256"] = config["source"]["sha256"]
     if known := DATA.get(names["data"]):
         implied |= {"protocol__num_eval_samples": known.num_test, "data__num_classes": known.num_classes}

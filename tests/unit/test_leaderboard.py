@@ -359,7 +359,7 @@ def test_an_older_protocol_is_apart_and_never_ranked(
         monkeypatch.setattr(f"bench.leaderboard.{module}.PROTOCOL_VERSION", 2)
     records = [named("old", point(8, 0.99)), named("new", point(8, 0.80), protocol__version=2)]
     assert ranks(records) == [("new", 1), ("old", None)]
-    new, old = pages(records, papers)["cifar10.md"].split("### cifar_resnet20, protocol 1 (earlier, never ranked)")
+    new, old = pages(records, papers)["cifar10.md"].split("protocol 1 (earlier, never ranked)")
     assert "| new |" in new and "| old |" not in new
     assert "| old |" in old
 
@@ -881,6 +881,23 @@ def test_nothing_heavy_is_imported() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_short_recipes_are_below_and_in_no_rank_with_full_ones() -> None:
+    """However good they are; a full recipe that was shortened is short."""
+    records = [
+        make_record(snn=[point(8, 0.9)], recipe__name="quick"),
+        make_record(snn=[point(8, 0.8)], recipe__name="paper", recipe__overrides=["trainer.max_epochs=8"]),
+        make_record(snn=[point(8, 0.5)], recipe__name="paper"),
+    ]
+    rows = aggregate(records, [])
+    found = [(row.recipe, row.standing, row.rank) for row in rows]
+    short = "short recipes of ours"
+    assert found == [
+        ("paper", "full recipes", 1), ("quick", short, 1), ("paper+trainer.max_epochs=8", short, 2)
+    ]  # fmt: skip
+    page = render(rows, [])[f"{records[0].data.name}.md"]
+    assert page.index("full recipes, protocol") < page.index(f"{short}, protocol")
+
+
 def test_weights_of_others_have_a_table_of_their_own_and_no_rank(tmp_path: Path) -> None:
     """Beside a worse net of ours, which is ranked first; two files are two rows, not two seeds of one."""
     snn = [point(8, 0.95)]
@@ -892,7 +909,7 @@ def test_weights_of_others_have_a_table_of_their_own_and_no_rank(tmp_path: Path)
         said = {"method__name": "opi", "training": training, "recipe__name": f"imported.{name}"}
         return make_record(snn=snn, config={"source": source}, **said)
 
-    ours = make_record(snn=[point(8, 0.5)])
+    ours = make_record(snn=[point(8, 0.5)], recipe__name="paper")
     records = [theirs("a"), theirs("b"), ours]
     assert not [reason for record in records for reason in (*reasons(record), *contradictions(record))]
     rows = aggregate(records, [])
