@@ -12,8 +12,10 @@ from bench.errors import UserError
 from bench.snn.activations import Activation
 from bench.snn.graph.fold import fold_batch_norm
 from bench.snn.graph.trace import ImageShape
+from bench.snn.layerwise import mean_activations
 from bench.snn.neurons import SpikingNeuron
 from bench.snn.pooling import LateralInhibitionPool
+from bench.snn.readout import DELAY_IMAGES, Readout
 from bench.snn.replace import replace
 from bench.snn.simulate import SpikingNetwork
 
@@ -38,6 +40,10 @@ class ConversionModule(pl.LightningModule):
         extras: names of further classifiers whose accuracy the record holds beside the ANN's.
         pools_by_inhibition: the neurons' spikes never take back, and max-pooling becomes
             :class:`bench.snn.pooling.LateralInhibitionPool`; else it is refused.
+        pools_currents: max-pooling comes before the neurons (:func:`bench.snn.graph.pool_first.pool_first`) and stays.
+        per_T: under these options the conversion is for one T, also if the registry does not say so of the method.
+        random: the network draws numbers, so that its accuracy is a mean over several runs.
+        readout: how the converted network is read out and sent on.
     """
 
     calibration_images = 0
@@ -45,6 +51,10 @@ class ConversionModule(pl.LightningModule):
     warmup = 0
     uncounted: int | None = None
     pools_by_inhibition = False
+    pools_currents = False
+    per_T = False
+    random = False
+    readout = Readout()
     extras: tuple[str, ...] = ()
 
     def __init__(self, net: nn.Module) -> None:
@@ -68,11 +78,18 @@ class ConversionModule(pl.LightningModule):
             UserError: names the module.
         """
         for name, module in net.named_modules():
-            if isinstance(module, nn.MaxPool2d) and not self.pools_by_inhibition:
+            if isinstance(module, nn.MaxPool2d) and not (self.pools_by_inhibition or self.pools_currents):
                 raise UserError(
                     f"{name} is max-pooling, which {type(self).__name__} cannot convert; train with "
-                    "--model.max_pool average, or convert a relu net by burst"
+                    "--model.max_pool average, or convert a relu net by burst, ltb or dcgs"
                 )
+
+    def use(self, readout: Readout) -> None:
+        """Takes options of the converted network; some ask for images, or for one conversion for each T."""
+        self.readout = readout
+        self.per_T, self.random = self.per_T or readout.permute, self.random or readout.permute
+        if readout.delay == "auto" and not self.calibration_images:
+            self.calibration_images = DELAY_IMAGES
 
     def folded(self, image: ImageShape = None) -> nn.Module:
         """A copy of the network for evaluation, BN folded."""
@@ -102,11 +119,15 @@ class ConversionModule(pl.LightningModule):
         self.check_pooling(self.net)
         image = calibration[0][0].shape[1:] if calibration else image or self.image
         net = self.folded(image)
+        means = mean_activations(net, calibration) if self.readout.delay == "auto" else {}
         self.calibrate(net, calibration, T, image)
         replace(net, Activation, lambda name, activation: self.neuron(name, activation, T))
         # Not before the calibration has seen the net with them.
-        replace(net, nn.MaxPool2d, lambda _, pool: LateralInhibitionPool(pool))
-        return self.spiking(net, T, image)
+        if not self.pools_currents:
+            replace(net, nn.MaxPool2d, lambda _, pool: LateralInhibitionPool(pool))
+        snn = self.spiking(net, T, image)
+        self.readout.apply(snn, T, means)
+        return snn
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``[B, classes]`` of the ANN."""

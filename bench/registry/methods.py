@@ -130,4 +130,11 @@ METHODS: dict[str, MethodEntry] = {
         source="relu",
         younger=POTENTIAL,
     ),
+    "ltb": MethodEntry(
+        "methods.ltb:LTB",
+        "thresholds balanced channel by channel in plain inference; delayed read-out (--snn.delay auto)",
+        title="LTB",
+        paper="bu2025inference",
+        source="relu",
+    ),
 }

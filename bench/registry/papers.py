@@ -27,5 +27,6 @@ PAPERS: Mapping[str, PaperEntry] = {
     "bu2022opi": PaperEntry("AAAI", 2022, "https://arxiv.org/abs/2202.01440"),
     "li2021snnc": PaperEntry("ICML", 2021, "https://arxiv.org/abs/2106.06984"),
     "wang2022snm": PaperEntry("IJCAI", 2022, "https://doi.org/10.24963/ijcai.2022/347"),
+    "bu2025inference": PaperEntry("CVPR", 2025, "https://arxiv.org/abs/2409.03368"),
     "li2022burst": PaperEntry("IJCAI", 2022, "https://arxiv.org/abs/2204.13271"),
 }

@@ -170,7 +170,7 @@ def _part(
 
     snn.reset()
     with watching(snn.net, measure, SpikingNeuron):
-        scores["snn"] = snn(x, snn.steps_for(T))[snn.counted(T)].sum(0)
+        scores["snn"] = snn.score(snn(x, snn.steps_for(T))[snn.counted(T)], T)
     snn.reset()
     return scores
 

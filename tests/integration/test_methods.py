@@ -10,12 +10,17 @@ import pytest
 from conftest import Result
 
 from bench.cli.main import main
+from bench.leaderboard.consistency import contradictions
 from bench.records.record import Record, read_record
 from bench.registry.methods import METHODS
 
 RUN = ("--arch", "resnet20", "--data", "digits", "--subset", "64", "--T", "1,4", "--logger", "none")
 # Smaller than the defaults where these take long.
-OPTIONS = {"snnc_ap": ("--model.iterations", "3"), "rnl": ("--model.stage2_epochs", "1"), "cos": ("--model.rho", "2")}
+OPTIONS = {"snnc_ap": ("--model.iterations", "3"), "rnl": ("--model.stage2_epochs", "1"), "cos": ("--model.rho", "2"),
+           "ltb": ("--model.iterations", "3")}  # fmt: skip
+WAITING = ("parallel", "tpp", "bitplane")
+ALPHABETS = {"snm": "ternary", "burst": "multi"}
+LEVELS = {"burst": 5}
 TRAINING = [name for name, entry in METHODS.items() if entry.source is None]
 CONVERTING = [name for name, entry in METHODS.items() if entry.source is not None]
 
@@ -38,10 +43,14 @@ def ledger_is_right(record: Record, method: str) -> None:
     entry = METHODS[method]
     assert record.method.paper == entry.paper
     assert record.conversion.per_T == entry.per_T
-    assert record.conversion.causal == (method != "cos"), "which reads ahead in each layer's input"
+    waits = method in WAITING
+    assert record.conversion.causal == (not waits and method != "cos"), "which reads ahead in each layer's input"
+    assert all(point.wait == (19 * point.T if waits else 0) for point in record.snn)
+    assert record.conversion.draws == (5 if method == "tpp" else None)
+    assert all(point.shifts > 0 for point in record.snn if point.T > 1) == (method == "bitplane")
     assert record.conversion.retrained == (entry.source is None)
-    assert record.conversion.alphabet == {"snm": "ternary", "burst": "multi"}.get(method, "binary")
-    assert record.conversion.levels_per_step == {"burst": 5}.get(method, 1)
+    assert record.conversion.alphabet == ALPHABETS.get(method, "binary")
+    assert record.conversion.levels_per_step == LEVELS.get(method, 1)
     assert all((point.warmup > 0) == entry.warmup for point in record.snn)
     assert [point.T for point in record.snn] == [1, 4]
     assert record.protocol.calibration_images <= 64
@@ -84,6 +93,34 @@ def test_opi_takes_a_clipped_net(bench, sources):
     result = fit(bench, "opi", *clip, "--ckpt", str(sources / "relu/model.safetensors"), out="other")
     assert result.status == 2
     assert "method relu" in result.err
+
+
+def test_the_answer_is_read_late_and_spikes_are_permuted_of_any_method(bench, sources):
+    """At the conversion of a net, or when a trained one is evaluated anew; the record says so."""
+    source = str(sources / "relu/model.safetensors")
+    assert fit(bench, "robust_norm", "--ckpt", source, "--snn.delay", "auto", out="delayed").status == 0
+    late, plain = (read_record(Path(out) / "record.json") for out in ("delayed", str(sources / "qcfs")))
+    assert late.protocol.readout == "delayed" and late.recipe.config["snn"] == {"delay": "auto"}
+    assert "snn.delay=auto" in late.recipe.overrides
+    assert (late.conversion.causal, late.conversion.draws) == (True, None)
+    evaluate = ("evaluate", "--ckpt", str(sources / "qcfs/model.safetensors"), "--T", "1,4", "--logger", "none")
+    assert bench(*evaluate, "--snn.permute", "true", "--out", "permuted").status == 0
+    mixed = read_record(Path("permuted/record.json"))
+    assert (mixed.conversion.causal, mixed.conversion.per_T, mixed.conversion.draws) == (False, True, 5)
+    assert [point.wait for point in mixed.snn] == [19, 76]
+    assert mixed.snn[0].top1 == plain.snn[0].top1, "of one step there is one order"
+    assert list(contradictions(mixed)) == []
+    again = bench("evaluate", "--ckpt", "permuted/model.safetensors", "--T", "1,4", "--out", "again", "--logger", "none")
+    assert again.status == 0, again.err
+    assert read_record(Path("again/record.json")).snn == mixed.snn
+    for words, command in (
+        ("--snn.delay -1", (*evaluate, "--snn.delay", "-1", "--out", "no")),
+        ("--snn.permute: qcfs trains its net", ("fit", "--method", "qcfs", *RUN, "--snn.permute", "true", "--out", "no")),
+    ):
+        result = bench(*command)
+        assert result.status == 2
+        assert words in result.err and len(result.err.strip().splitlines()) == 1
+        assert not Path("no").exists()
 
 
 def test_nq_measures_its_noise_and_reports_it(bench):
