@@ -137,4 +137,26 @@ METHODS: dict[str, MethodEntry] = {
         paper="bu2025inference",
         source="relu",
     ),
+    "dcgs": MethodEntry(
+        "methods.dcgs:DCGS",
+        "graded spikes of either sign stand for changes of a mean",
+        title="DCGS",
+        paper="huang2025dcgs",
+        source="relu",
+    ),
+    "group": MethodEntry(
+        "methods.group:Group",
+        "a group of m neurons on one membrane tells m levels in a step",
+        title="GN",
+        paper="lv2024gn",
+        source="qcfs",
+    ),
+    "hmt": MethodEntry(
+        "methods.hmt:HMT",
+        "n thresholds on one membrane, 2^n - 1 levels in a step, of least square error",
+        title="H-MT",
+        paper="hmt2026",
+        source="relu",
+        per_T=True,
+    ),
 }

@@ -28,5 +28,8 @@ PAPERS: Mapping[str, PaperEntry] = {
     "li2021snnc": PaperEntry("ICML", 2021, "https://arxiv.org/abs/2106.06984"),
     "wang2022snm": PaperEntry("IJCAI", 2022, "https://doi.org/10.24963/ijcai.2022/347"),
     "bu2025inference": PaperEntry("CVPR", 2025, "https://arxiv.org/abs/2409.03368"),
+    "huang2025dcgs": PaperEntry("ICML", 2025, "https://arxiv.org/abs/2503.00301"),
+    "lv2024gn": PaperEntry("ICASSP", 2024, "https://arxiv.org/abs/2402.19061"),
+    "hmt2026": PaperEntry("AAAI", 2026, "https://github.com/faizwh/H-MT"),
     "li2022burst": PaperEntry("IJCAI", 2022, "https://arxiv.org/abs/2204.13271"),
 }

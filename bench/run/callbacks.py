@@ -192,7 +192,8 @@ class ConversionCallback(pl.Callback):
             rate, joules = sum(spikes) / (runs * network.num_neurons * T), ENERGY_MODEL.joules(macs, synops)
             self.results["snn"].append({
                 "T": T, "warmup": network.warmup, "wait": network.wait, "delay": network.window(T).start, **snn,
-                "quantised_top1": quantised, "firing_rate": rate, "layer_firing_rates": rates, "synops": synops, "macs": macs,
+                "quantised_top1": quantised, "firing_rate": rate, "layer_firing_rates": rates,
+                "synops": synops, "macs": macs,
                 "membrane_updates": network.membrane_updates(T), "shifts": network.shifts(T), "energy_joule": joules,
             })  # fmt: skip
             logged |= {

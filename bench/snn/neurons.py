@@ -17,6 +17,10 @@ from torch import Tensor, nn
 from bench.errors import UserError
 from bench.snn.activations import QuantisedReLU
 
+# ``rate``: itself, at every step; ``word``: what is constant in time comes once; ``differential``: its difference from
+# the mean of all steps before, which is what is sent.
+Coding = Literal["rate", "word", "differential"]
+
 
 @dataclass
 class Clock:
@@ -25,10 +29,12 @@ class Clock:
     Attributes:
         T: steps in this pass.
         batch: images in this pass.
+        coding: what a step's input stands for, and so what of it is paid for (:class:`bench.snn.cost.AnalogueCounter`).
     """
 
     T: int = 1
     batch: int = 1
+    coding: Coding = "rate"
 
     def unfold(self, x: Tensor) -> Tensor:
         """Views ``[T*B, ...]`` as ``[T, B, ...]``, and a constant ``[B, ...]`` as ``[T, B, ...]`` without a copy."""
@@ -141,6 +147,8 @@ class SpikingNeuron(Timed):
         synop_counts: weights that these spikes met, ``[T]``.
         fan_out: weights that one spike meets (:class:`bench.snn.cost.Wiring`); 0 before :meth:`SpikingNetwork.wire`.
         counting: whether spikes are counted; where a network is exported, they are not.
+        coding: how its input and output are coded in time.
+        unbounded: the mean of what it sends may exceed ``levels_per_step`` times theta.
         weighs_bits: a spike at a step weighs twice what it does at the next, so that potentials are shifted.
         unit_spikes: send 1 instead of ``theta``, where the next weights already hold the threshold.
         shuffle: puts what is sent in a pass in another order; ``None`` for the order in which it was sent.
@@ -148,6 +156,8 @@ class SpikingNeuron(Timed):
 
     alphabet: Literal["binary", "ternary", "multi"] = "binary"
     levels_per_step = 1
+    coding: Coding = "rate"
+    unbounded = False
     weighs_bits = False
     reset_rule: Literal["soft", "hard"] = "soft"
     threshold: Tensor

@@ -76,6 +76,7 @@ class SpikingNetwork(nn.Module):
         self.net, self.warmup, self.only_T = net.eval(), warmup, only_T
         self.uncounted = warmup if uncounted is None else uncounted
         self.clock = Clock()
+        self.clock.coding = next((m.coding for m in net.modules() if isinstance(m, SpikingNeuron)), "rate")
         self.compiled = False
         self.delay = self.wait = 0
         self.wired: tuple[torch.Size, torch.device] | None = None
@@ -93,6 +94,8 @@ class SpikingNetwork(nn.Module):
         """Forgets all membrane potentials."""
         for module in self.timed:
             module.reset()
+        for counter in self.analogue.values():
+            counter.reset()
 
     @torch.no_grad()
     def forward(self, x: Tensor, T: int) -> Tensor:

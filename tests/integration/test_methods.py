@@ -19,8 +19,8 @@ RUN = ("--arch", "resnet20", "--data", "digits", "--subset", "64", "--T", "1,4",
 OPTIONS = {"snnc_ap": ("--model.iterations", "3"), "rnl": ("--model.stage2_epochs", "1"), "cos": ("--model.rho", "2"),
            "ltb": ("--model.iterations", "3")}  # fmt: skip
 WAITING = ("parallel", "tpp", "bitplane")
-ALPHABETS = {"snm": "ternary", "burst": "multi"}
-LEVELS = {"burst": 5}
+ALPHABETS = {"snm": "ternary", "burst": "multi", "dcgs": "multi", "group": "multi", "hmt": "multi"}
+LEVELS = {"burst": 5, "dcgs": 8, "group": 4, "hmt": 15}
 TRAINING = [name for name, entry in METHODS.items() if entry.source is None]
 CONVERTING = [name for name, entry in METHODS.items() if entry.source is not None]
 
@@ -110,12 +110,17 @@ def test_the_answer_is_read_late_and_spikes_are_permuted_of_any_method(bench, so
     assert [point.wait for point in mixed.snn] == [19, 76]
     assert mixed.snn[0].top1 == plain.snn[0].top1, "of one step there is one order"
     assert list(contradictions(mixed)) == []
-    again = bench("evaluate", "--ckpt", "permuted/model.safetensors", "--T", "1,4", "--out", "again", "--logger", "none")
+    again = bench(
+        "evaluate", "--ckpt", "permuted/model.safetensors", "--T", "1,4", "--out", "again", "--logger", "none"
+    )
     assert again.status == 0, again.err
     assert read_record(Path("again/record.json")).snn == mixed.snn
     for words, command in (
         ("--snn.delay -1", (*evaluate, "--snn.delay", "-1", "--out", "no")),
-        ("--snn.permute: qcfs trains its net", ("fit", "--method", "qcfs", *RUN, "--snn.permute", "true", "--out", "no")),
+        (
+            "--snn.permute: qcfs trains its net",
+            ("fit", "--method", "qcfs", *RUN, "--snn.permute", "true", "--out", "no"),
+        ),
     ):
         result = bench(*command)
         assert result.status == 2
