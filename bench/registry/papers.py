@@ -31,5 +31,9 @@ PAPERS: Mapping[str, PaperEntry] = {
     "huang2025dcgs": PaperEntry("ICML", 2025, "https://arxiv.org/abs/2503.00301"),
     "lv2024gn": PaperEntry("ICASSP", 2024, "https://arxiv.org/abs/2402.19061"),
     "hmt2026": PaperEntry("AAAI", 2026, "https://github.com/faizwh/H-MT"),
+    "wu2024ftbc": PaperEntry("ECCV", 2024, "https://arxiv.org/abs/2403.18388"),
+    "hao2025parallel": PaperEntry("ICML", 2025, "https://arxiv.org/abs/2412.13610"),
+    "datta2025meets": PaperEntry("TMLR", 2025, "https://arxiv.org/abs/2312.06900"),
+    "bojkovic2025tpp": PaperEntry("ICML", 2025, "https://arxiv.org/abs/2502.14487"),
     "li2022burst": PaperEntry("IJCAI", 2022, "https://arxiv.org/abs/2204.13271"),
 }

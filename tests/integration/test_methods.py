@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 from pathlib import Path
@@ -17,7 +18,8 @@ from bench.registry.methods import METHODS
 RUN = ("--arch", "resnet20", "--data", "digits", "--subset", "64", "--T", "1,4", "--logger", "none")
 # Smaller than the defaults where these take long.
 OPTIONS = {"snnc_ap": ("--model.iterations", "3"), "rnl": ("--model.stage2_epochs", "1"), "cos": ("--model.rho", "2"),
-           "ltb": ("--model.iterations", "3")}  # fmt: skip
+           "ltb": ("--model.iterations", "3"),
+           "parallel": ("--model.iterations", "3")}  # fmt: skip
 WAITING = ("parallel", "tpp", "bitplane")
 ALPHABETS = {"snm": "ternary", "burst": "multi", "dcgs": "multi", "group": "multi", "hmt": "multi"}
 LEVELS = {"burst": 5, "dcgs": 8, "group": 4, "hmt": 15}
@@ -75,7 +77,8 @@ def test_trains_and_repeats_from_its_weights(bench, method):
 @pytest.mark.parametrize("method", CONVERTING)
 def test_converts_its_source_net(bench, method, sources):
     entry = METHODS[method]
-    source = sources / entry.source_for({"source": "relu"}) / "model.safetensors"
+    default = inspect.signature(entry.load()).parameters.get("source")
+    source = sources / entry.source_for({"source": default and default.default}) / "model.safetensors"
     result = fit(bench, method, "--ckpt", str(source))
     assert result.status == 0, result.err
     record, origin = read_record(Path("run/record.json")), read_record(source.with_name("record.json"))
@@ -149,6 +152,17 @@ def test_nq_measures_its_noise_and_reports_it(bench):
         ("opi", "tcl", ("--model.source", "clip", "--model.granularity", "channel"), "--model.granularity channel"),
         ("opi", "tcl", ("--model.source", "clip", "--model.calibration_images", "9"), "--model.calibration_images 9"),
         ("snnc_lp", "relu", ("--model.granularity", "neuron"), "--model.granularity neuron"),
+        ("ltb", "qcfs", (), "method qcfs, and ltb needs method relu"),
+        ("ltb", "relu", ("--model.calibration_images", "50"), "--model.calibration_images 50"),
+        ("ftbc", "relu", (), "method relu, and ftbc needs method qcfs"),
+        ("ftbc", "qcfs", ("--model.source", "relu"), "method qcfs, and ftbc needs method relu"),
+        ("parallel", "qcfs", ("--model.iterations", "-1"), "--model.iterations -1"),
+        ("bitplane", "qcfs", ("--T", "4,9"), "at most 8 bits"),
+        ("bitplane", "qcfs", ("--T", "0"), "--T 0"),
+        ("tpp", "qcfs", ("--model.draw_seed", "-1"), "--model.draw_seed -1"),
+        ("group", "qcfs", ("--model.members", "0"), "--model.members 0"),
+        ("hmt", "relu", ("--model.bits", "9"), "--model.bits 9"),
+        ("dcgs", "relu", ("--model.levels", "0"), "--model.levels 0"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(bench, sources, method, source, options, words):
