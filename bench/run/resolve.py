@@ -159,7 +159,7 @@ class _Parts(NamedTuple):
         several = {key: all_trainer[key] for key in PROCESSES if all_trainer[key] != 1}
         trainer = {key: all_trainer.get(key) for key in (*TRAINING, *EVALUATION)} | several
         return cls(
-            config["model"],
+            config.get("model", {}),  # a method may have no options
             config["snn"],
             {key: value for key, value in images.items() if key not in local},
             local,
