@@ -1,4 +1,4 @@
-"""Neurons that add up their whole input before they send: the base of parallel conversion, bit planes and TPP.
+"""Neurons that count first and send afterwards: the base of parallel conversion, bit planes, TPP and PASCAL.
 
 Such a layer waits until its predecessors have sent all T steps, so each on the way adds T steps to the latency, and a
 conversion is for one T. The order in which spikes came does not matter, and with it goes the unevenness error.
@@ -35,8 +35,12 @@ class CountFirstNode(SpikingNeuron):
                 f"this neuron sends once it has got {self.lookahead} steps, and got {len(x_TBX)}; run it through "
                 "bench.snn.simulate"
             )
-        out_TBX, self.v = self.send(self.initial(x_TBX[0]) + x_TBX.sum(0))
+        out_TBX, self.v = self.send(self.add_up(x_TBX))
         return out_TBX
+
+    def add_up(self, x_TBX: Tensor) -> Tensor:
+        """The potential ``[B, ...]`` after all of its input."""
+        return self.initial(x_TBX[0]) + x_TBX.sum(0)
 
     def send(self, v: Tensor) -> tuple[Tensor, Tensor]:
         """What it sends ``[T, B, ...]`` from a potential ``[B, ...]``, and the potential afterwards."""

@@ -190,4 +190,12 @@ METHODS: dict[str, MethodEntry] = {
         source="qcfs",
         per_T=True,
     ),
+    "pascal": MethodEntry(
+        "methods.pascal:PASCAL",
+        "spikes are counted, corrected and sent again; the quantised ANN by construction",
+        title="PASCAL",
+        paper="ramesh2025pascal",
+        source="qcfs",
+        per_T=True,
+    ),
 }

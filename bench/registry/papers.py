@@ -35,5 +35,6 @@ PAPERS: Mapping[str, PaperEntry] = {
     "hao2025parallel": PaperEntry("ICML", 2025, "https://arxiv.org/abs/2412.13610"),
     "datta2025meets": PaperEntry("TMLR", 2025, "https://arxiv.org/abs/2312.06900"),
     "bojkovic2025tpp": PaperEntry("ICML", 2025, "https://arxiv.org/abs/2502.14487"),
+    "ramesh2025pascal": PaperEntry("TMLR", 2025, "https://arxiv.org/abs/2505.01730"),
     "li2022burst": PaperEntry("IJCAI", 2022, "https://arxiv.org/abs/2204.13271"),
 }

@@ -95,6 +95,11 @@ class Timed(nn.Module):
         super().__init__()
         self.clock = Clock()
 
+    @property
+    def wait(self) -> int:
+        """Steps between the first one of its input and the first one of its output."""
+        return 0 if self.replays else self.lookahead
+
     def reset(self) -> None:
         """Forgets what it remembers."""
         raise NotImplementedError

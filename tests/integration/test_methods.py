@@ -20,7 +20,7 @@ RUN = ("--arch", "resnet20", "--data", "digits", "--subset", "64", "--T", "1,4",
 OPTIONS = {"snnc_ap": ("--model.iterations", "3"), "rnl": ("--model.stage2_epochs", "1"), "cos": ("--model.rho", "2"),
            "ltb": ("--model.iterations", "3"),
            "parallel": ("--model.iterations", "3")}  # fmt: skip
-WAITING = ("parallel", "tpp", "bitplane")
+WAITING = ("parallel", "tpp", "bitplane", "pascal")
 ALPHABETS = {"snm": "ternary", "burst": "multi", "dcgs": "multi", "group": "multi", "hmt": "multi"}
 LEVELS = {"burst": 5, "dcgs": 8, "group": 4, "hmt": 15}
 TRAINING = [name for name, entry in METHODS.items() if entry.source is None]
@@ -47,7 +47,10 @@ def ledger_is_right(record: Record, method: str) -> None:
     assert record.conversion.per_T == entry.per_T
     waits = method in WAITING
     assert record.conversion.causal == (not waits and method != "cos"), "which reads ahead in each layer's input"
-    assert all(point.wait == (19 * point.T if waits else 0) for point in record.snn)
+    assert all(
+        point.wait == (19 * (2 * point.T - 1 if method == "pascal" else point.T) if waits else 0)
+        for point in record.snn
+    )
     assert record.conversion.draws == (5 if method == "tpp" else None)
     assert all(point.shifts > 0 for point in record.snn if point.T > 1) == (method == "bitplane")
     assert record.conversion.retrained == (entry.source is None)

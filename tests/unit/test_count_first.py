@@ -21,7 +21,8 @@ from bench.snn.neurons import Clock, Draws, SpikingNeuron
 from bench.snn.simulate import simulate
 from methods.bitplane import BitPlane, BitPlaneNode
 from methods.counting import CountFirst
-from methods.parallel import AlignedActivation, Parallel
+from methods.parallel import AlignedActivation, Parallel, ParallelNode
+from methods.pascal import PASCAL, CorrectedCountNode
 from methods.qcfs import QCFS
 from methods.relu import ReLU
 from methods.tpp import TPP, ProbabilisticNode
@@ -59,8 +60,6 @@ def test_the_comparators_are_the_paper_s_and_blind_to_order(inputs: list[float],
     T = len(inputs)
     layer = AlignedActivation(theta(), 0.5, T)
     shuffled = random.sample(inputs, T)
-    from methods.parallel import ParallelNode
-
     out = send(ParallelNode(layer), torch.tensor([inputs, shuffled], dtype=torch.float64).T)
     mean = sum(inputs) / T
     # Both sides times t, as multiples of 1/8 are exact and their thirds are not.
@@ -197,6 +196,29 @@ def test_more_than_8_bits_are_refused(T: int) -> None:
     model, _ = named_model("linear")
     with refused(f"T = {T}: .*at most 8 bits"):
         BitPlane(model.net).convert(T, [])
+
+
+# ----------------------------------------------------------------------------------------------------------- PASCAL
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("T", [1, 2, 4, 8])
+def test_corrected_counts_are_those_of_the_quantised_ann(name: str, T: int) -> None:
+    model, x = named_model(name, L=T)
+    snn = PASCAL(model.net).convert(T, [])
+    with torch.no_grad():
+        assert (logits_of(snn, x, T).mean(0) - model.net(x)).abs().max() < 1e-12
+    depth = {"linear": 2, "resnet20": 19, "vgg": 9}.get(name)
+    assert depth is None or snn.wait == depth * (2 * T - 1)
+    assert snn.membrane_updates(T) == (3 * T - 1) * snn.num_neurons
+
+
+@settings(deadline=None, max_examples=100, derandomize=True)
+@given(st.lists(st.integers(-30, 60).map(lambda k: k / 8), min_size=1, max_size=9))
+def test_any_order_of_any_input_is_counted_right(inputs: list[float]) -> None:
+    out = send(CorrectedCountNode(theta(), len(inputs)), torch.tensor(inputs, dtype=torch.float64)[:, None])
+    assert set(out.flatten().tolist()) <= {0.0, THETA}
+    assert out.sum() == min(max(math.floor(sum(inputs) / THETA + 0.5), 0), len(inputs)) * THETA
 
 
 # -------------------------------------------------------------------------------------------------------------- TPP

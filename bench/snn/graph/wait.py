@@ -21,6 +21,6 @@ def longest_wait(net: nn.Module, image: ImageShape) -> int:
     waits: dict[fx.Node, int] = {}
     for node in trace(net, image).nodes:
         module = called(net, node)
-        own = module.lookahead if isinstance(module, Timed) and not module.replays else 0
+        own = module.wait if isinstance(module, Timed) else 0
         waits[node] = own + max((waits[source] for source in node.all_input_nodes), default=0)
     return max(waits.values())
