@@ -6,7 +6,8 @@ Activation, TMLR 2025, https://arxiv.org/abs/2505.01730
 A layer runs as IF neurons do on the T steps of its input, from v_0 = theta / 2, and keeps the number n of its spikes to
 itself. In T - 1 further steps without input it corrects this number by what is left in the membrane,
 
-    n <- n + 1,  v <- v - theta   if  v >= theta  and  n < T;        n <- n - 1,  v <- v + theta   if  v < 0  and  n > 0,
+    n <- n + 1,  v <- v - theta   if  v >= theta  and  n < T;
+    n <- n - 1,  v <- v + theta   if  v < 0  and  n > 0,
 
 and then sends n spikes in T steps. T - 1 are enough: a neuron that has fired at the last step has no surplus, and one
 that has not has no deficit. The number is that of the quantised activation, whatever the order of the input: on a QCFS

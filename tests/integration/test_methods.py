@@ -47,10 +47,8 @@ def ledger_is_right(record: Record, method: str) -> None:
     assert record.conversion.per_T == entry.per_T
     waits = method in WAITING
     assert record.conversion.causal == (not waits and method != "cos"), "which reads ahead in each layer's input"
-    assert all(
-        point.wait == (19 * (2 * point.T - 1 if method == "pascal" else point.T) if waits else 0)
-        for point in record.snn
-    )
+    own = [2 * point.T - 1 if method == "pascal" else point.T for point in record.snn]
+    assert [point.wait for point in record.snn] == [19 * steps if waits else 0 for steps in own]
     assert record.conversion.draws == (5 if method == "tpp" else None)
     assert all(point.shifts > 0 for point in record.snn if point.T > 1) == (method == "bitplane")
     assert record.conversion.retrained == (entry.source is None)
