@@ -24,6 +24,7 @@ from bench.snn.graph.check import check_batch, check_convertible
 from bench.snn.graph.hooks import with_hooks
 from bench.snn.graph.trace import ImageShape
 from bench.snn.guard import require_same_answers
+from bench.snn.readout import Readout
 from bench.snn.replace import replace, split_norm_act
 from bench.snn.simulate import SpikingNetwork
 from bench.snn.simulate import simulate as simulate_parts
@@ -56,7 +57,8 @@ def convert(
             ``calibration_images`` of them are used (an option of the methods that look at images), or all if there are
             fewer.
         T: time-steps; needed where the conversion depends on it (``rts``, ``snnc_lp``, ``snnc_ap``).
-        **options: of the method, as ``--model.*`` on the command line: ``percentile=99.9``, ``granularity="channel"``.
+        **options: of the method, as ``--model.*`` on the command line: ``percentile=99.9``, ``granularity="channel"``;
+            and of the converted network, as ``--snn.*``: ``delay="auto"`` (:class:`bench.snn.readout.Readout`).
 
     Returns:
         The spiking network, for :func:`simulate`.
@@ -67,6 +69,7 @@ def convert(
     entry = lookup("method", method, METHODS)
     if T is not None and T < 1:
         raise UserError(f"T = {T}: must be at least 1")
+    readout = Readout(**{name: options.pop(name) for name in ("delay", "permute") if name in options})  # type: ignore
     if T is None and entry.per_T:
         raise UserError(f"{method} converts for one T; give convert(..., T=...)")
     kind, image, fixed_size = entry.load(), None, False
@@ -78,7 +81,6 @@ def convert(
                 f"converted by {choices}"
             )
         converter: ConversionModule = model
-        batches = _batches(method, converter, calibration)
     else:
         if calibration is not None:
             images = _images(calibration)
@@ -95,9 +97,12 @@ def convert(
             converter = kind(net, **options)
         except TypeError as error:
             raise UserError(f"{method}: {str(error).partition('() ')[2] or error}") from error
-        batches = _batches(method, converter, calibration)
-        if batches:
-            require_same_answers(own, converter.folded(image), last, batches[0][0])
+    if readout.changes:
+        converter = copy.copy(converter)
+        converter.use(readout)
+    batches = _batches(method, converter, calibration)
+    if batches and entry.source is not None:
+        require_same_answers(own, converter.folded(image), last, batches[0][0])
     with torch.no_grad():
         snn = converter.convert(sys.maxsize if T is None else T, batches, image).to(_device(model))
     snn.only_image = torch.Size(image) if image and fixed_size else None

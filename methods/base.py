@@ -14,8 +14,10 @@ from bench.snn.activations import Activation, ReLUActivation
 from bench.snn.graph.check import MAX_POOLS
 from bench.snn.graph.fold import fold_batch_norm
 from bench.snn.graph.trace import ImageShape
+from bench.snn.layerwise import mean_activations
 from bench.snn.neurons import SpikingNeuron
 from bench.snn.pooling import LateralInhibitionPool
+from bench.snn.readout import DELAY_IMAGES, Readout
 from bench.snn.replace import replace
 from bench.snn.simulate import SpikingNetwork
 
@@ -41,6 +43,10 @@ class ConversionModule(pl.LightningModule):
         pools_by_inhibition: the neurons' spikes never take back, and max-pooling becomes
             :class:`bench.snn.pooling.LateralInhibitionPool`; else it is refused.
         saturates: no neuron can send more than its threshold at each step, as one must that stands for ReLU6.
+        pools_currents: max-pooling comes before the neurons (:func:`bench.snn.graph.pool_first.pool_first`) and stays.
+        per_T: under these options the conversion is for one T, also if the registry does not say so of the method.
+        random: the network draws numbers, so that its accuracy is a mean over several runs.
+        readout: how the converted network is read out and sent on.
     """
 
     calibration_images = 0
@@ -49,6 +55,10 @@ class ConversionModule(pl.LightningModule):
     uncounted: int | None = None
     pools_by_inhibition = False
     saturates = True
+    pools_currents = False
+    per_T = False
+    random = False
+    readout = Readout()
     extras: tuple[str, ...] = ()
 
     def __init__(self, net: nn.Module) -> None:
@@ -72,10 +82,10 @@ class ConversionModule(pl.LightningModule):
             UserError: names the module.
         """
         for name, module in net.named_modules():
-            if isinstance(module, MAX_POOLS) and not self.pools_by_inhibition:
+            if isinstance(module, MAX_POOLS) and not (self.pools_by_inhibition or self.pools_currents):
                 raise UserError(
                     f"{name} is max-pooling, which {type(self).__name__} cannot convert; train with "
-                    "--model.max_pool average, or convert a relu net by burst"
+                    "--model.max_pool average, or convert a relu net by burst, ltb or dcgs"
                 )
 
     def check_ceilings(self, net: nn.Module) -> None:
@@ -90,6 +100,13 @@ class ConversionModule(pl.LightningModule):
                     f"{name} clips at {module.ceiling:g}, and a neuron of {type(self).__name__} may send more than its "
                     "threshold in one step; take a method of one spike a step, such as opi"
                 )
+
+    def use(self, readout: Readout) -> None:
+        """Takes options of the converted network; some ask for images, or for one conversion for each T."""
+        self.readout = readout
+        self.per_T, self.random = self.per_T or readout.permute, self.random or readout.permute
+        if readout.delay == "auto" and not self.calibration_images:
+            self.calibration_images = DELAY_IMAGES
 
     def folded(self, image: ImageShape = None) -> nn.Module:
         """A copy of the network for evaluation, BN folded."""
@@ -120,12 +137,16 @@ class ConversionModule(pl.LightningModule):
         self.check_ceilings(self.net)
         image = calibration[0][0].shape[1:] if calibration else image or self.image
         net = self.folded(image)
+        means = mean_activations(net, calibration) if self.readout.delay == "auto" else {}
         self.calibrate(net, calibration, T, image)
         replace(net, Activation, lambda name, activation: self.neuron(name, activation, T))
         # Not before the calibration has seen the net with them.
-        for kind in MAX_POOLS:
-            replace(net, kind, lambda _, pool: LateralInhibitionPool(pool))
-        return self.spiking(net, T, image)
+        if not self.pools_currents:
+            for kind in MAX_POOLS:
+                replace(net, kind, lambda _, pool: LateralInhibitionPool(pool))
+        snn = self.spiking(net, T, image)
+        self.readout.apply(snn, T, means)
+        return snn
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``[B, classes]`` of the ANN."""

@@ -38,13 +38,14 @@ class BurstIFNode(SpikingNeuron):
         threshold: theta.
         gamma: the most spikes in one step; 1 is the plain IF neuron.
         v_init: initial membrane potential as a fraction of theta.
+        binary: a number of thetas is sent as its binary digits, a spike for each that is 1; else as so many spikes.
     """
 
     alphabet = "multi"
 
-    def __init__(self, threshold: Tensor, gamma: int, v_init: float = 0.0) -> None:
+    def __init__(self, threshold: Tensor, gamma: int, v_init: float | Tensor = 0.0, binary: bool = False) -> None:
         super().__init__(threshold, v_init)
-        self.levels_per_step = gamma
+        self.levels_per_step, self.binary = gamma, binary
 
     def run(self, x_TBX: Tensor) -> Tensor:
         """See :class:`bench.snn.neurons.SpikingNeuron`."""
@@ -59,8 +60,12 @@ class BurstIFNode(SpikingNeuron):
         return stack_steps(outputs, x_TBX)
 
     def events(self, out_TBX: Tensor) -> Tensor:
-        """A burst of k counts as k spikes."""
-        return torch.round(out_TBX / self.threshold).to(torch.float32)
+        """A burst of k counts as k spikes, or as many as k has binary digits 1."""
+        counts = torch.round(out_TBX / self.threshold)
+        if self.binary:
+            whole = counts.to(torch.int32)
+            counts = sum(((whole >> digit) & 1 for digit in range(self.levels_per_step.bit_length())), whole * 0)
+        return counts.to(torch.float32)
 
     def twin(self, T: int) -> nn.Module:
         """See :class:`bench.snn.neurons.SpikingNeuron`."""

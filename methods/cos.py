@@ -48,6 +48,8 @@ class COSNode(IFNode):
         epsilon: margin by which a spike is added or removed, in units of theta.
     """
 
+    replays = True
+
     def __init__(self, threshold: Tensor, rho: int, rounds: int, saturated: Saturated, epsilon: float) -> None:
         super().__init__(threshold, v_init=0.5)
         self.lookahead, self.rounds, self.saturated, self.epsilon = rho, rounds, saturated, epsilon

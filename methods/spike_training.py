@@ -24,7 +24,7 @@ from torch.autograd.function import FunctionCtx
 from bench.errors import UserError
 from bench.snn.activations import Activation, clip
 from bench.snn.calibration import activation_percentiles
-from bench.snn.graph.check import mixes_constant_input
+from bench.snn.graph.check import MAX_POOLS, mixes_constant_input
 from bench.snn.neurons import Clock, IFNode, SpikingNeuron, Timed
 from methods.base import Batch
 from methods.thresholds import require_v_init
@@ -209,7 +209,7 @@ class SpikeTrainingModule(TrainingModule):
             UserError: it is another network.
         """
         theirs = {name: module for name, module in source.named_modules() if isinstance(module, Activation)}
-        pools = [name for name, module in source.named_modules() if isinstance(module, nn.MaxPool2d)]
+        pools = [name for name, module in source.named_modules() if isinstance(module, MAX_POOLS)]
         if set(theirs) != set(self.layers) or pools:
             raise UserError(
                 "--ckpt: the net given has other activations, or max-pooling; train it with average pooling"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from bench.errors import UserError
@@ -36,6 +37,23 @@ def threshold_of(activation: Activation) -> Tensor:
     """Theta of an activation that a calibration has given one, or a training."""
     assert isinstance(activation, (ReLUActivation, ClippedReLU)) and activation.threshold is not None
     return activation.threshold
+
+
+# A start so far below theta that no current makes up for it; theta itself must be positive and of ordinary size.
+_NEVER = -1e9
+
+
+def silencing(threshold: Tensor, v_init: float) -> tuple[Tensor, Tensor | float]:
+    """Theta and initial potential of neurons of which those without a threshold never fire.
+
+    Args:
+        threshold: theta; 0 for a channel or neuron that no calibration image has activated.
+        v_init: initial potential of the others, as a fraction of theta.
+    """
+    active = threshold > 0
+    if bool(active.all()):
+        return threshold, v_init
+    return threshold.where(active, 1.0), torch.full_like(threshold, v_init).where(active, _NEVER)
 
 
 def rounding_node(threshold: Tensor, T: int, v_init: float) -> IFNode:

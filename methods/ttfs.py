@@ -53,7 +53,7 @@ class TTFSNode(SpikingNeuron):
 
     def __init__(self, threshold: Tensor, T: int, v_init: float = 0.5) -> None:
         super().__init__(threshold, v_init)
-        self.T = self.waits = T
+        self.T = self.lookahead = T
 
     def run(self, x_TBX: Tensor) -> Tensor:
         """See :class:`bench.snn.neurons.SpikingNeuron`; potentials are T times the currents' mean."""

@@ -207,6 +207,9 @@ def _evaluate(arguments: list[str]) -> int:
     commands.add_data_files(parser)
     parser.add_argument("--data.num_workers", dest="num_workers", type=int)
     parser.add_argument("--data.eval_batch_size", dest="eval_batch_size", type=int)
+    parser.add_argument("--snn.delay", dest="delay", help="first steps of T that the answer leaves out, or auto")
+    parser.add_argument("--snn.permute", dest="permute", choices=["true", "false"], help="spikes in a random order")
+    parser.add_argument("--snn.draw_seed", dest="draw_seed", type=int, help="of these orders")
     options = parser.parse_args(arguments)
     from bench.run.fit import evaluate_checkpoint
     from bench.run.resolve import parse_steps
@@ -216,7 +219,15 @@ def _evaluate(arguments: list[str]) -> int:
     if (out / "record.json").exists() and not options.overwrite:
         raise UserError(f"{out} already holds a record; give another --out, or --overwrite")
     argv = ["python", "-m", "bench", "evaluate", *arguments]
-    evaluate_checkpoint(options.ckpt, parse_steps(options.T), out, options.logger, data, options.accelerator, argv)
+    snn = commands.given(options, "delay", "permute", "draw_seed")
+    if "permute" in snn:
+        snn["permute"] = snn["permute"] == "true"
+    if (delay := snn.get("delay", "auto")) != "auto":
+        if not str(delay).isdigit():
+            raise UserError(f"--snn.delay {delay}: must be a number of steps, or auto")
+        snn["delay"] = int(str(delay))
+    steps, accelerator = parse_steps(options.T), options.accelerator
+    evaluate_checkpoint(options.ckpt, steps, out, options.logger, data, accelerator, argv, snn)
     return 0
 
 

@@ -89,7 +89,7 @@ def diagnoses(trained: Trained, steps: tuple[int, ...], images: int, device: str
     found = []
     with torch.no_grad():
         calibration = calibration_batches(model, datamodule)
-        per_T = trained.entry.per_T
+        per_T = trained.entry.per_T or model.per_T
         snn = None if per_T else model.convert(steps[-1], calibration, datamodule.input_shape).to(device)
         for T in steps:
             converted = model.convert(T, calibration, datamodule.input_shape).to(device) if snn is None else snn

@@ -154,6 +154,10 @@ def _safetensors(trained: Trained, record: Record, wanted: Wanted) -> Exported:
 
 def _graph(trained: Trained, snn: SpikingNetwork, image: Tensor, wanted: Wanted) -> Exported:
     [name] = names(wanted)
+    if trained.model.random or trained.model.readout.changes:
+        raise UserError(
+            "export: neither random numbers nor a delayed read-out go into a graph; export the plain conversion"
+        )
     if wanted.format == "onnx":
         from bench.export.onnx_format import predict, to_onnx
 

@@ -108,11 +108,13 @@ def standing(record: Record) -> Standing:
 def _at(common: Row, T: int, warmup: int) -> Row:
     points = [point for record in common.records for point in record.snn if (point.T, point.warmup) == (T, warmup)]
     top1, std = _accuracy(point.top1 for point in points)
+    wait = max(point.wait for point in points)
     return replace(
         common,
         T=T,
         warmup=warmup,
-        latency=T + warmup,
+        wait=wait,
+        latency=T + warmup + wait,
         n_T=len(points),
         top1=top1,
         std=std,
@@ -131,6 +133,10 @@ def _marks(record: Record, seeds: int, fair: bool) -> Iterator[str]:
         yield "reads ahead"
     if record.conversion.per_T:
         yield "converted for each T"
+    if record.conversion.draws:
+        yield f"mean of {record.conversion.draws} draws"
+    if record.protocol.readout == "delayed":
+        yield "delayed read-out"
     if seeds < ENOUGH_SEEDS:
         yield f"n < {ENOUGH_SEEDS}"
     if record.training.imported is not None:

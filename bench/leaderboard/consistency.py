@@ -36,7 +36,9 @@ def contradictions(record: Record) -> Iterator[str]:
             fractions["quantised_top1"] = accuracy.quantised_top1
         images = record.protocol.num_eval_samples
         for name, fraction in fractions.items():
-            if abs(fraction * images - round(fraction * images)) > 1e-6 * images:
+            drawn = isinstance(accuracy, SnnAccuracy) and not name.startswith("quantised")
+            answers = images * ((record.conversion.draws or 1) if drawn else 1)
+            if abs(fraction * answers - round(fraction * answers)) > 1e-6 * answers:
                 yield f"{where}: {name} {fraction} is no whole number of {images} images"
 
 

@@ -66,6 +66,7 @@ def _experiment(cells: Sequence[Row], keys: dict[str, int], texts: Texts) -> Dat
         "options": one_line(row.options, SHORT),
         "alphabet": f"{row.alphabet}, {row.levels_per_step} level(s) per step",
         "causal": yes[row.causal],
+        "draws": str(row.draws or "none"),
         "converted for each T": yes[row.per_T],
         "retrained": yes[row.retrained],
         "calibration images": f"{row.calibration_images:,}",

@@ -29,7 +29,8 @@ class Row:
 
     Attributes:
         T: counted steps; ``512+`` where at least 512 are printed.
-        latency: steps until the answer, warm-up included.
+        latency: steps until the answer, those of warm-up and waiting included.
+        wait: of the latency, steps in which layers wait for their whole input.
         n: seeds of the experiment.
         n_T: those that have this T.
         reference_ann: accuracy of the classifier that the paper prints as its ANN, where that is not the ANN itself.
@@ -69,6 +70,7 @@ class Row:
     reference_ann: Decimal | None = None
     T: int | str = 0
     warmup: int = 0
+    wait: int = 0
     latency: int | None = None
     n_T: int | None = None
     top1: Decimal | None = None
@@ -82,6 +84,7 @@ class Row:
     alphabet: str | None = None
     levels_per_step: int | None = None
     causal: bool | None = None
+    draws: int | None = None
     per_T: bool | None = None
     retrained: bool | None = None
     standing: Standing | None = None

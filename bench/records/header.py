@@ -30,7 +30,7 @@ class RecipeHeader(Strict):
         return self
 
     def part(self, name: str) -> Options:
-        """``model``, ``data``, ``trainer`` or ``source`` of the configuration; empty if it has no such part."""
+        """``model``, ``data``, ``trainer``, ``source`` or ``snn`` of the configuration; empty if there is none."""
         return part(self.config, name)
 
 

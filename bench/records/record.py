@@ -94,7 +94,7 @@ class Protocol(Strict):
 
     version: Positive
     input_coding: Literal["direct"]
-    readout: Literal["rate"]
+    readout: Literal["rate", "delayed"]
     reset: Literal["soft", "hard"]
     checkpoint_selection: Literal["last", "best_test"]
     eval_split: Literal["test", "val"]
@@ -110,6 +110,7 @@ class Conversion(Strict):
 
     ``retrained``: the method trains the weights that it converts. A post-training method says no, and names the net
     that it was given by ``source_sha256``, whatever that net was trained for (COS and SRP are given a QCFS net).
+    ``draws``: runs of each image over which accuracy and costs are means; ``None`` for a network that draws nothing.
     """
 
     alphabet: Literal["binary", "ternary", "multi"]
@@ -118,6 +119,7 @@ class Conversion(Strict):
     per_T: bool
     retrained: bool
     source_sha256: Sha256 | None
+    draws: Positive | None = None
 
 
 class Accuracy(Strict):
@@ -135,9 +137,13 @@ class SnnAccuracy(Accuracy):
     is due to the timing of spikes alone.
     ``firing_rate`` is spikes per neuron and step.
 
+    ``wait`` is the number of steps before the first step of the answer where layers wait for their whole input, one
+    after the other; ``delay`` that of the first counted steps that the answer leaves out.
+
     Costs are means over the images and include the warm-up; ``bench/snn/cost.py`` has the rules: ``synops``,
     accumulates of layers that get spikes; ``macs``, multiply-accumulates of the others; ``membrane_updates``, neurons
-    times steps; ``energy_joule``, by the record's ``energy_model``. ``None`` in records from before they were counted.
+    times steps; ``shifts``, of membranes by one bit, where spikes are the bits of a number; ``energy_joule``, by the
+    record's ``energy_model``. ``None`` in records from before they were counted.
     """
 
     T: Positive
@@ -148,6 +154,9 @@ class SnnAccuracy(Accuracy):
     synops: Annotated[float, Field(ge=0)] | None = None
     macs: Annotated[float, Field(ge=0)] | None = None
     membrane_updates: Count | None = None
+    wait: Count = 0
+    delay: Count = 0
+    shifts: Count = 0
     energy_joule: Annotated[float, Field(ge=0)] | None = None
 
 

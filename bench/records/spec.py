@@ -41,6 +41,7 @@ class RunSpec(Strict):
 
     Attributes:
         model: all options of the method.
+        snn: those of the converted network that are not the default.
         data_options: those of the data module that decide the result; of a method that does not train, which images
             are evaluated.
         trainer: those of the Trainer that decide it; ``None`` for a method that does not train.
@@ -56,6 +57,7 @@ class RunSpec(Strict):
     recipe: Name
     overrides: tuple[Text, ...] = ()
     model: Options
+    snn: Options = {}
     data_options: Options
     trainer: Options | None
     local: Local
@@ -85,7 +87,8 @@ class RunSpec(Strict):
         """What decides the result, without the seed (and the source net): as it is recorded."""
         trainer: Options = {"trainer": self.trainer} if self.trains else {}
         data: Options = {"name": self.data, **self.data_options}
-        return {"method": self.method, "arch": self.arch, "data": data, "model": self.model, **trainer}
+        snn: Options = {"snn": self.snn} if self.snn else {}
+        return {"method": self.method, "arch": self.arch, "data": data, "model": self.model, **snn, **trainer}
 
     @property
     def sha256(self) -> str:

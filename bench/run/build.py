@@ -18,6 +18,7 @@ from bench.registry.entries import MethodEntry, lookup
 from bench.registry.methods import METHODS
 from bench.run import checkpoints
 from bench.run.checkpoints import Weights
+from bench.snn.readout import Readout
 from datamodules.base import NORMALISATION, ImageDataModule
 from methods.base import ConversionModule
 
@@ -85,19 +86,47 @@ def build_trained(weights: Weights, data_options: Options, ckpt: str) -> Trained
     if origin is not header:
         convert: Callable[..., ConversionModule] = lookup("--method", header.method, METHODS).load()
         model = convert(model.net, **header.recipe.part("model"))
+    model.use(readout_of(header))
     return Trained(model, datamodule, header)
 
 
-def load(ckpt: Path, data_options: Options) -> Trained:
+def readout_of(header: Header) -> Readout:
+    """The options of the converted network.
+
+    Raises:
+        UserError: they are none that there are, or out of range.
+    """
+    try:
+        return Readout(**header.recipe.part("snn"))  # type: ignore[arg-type]
+    except TypeError as error:
+        raise UserError(f"recipe.config.snn: {error}") from error
+
+
+def load(ckpt: Path, data_options: Options, snn: Options | None = None) -> Trained:
     """Reads a checkpoint of either kind and builds what it describes.
 
     Args:
         ckpt: ``last.ckpt`` or ``model.safetensors``.
         data_options: those that do not change results, in the place of the recorded ones.
+        snn: options of the converted network in the place of the recorded ones, which are then recorded.
 
     Raises:
         UserError: the file is damaged, not ours, or its weights do not fit what its header says.
     """
     weights = checkpoints.read(ckpt)
+    if snn:
+        weights = weights._replace(header=_with_readout(weights.header, snn))
     recorded = {key: value for key, value in weights.header.recipe.part("data").items() if key != "name"}
     return build_trained(weights, recorded | data_options, str(ckpt))
+
+
+def _with_readout(header: Header, snn: Options) -> Header:
+    """The header of an evaluation with other options of the converted network."""
+    changes = Readout(**{**header.recipe.part("snn"), **snn}).changes  # type: ignore[arg-type]
+    config: Options = {name: value for name, value in header.recipe.config.items() if name != "snn"}
+    overrides = [override for override in header.recipe.overrides if not override.startswith("snn.")]
+    if changes:
+        config["snn"] = {**changes}
+        overrides += [f"snn.{name}={value}" for name, value in changes.items()]
+    recipe = header.recipe.model_copy(update={"config": config, "overrides": sorted(overrides)})
+    return header.model_copy(update={"recipe": recipe})

@@ -22,6 +22,9 @@ from bench.snn.simulate import SpikingNetwork, simulate
 from datamodules.base import ImageDataModule
 from methods.base import Batch, ConversionModule
 
+# Runs of each image in a network that draws numbers; its accuracy and costs are means over them.
+DRAWS = 5
+
 
 class Results(TypedDict):
     """What a record holds of an evaluation; accuracies are fractions.
@@ -86,7 +89,7 @@ class ConversionCallback(pl.Callback):
     """
 
     def __init__(self, steps: Sequence[int], per_T: bool = False) -> None:
-        self.steps, self.per_T = tuple(steps), per_T
+        self.steps, self.per_T, self.draws = tuple(steps), per_T, 1
         self.networks: dict[int, SpikingNetwork] = {}
         self.twins: dict[int, nn.Module] = {}
         self.metrics: dict[str, MetricCollection] = {}
@@ -107,9 +110,12 @@ class ConversionCallback(pl.Callback):
             # After a training each process has its own BN statistics, and the weights of the first are the ones kept.
             share(pl_module.buffers())
             batches = calibration_batches(pl_module, datamodule)
+            self.draws = DRAWS if pl_module.random else 1
             for T in self.steps if self.per_T else self.steps[-1:]:
                 self.networks[T] = pl_module.convert(T, batches, datamodule.input_shape).to(device)
-                self.networks[T].compiled = worth_compiling(len(datamodule.split(datamodule.eval_split)) * T)
+                self.networks[T].compiled = not pl_module.random and worth_compiling(
+                    len(datamodule.split(datamodule.eval_split)) * T
+                )
             self.twins = {T: self._network(T).twin(T) for T in self.steps}
             # All processes evaluate one network, however each has rounded what it calibrated.
             for module in (*self.networks.values(), *self.twins.values()):
@@ -146,16 +152,14 @@ class ConversionCallback(pl.Callback):
             self._see(f"twin{T}", twin(images), labels)
         for run, network in self.networks.items():
             readings = [run] if self.per_T else list(self.steps)
-            start = 0
-            for logits_TBK, counts in simulate(network, images, run):
-                part = labels[start : start + logits_TBK.shape[1]]
-                start += len(part)
-                self.totals["not_finite"] += (~torch.isfinite(logits_TBK)).sum()
-                scores_BK = torch.zeros_like(logits_TBK[0])
-                for step, logits_BK in enumerate(logits_TBK, 1):
-                    scores_BK += logits_BK
-                    if step in readings:
-                        self.metrics[f"snn{step}"].update(scores_BK, part)
+            for _ in range(self.draws):
+                start = 0
+                for logits_TBK, counts in simulate(network, images, run):
+                    part = labels[start : start + logits_TBK.shape[1]]
+                    start += len(part)
+                    self.totals["not_finite"] += (~torch.isfinite(logits_TBK)).sum()
+                    for step in readings:
+                        self.metrics[f"snn{step}"].update(network.score(logits_TBK, step), part)
                         self.spikes[step] += counts.spikes[:, network.counted(step)].sum(1)
                         self.operations[step] += network.paid(counts, step)
 
@@ -170,8 +174,9 @@ class ConversionCallback(pl.Callback):
         if self._total(trainer, self.totals["not_finite"]):
             raise UserError("the network's logits are not all finite numbers: its weights are broken")
         # torchmetrics answers in single precision; whole numbers of right answers give the fraction in double.
+        seen = {name: samples * (self.draws if name.startswith("snn") else 1) for name in self.metrics}
         found = {
-            name: {top: round(float(value) * samples) / samples for top, value in metric.compute().items()}
+            name: {top: round(float(value) * seen[name]) / seen[name] for top, value in metric.compute().items()}
             for name, metric in self.metrics.items()
         }
         extras = {name: found[name]["top1"] for name in pl_module.extras}
@@ -180,15 +185,16 @@ class ConversionCallback(pl.Callback):
         logged |= {"ann/acc": found["ann"]["top1"], "ann/acc_top5": found["ann"]["top5"]}
         for T in self.steps:
             network, snn, quantised = self._network(T), found[f"snn{T}"], found[f"twin{T}"]["top1"]
-            spikes = self._total(trainer, self.spikes[T]).tolist()
-            synops, macs = (int(total) / samples for total in self._total(trainer, self.operations[T]))
+            spikes, runs = self._total(trainer, self.spikes[T]).tolist(), samples * self.draws
+            synops, macs = (int(total) / runs for total in self._total(trainer, self.operations[T]))
             sizes = {name: neuron.size for name, neuron in network.neurons.items()}
-            rates = {name: n / (samples * size * T) for n, (name, size) in zip(spikes, sizes.items(), strict=True)}
-            rate, joules = sum(spikes) / (samples * network.num_neurons * T), ENERGY_MODEL.joules(macs, synops)
+            rates = {name: n / (runs * size * T) for n, (name, size) in zip(spikes, sizes.items(), strict=True)}
+            rate, joules = sum(spikes) / (runs * network.num_neurons * T), ENERGY_MODEL.joules(macs, synops)
             self.results["snn"].append({
-                "T": T, "warmup": network.warmup, **snn, "quantised_top1": quantised, "firing_rate": rate,
-                "layer_firing_rates": rates, "synops": synops, "macs": macs,
-                "membrane_updates": network.membrane_updates(T), "energy_joule": joules,
+                "T": T, "warmup": network.warmup, "wait": network.wait, "delay": network.window(T).start, **snn,
+                "quantised_top1": quantised, "firing_rate": rate, "layer_firing_rates": rates,
+                "synops": synops, "macs": macs,
+                "membrane_updates": network.membrane_updates(T), "shifts": network.shifts(T), "energy_joule": joules,
             })  # fmt: skip
             logged |= {
                 f"snn/acc@T={T}": snn["top1"], f"snn/acc_top5@T={T}": snn["top5"], f"snn/firing_rate@T={T}": rate,

@@ -115,8 +115,9 @@ def _record(
 
 @quiet()
 def evaluate_checkpoint(
-    ckpt: Path, steps: tuple[int, ...], out: Path, logger: str, data: Options, accelerator: str, argv: list[str]
-) -> Path:
+    ckpt: Path, steps: tuple[int, ...], out: Path, logger: str, data: Options, accelerator: str, argv: list[str],
+    snn: Options,
+) -> Path:  # fmt: skip
     """Repeats conversion and evaluation from a checkpoint.
 
     Args:
@@ -127,6 +128,7 @@ def evaluate_checkpoint(
         data: options of the data module that do not change results.
         accelerator: ``auto``, ``cpu`` or ``gpu``.
         argv: the command, for the record.
+        snn: options of the converted network in the place of the recorded ones.
 
     Returns:
         The record's path.
@@ -137,7 +139,7 @@ def evaluate_checkpoint(
     code_state()
     if (out / "checkpoints").exists() and ckpt.parent.resolve() not in (out.resolve(), (out / "checkpoints").resolve()):
         raise UserError(f"--out {out}: holds another training, whose weights would be lost; give another folder")
-    net = load(ckpt, data)
+    net = load(ckpt, data, snn)
     require_writable(out)
     header = net.header
     # One process evaluates, however many have trained.

@@ -100,6 +100,8 @@ def second_stage(method_class: type, data_class: type) -> Any:
     import pytorch_lightning as pl
     from jsonargparse import ActionConfigFile, ArgumentParser
 
+    from bench.snn.readout import Readout
+
     summary = (method_class.__doc__ or "").splitlines()[0]
     parser = ArgumentParser(prog="python -m bench fit", exit_on_error=False, description=summary)
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these options")
@@ -125,6 +127,7 @@ def second_stage(method_class: type, data_class: type) -> Any:
         help="compile training steps (torch.compile); auto: if the training is longer than compiling costs",
     )  # fmt: skip
     parser.add_class_arguments(method_class, "model", skip={"net", "image"})
+    parser.add_class_arguments(Readout, "snn")
     parser.add_class_arguments(data_class, "data")
     parser.add_class_arguments(pl.Trainer, "trainer", skip=MANAGED)
     parser.set_defaults({"trainer.max_epochs": 300, "trainer.accelerator": "auto", "trainer.devices": 1})

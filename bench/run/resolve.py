@@ -95,6 +95,8 @@ def resolve(chosen: Chosen, settings: tuple[str, Options], arguments: Sequence[s
     recipe = find_recipe(chosen.recipe, chosen.method, chosen.data, short)
     # A row of a method that does not train has its source's recipe, so all that a file of one's own sets is a change.
     usual = find_recipe("", chosen.method, chosen.data, short) if method.source and recipe.own_file else recipe
+    from bench.snn.readout import Readout
+
     parser = second_stage(method_class, data_class)
     config = layered(parser, [_layer(recipe), settings], arguments)
     baseline = layered(parser, [_layer(usual)])
@@ -105,6 +107,11 @@ def resolve(chosen: Chosen, settings: tuple[str, Options], arguments: Sequence[s
     if not 0 <= config["seed"] < 2**32:
         raise UserError(f"--seed {config['seed']}: must be between 0 and {2**32 - 1}")
     trains = method.source is None
+    snn: Options = {**Readout(**config["snn"]).changes}
+    if trains and snn:
+        raise UserError(
+            f"--snn.{next(iter(snn))}: {chosen.method} trains its net; give this to python -m bench evaluate afterwards"
+        )
     evaluated = {key: value for key, value in now.images.items() if data_class.roles.get(key) == "evaluation"}
     try:
         return RunSpec(
@@ -115,6 +122,7 @@ def resolve(chosen: Chosen, settings: tuple[str, Options], arguments: Sequence[s
             recipe=recipe.name,
             overrides=tuple(overrides),
             model=now.model,
+            snn=snn,
             data_options=now.images if trains else evaluated,
             trainer=now.trainer if trains else None,
             local=Local(
@@ -136,6 +144,7 @@ class _Parts(NamedTuple):
     """The options of a parsed configuration, by what they are for."""
 
     model: Options
+    snn: Options
     images: Options
     local_images: Options
     trainer: Options
@@ -150,7 +159,8 @@ class _Parts(NamedTuple):
         several = {key: all_trainer[key] for key in PROCESSES if all_trainer[key] != 1}
         trainer = {key: all_trainer.get(key) for key in (*TRAINING, *EVALUATION)} | several
         return cls(
-            config["model"],
+            config.get("model", {}),  # a method may have no options
+            config["snn"],
             {key: value for key, value in images.items() if key not in local},
             local,
             trainer,
@@ -159,7 +169,7 @@ class _Parts(NamedTuple):
 
     @property
     def deciding(self) -> Options:
-        return {"model": self.model, "data": self.images, "trainer": self.trainer}
+        return {"model": self.model, "snn": self.snn, "data": self.images, "trainer": self.trainer}
 
 
 def with_source(spec: RunSpec) -> RunSpec:

@@ -8,6 +8,8 @@ The rules, which are NeuroBench's where it has one (https://arxiv.org/abs/2304.0
   0, at every step: the first layer, which gets the image at every step, and layers behind average or max-pooling or
   behind a sum of spike trains. Spikes that are only moved, padded with zeros or put beside others remain spikes.
 - Biases, residual additions and pooling cost nothing; thresholds are taken as folded into the weights.
+- Where neurons send differences (DCGS), the same holds of these: an input that is what it was on average so far costs
+  nothing, as its receivers add up what came. Where they send the bits of a number, what is constant in time comes once.
 - Steps before the first counted one cost as much as any. Where a neuron first looks at its input for some steps and
   then begins anew (COS), the layers before it send those steps twice, and both are paid; and it updates its potential
   at each of them, in each round of its calibration.
@@ -47,6 +49,8 @@ class EnergyModel:
 # 32-bit floating point at 0.9 V (Horowitz, ISSCC 2014, https://doi.org/10.1109/ISSCC.2014.6757323): a multiplication
 # 3.7 pJ, an addition 0.9 pJ.
 ENERGY_MODEL = EnergyModel("45nm-fp32", mac=4.6e-12, ac=0.9e-12)
+# Of the mean of some steps, relative to it, in single precision and generously.
+_ROUNDING = 1e-5
 
 
 class Counts(NamedTuple):
@@ -74,7 +78,12 @@ class AnalogueCounter:
 
     def __init__(self, clock: Clock, fan_outs: Sequence[Tensor | None]) -> None:
         self.clock, self.fan_outs = clock, fan_outs
+        self.reset()
         self.begin()
+
+    def reset(self) -> None:
+        """Before each run."""
+        self.seen: dict[int, tuple[Tensor, int]] = {}
 
     def begin(self) -> None:
         """Before each pass."""
@@ -82,14 +91,29 @@ class AnalogueCounter:
 
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
         """Adds to :attr:`counts`, ``[T]``."""
-        fan_out = self.fan_outs[self.calls]
+        call, fan_out = self.calls, self.fan_outs[self.calls]
         self.calls += 1
         if fan_out is None:
             return
         x = args[0] if args else kwargs["input"]
-        active_TBX = self.clock.unfold(x) != 0
-        if len(x) == self.clock.batch:
+        x_TBX, coding = self.clock.unfold(x), self.clock.coding
+        active_TBX = self._changes(x_TBX, call) if coding == "differential" else x_TBX != 0
+        constant = len(x) == self.clock.batch and coding != "differential"
+        if constant:
             # The same at every step.
             active_TBX = active_TBX[:1]
         counts = step_totals(connected(active_TBX.to(torch.float32), fan_out)).expand(self.clock.T)
+        if constant and coding == "word":
+            counts = torch.cat([counts[:1], torch.zeros_like(counts[1:])])
         self.counts = self.counts + counts if len(self.counts) else counts
+
+    def _changes(self, x_TBX: Tensor, call: int) -> Tensor:
+        """Where a step differs from the mean of those before it."""
+        sums, steps = self.seen.get(call, (torch.zeros_like(x_TBX[0]), 0))
+        changed = []
+        for x in x_TBX:
+            mean = sums / max(1, steps)
+            changed.append((x - mean).abs() > _ROUNDING * (x.abs() + mean.abs()))
+            sums, steps = sums + x, steps + 1
+        self.seen[call] = (sums, steps)
+        return torch.stack(changed)

@@ -23,6 +23,7 @@ more that fired at every step, is as it should be, and both are in these shares.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -170,7 +171,7 @@ def _part(
 
     snn.reset()
     with watching(snn.net, measure, SpikingNeuron):
-        scores["snn"] = snn(x, snn.steps_for(T))[snn.counted(T)].sum(0)
+        scores["snn"] = snn.score(snn(x, snn.steps_for(T))[snn.counted(T)], T)
     snn.reset()
     return scores
 
@@ -185,7 +186,7 @@ def _measure(
     after = slice(counted.stop, None)
     mean, r = current_TBX[counted].mean(0), out_TBX[counted].mean(0)
     amplitude = torch.ones_like(neuron.threshold) if neuron.unit_spikes else neuron.threshold
-    ceiling = amplitude * neuron.levels_per_step
+    ceiling = amplitude * (math.inf if neuron.unbounded else neuron.levels_per_step)
     own = neuron.twin(T).to(mean)(mean)
     layer.add("end_to_end", decompose(a, q, r, ceiling))
     layer.add("same_input", decompose(activation(mean), own, r, ceiling))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from bench.snn.activations import Activation
 from bench.snn.calibration import Batch, Granularity, observe, units, watching
@@ -45,6 +45,7 @@ class SpikeTrains:
         image = self.images.shape[1:]
         self.needed = [segment(net, name, image)[1] for name in execution_order(net, image)]
         self.bits: dict[str, npt.NDArray[np.uint8]] = {}
+        self.segments: dict[str, tuple[fx.GraphModule, list[str]]] = {}
 
     @torch.no_grad()
     def run(self, name: str) -> Iterator[Tensor]:
@@ -78,9 +79,37 @@ class SpikeTrains:
             return torch.cat([self._train(name, rows).mean(0) for rows in self._parts()])
         return torch.cat([out_TBX.mean(0) for out_TBX in self.run(name)])
 
-    def keep(self, name: str) -> None:
-        """The neuron is as it will stay: its spikes are kept for the layers behind it."""
-        parts = [np.packbits((out_TBX != 0).cpu().numpy(), axis=0) for out_TBX in self.run(name)]
+    @torch.no_grad()
+    def currents(self, name: str, rows: slice) -> Iterator[Tensor]:
+        """Input of one layer at each step, for some of the images.
+
+        The images go through it step by step, so that what a step gives does not depend on how many follow.
+
+        Args:
+            name: of an activation or neuron; those before it are kept.
+            rows: of the images.
+
+        Yields:
+            ``[b, ...]``, T times.
+        """
+        if name not in self.segments:
+            self.segments = {name: segment(self.net, name, self.images.shape[1:])}
+        part, sources = self.segments[name]
+        images = self.images[rows]
+        trains = [self._train(source, rows).to(images) if source else None for source in sources]
+        for step in range(self.T):
+            yield part(*(images if train_TBX is None else train_TBX[step] for train_TBX in trains))
+
+    def keep(self, name: str, outputs: Iterable[Tensor] | None = None) -> None:
+        """The neuron is as it will stay: its spikes are kept for the layers behind it.
+
+        Args:
+            name: of the neuron.
+            outputs: what it sends, ``[T, b, ...]`` for a few images at a time, in order; by default that of
+                :meth:`run`.
+        """
+        sent = self.run(name) if outputs is None else outputs
+        parts = [np.packbits((out_TBX != 0).cpu().numpy(), axis=0) for out_TBX in sent]
         self.bits[name] = np.concatenate(parts, 1)
         self.needed.pop(0)
         wanted = {source for sources in self.needed for source in sources}

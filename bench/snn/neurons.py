@@ -7,6 +7,7 @@ pooling and linear layers never know about time.
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +17,10 @@ from torch import Tensor, nn
 from bench.errors import UserError
 from bench.snn.activations import QuantisedReLU
 
+# ``rate``: itself, at every step; ``word``: what is constant in time comes once; ``differential``: its difference from
+# the mean of all steps before, which is what is sent.
+Coding = Literal["rate", "word", "differential"]
+
 
 @dataclass
 class Clock:
@@ -24,10 +29,12 @@ class Clock:
     Attributes:
         T: steps in this pass.
         batch: images in this pass.
+        coding: what a step's input stands for, and so what of it is paid for (:class:`bench.snn.cost.AnalogueCounter`).
     """
 
     T: int = 1
     batch: int = 1
+    coding: Coding = "rate"
 
     def unfold(self, x: Tensor) -> Tensor:
         """Views ``[T*B, ...]`` as ``[T, B, ...]``, and a constant ``[B, ...]`` as ``[T, B, ...]`` without a copy."""
@@ -75,22 +82,60 @@ class Timed(nn.Module):
     Attributes:
         lookahead: steps of the start of its input that it must see at once, before its first output; 0 where it is
             causal, step t of the output depending on steps 1..t of the input alone. Later steps may come in any parts.
-        waits: steps of its input that it must have before its first output, and that are sent only once; 0 where it is
-            causal.
-        probing: steps in which it updates its potential while it looks ahead.
+        replays: the steps that it has seen are sent to it a second time, and paid twice (COS); else it has added them
+            up and needs them no more, but what it sends comes that many steps later.
     """
 
     lookahead = 0
-    waits = 0
     probing = 0
+    replays = False
 
     def __init__(self) -> None:
         super().__init__()
         self.clock = Clock()
 
+    @property
+    def wait(self) -> int:
+        """Steps between the first one of its input and the first one of its output."""
+        return 0 if self.replays else self.lookahead
+
     def reset(self) -> None:
         """Forgets what it remembers."""
         raise NotImplementedError
+
+
+class Draws:
+    """Uniform random numbers: the same for the same seed and name, others at each call.
+
+    Args:
+        seed: of the conversion.
+        name: of the layer, so that no other layer's size changes its numbers.
+    """
+
+    def __init__(self, seed: int, name: str) -> None:
+        self.stream, self.calls = f"{seed}/{name}", 0
+
+    def __call__(self, like: Tensor) -> Tensor:
+        """In [0, 1), in the shape, type and place of a tensor."""
+        # No generator is kept: it could not be copied with its network.
+        generator = torch.Generator(like.device).manual_seed(zlib.crc32(f"{self.stream}/{self.calls}".encode()))
+        self.calls += 1
+        return torch.rand(like.shape, generator=generator, dtype=like.dtype, device=like.device)
+
+
+class Shuffle:
+    """Permutes each neuron's spikes in time, each by itself, at random.
+
+    Args:
+        draws: random numbers.
+    """
+
+    def __init__(self, draws: Draws) -> None:
+        self.draws = draws
+
+    def __call__(self, out_TBX: Tensor) -> Tensor:
+        """The same values of each neuron of each image, in another order."""
+        return out_TBX.gather(0, self.draws(out_TBX).argsort(0))
 
 
 class SpikingNeuron(Timed):
@@ -106,11 +151,18 @@ class SpikingNeuron(Timed):
         synop_counts: weights that these spikes met, ``[T]``.
         fan_out: weights that one spike meets (:class:`bench.snn.cost.Wiring`); 0 before :meth:`SpikingNetwork.wire`.
         counting: whether spikes are counted; where a network is exported, they are not.
+        coding: how its input and output are coded in time.
+        unbounded: the mean of what it sends may exceed ``levels_per_step`` times theta.
+        weighs_bits: a spike at a step weighs twice what it does at the next, so that potentials are shifted.
         unit_spikes: send 1 instead of ``theta``, where the next weights already hold the threshold.
+        shuffle: puts what is sent in a pass in another order; ``None`` for the order in which it was sent.
     """
 
     alphabet: Literal["binary", "ternary", "multi"] = "binary"
     levels_per_step = 1
+    coding: Coding = "rate"
+    unbounded = False
+    weighs_bits = False
     reset_rule: Literal["soft", "hard"] = "soft"
     threshold: Tensor
     fan_out: Tensor
@@ -127,6 +179,7 @@ class SpikingNeuron(Timed):
         else:
             self.v_init = v_init
         self.unit_spikes, self.counting = False, True
+        self.shuffle: Shuffle | None = None
         self.v: Tensor | None = None
         self.spike_counts = self.synop_counts = torch.zeros(0)
         self.register_buffer("fan_out", torch.zeros((), dtype=torch.float64), persistent=False)
@@ -159,6 +212,8 @@ class SpikingNeuron(Timed):
         # Currents may come in bfloat16; membranes never are.
         x_TBX = self.clock.unfold(x).to(torch.promote_types(x.dtype, self.threshold.dtype))
         out_TBX = self.run(x_TBX)
+        if self.shuffle is not None:
+            out_TBX = self.shuffle(out_TBX)
         if self.counting:
             self._count(out_TBX)
         return out_TBX.flatten(0, 1).div_(self.threshold) if self.unit_spikes else out_TBX.flatten(0, 1)

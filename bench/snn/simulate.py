@@ -15,6 +15,7 @@ from bench.errors import UserError
 from bench.snn.cost import AnalogueCounter, Counts
 from bench.snn.graph.check import mixes_constant_input
 from bench.snn.graph.trace import ImageShape
+from bench.snn.graph.wait import longest_wait
 from bench.snn.graph.wiring import wiring
 from bench.snn.neurons import Clock, SpikingNeuron, Timed
 from bench.snn.pooling import LateralInhibitionPool
@@ -25,6 +26,8 @@ from bench.snn.replace import replace
 WORKING_SET = {"cpu": 4 << 20, "cuda": 512 << 20}
 # Steps in one pass, about: a neuron's loop over them is one kernel of a compiled network, which gains little by more.
 STEPS = 8
+# Steps that a delayed read-out reads at least (Bu et al., CVPR 2025).
+FEWEST_READ = 4
 
 
 class Part(NamedTuple):
@@ -53,6 +56,8 @@ class SpikingNetwork(nn.Module):
     Attributes:
         only_image: the one shape of an image that it holds for, because a ``forward`` asked for it; ``None`` for any.
         compiled: :func:`simulate` runs passes as compiled code.
+        delay: counted steps, the first ones, that the read-out leaves out (:meth:`window`).
+        wait: steps before the first step of the answer, as layers wait for their whole input; known once wired.
 
     Raises:
         UserError: ``net`` has no neuron.
@@ -72,9 +77,11 @@ class SpikingNetwork(nn.Module):
         self.net, self.warmup, self.only_T = net.eval(), warmup, only_T
         self.uncounted = warmup if uncounted is None else uncounted
         self.clock = Clock()
+        self.clock.coding = next((m.coding for m in net.modules() if isinstance(m, SpikingNeuron)), "rate")
         self.compiled = False
         self.image = None if image is None else torch.Size(image)
         self.only_image: torch.Size | None = None
+        self.delay = self.wait = 0
         self.wired: tuple[torch.Size, torch.device] | None = None
         self.heard: set[str] = set()
         self.analogue: dict[str, AnalogueCounter] = {}
@@ -94,6 +101,8 @@ class SpikingNetwork(nn.Module):
         """Forgets all membrane potentials."""
         for module in self.timed:
             module.reset()
+        for counter in self.analogue.values():
+            counter.reset()
 
     @torch.no_grad()
     def forward(self, x: Tensor, T: int) -> Tensor:
@@ -154,6 +163,7 @@ class SpikingNetwork(nn.Module):
         for name, fan_outs in found.analogue.items():
             on_device = [fan_out if fan_out is None else fan_out.to(x.device) for fan_out in fan_outs]
             self.analogue[name] = AnalogueCounter(self.clock, on_device)
+        self.wait = longest_wait(self.net, x.shape[1:])
         self.wired = (x.shape[1:], x.device)
 
     @contextlib.contextmanager
@@ -195,11 +205,23 @@ class SpikingNetwork(nn.Module):
     @property
     def lookahead(self) -> int:
         """Steps that the first pass of a run must have."""
-        return max(max(module.lookahead, module.waits) for module in self.timed)
+        return max(module.lookahead for module in self.timed)
 
     def counted(self, T: int) -> slice:
         """Which of the steps that were run are the ``T`` counted ones."""
         return slice(self.uncounted, self.uncounted + T)
+
+    def window(self, T: int) -> slice:
+        """Which of ``T`` counted steps are read: those after the delay, or the last four if fewer would be left."""
+        return slice(min(self.delay, max(0, T - FEWEST_READ)), T)
+
+    def score(self, logits_TBK: Tensor, T: int) -> Tensor:
+        """The answer after ``T`` counted steps, ``[B, classes]``, from the logits of these and perhaps later ones."""
+        scores_BK = torch.zeros_like(logits_TBK[0])
+        # One after the other, so that the first steps of a long run sum to what a short run's do.
+        for logits_BK in logits_TBK[self.window(T)]:
+            scores_BK += logits_BK
+        return scores_BK
 
     def steps_for(self, T: int) -> int:
         """Steps that have to be run for ``T`` counted ones."""
@@ -223,6 +245,10 @@ class SpikingNetwork(nn.Module):
             neuron.size * (self.uncounted + T + neuron.probing + (self.lookahead if name in self.heard else 0))
             for name, neuron in self.neurons.items()
         )
+
+    def shifts(self, T: int) -> int:
+        """Of membranes by one bit, for one image in ``T`` counted steps, where spikes are the bits of a number."""
+        return sum(neuron.size * (T - 1) for neuron in self.neurons.values() if neuron.weighs_bits)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from conftest import Result
 
 from bench.cli.main import main
+from bench.leaderboard.consistency import contradictions
 from bench.records.record import Record, read_record
 from bench.registry.methods import METHODS
 
@@ -24,7 +26,12 @@ OPTIONS = {
     "tandem": ("--model.T", "1", "--model.ann_epochs", "1", "--model.epochs_per_layer", "0.05"),
     "lasnn": ("--model.T", "1", "--model.ann_epochs", "1"),
     "snn2ann": ("--model.T", "1"),
+    "ltb": ("--model.iterations", "3"),
+    "parallel": ("--model.iterations", "3"),
 }
+WAITING = ("parallel", "tpp", "bitplane", "pascal", "ttfs")
+ALPHABETS = {"snm": "ternary", "burst": "multi", "dcgs": "multi", "group": "multi", "hmt": "multi"}
+LEVELS = {"burst": 5, "dcgs": 8, "group": 4, "hmt": 15}
 TRAINING = [name for name, entry in METHODS.items() if entry.source is None]
 CONVERTING = [name for name, entry in METHODS.items() if entry.source is not None]
 
@@ -47,10 +54,15 @@ def ledger_is_right(record: Record, method: str) -> None:
     entry = METHODS[method]
     assert record.method.paper == entry.paper
     assert record.conversion.per_T == entry.per_T
-    assert record.conversion.causal == (method not in ("cos", "ttfs")), "which read ahead in each layer's input"
+    waits = method in WAITING
+    assert record.conversion.causal == (not waits and method != "cos"), "which reads ahead in each layer's input"
+    own = [2 * point.T - 1 if method == "pascal" else point.T for point in record.snn]
+    assert [point.wait for point in record.snn] == [19 * steps if waits else 0 for steps in own]
+    assert record.conversion.draws == (5 if method == "tpp" else None)
+    assert all(point.shifts > 0 for point in record.snn if point.T > 1) == (method == "bitplane")
     assert record.conversion.retrained == (entry.source is None)
-    assert record.conversion.alphabet == {"snm": "ternary", "burst": "multi"}.get(method, "binary")
-    assert record.conversion.levels_per_step == {"burst": 5}.get(method, 1)
+    assert record.conversion.alphabet == ALPHABETS.get(method, "binary")
+    assert record.conversion.levels_per_step == LEVELS.get(method, 1)
     assert all((point.warmup > 0) == entry.warmup for point in record.snn)
     assert [point.T for point in record.snn] == [1, 4]
     assert record.protocol.calibration_images <= 64
@@ -75,7 +87,8 @@ def test_trains_and_repeats_from_its_weights(bench, method):
 @pytest.mark.parametrize("method", CONVERTING)
 def test_converts_its_source_net(bench, method, sources):
     entry = METHODS[method]
-    source = sources / entry.source_for({"source": "relu"}) / "model.safetensors"
+    default = inspect.signature(entry.load()).parameters.get("source")
+    source = sources / entry.source_for({"source": default and default.default}) / "model.safetensors"
     result = fit(bench, method, "--ckpt", str(source))
     assert result.status == 0, result.err
     record, origin = read_record(Path("run/record.json")), read_record(source.with_name("record.json"))
@@ -93,6 +106,39 @@ def test_opi_takes_a_clipped_net(bench, sources):
     result = fit(bench, "opi", *clip, "--ckpt", str(sources / "relu/model.safetensors"), out="other")
     assert result.status == 2
     assert "method relu" in result.err
+
+
+def test_the_answer_is_read_late_and_spikes_are_permuted_of_any_method(bench, sources):
+    """At the conversion of a net, or when a trained one is evaluated anew; the record says so."""
+    source = str(sources / "relu/model.safetensors")
+    assert fit(bench, "robust_norm", "--ckpt", source, "--snn.delay", "auto", out="delayed").status == 0
+    late, plain = (read_record(Path(out) / "record.json") for out in ("delayed", str(sources / "qcfs")))
+    assert late.protocol.readout == "delayed" and late.recipe.config["snn"] == {"delay": "auto"}
+    assert "snn.delay=auto" in late.recipe.overrides
+    assert (late.conversion.causal, late.conversion.draws) == (True, None)
+    evaluate = ("evaluate", "--ckpt", str(sources / "qcfs/model.safetensors"), "--T", "1,4", "--logger", "none")
+    assert bench(*evaluate, "--snn.permute", "true", "--out", "permuted").status == 0
+    mixed = read_record(Path("permuted/record.json"))
+    assert (mixed.conversion.causal, mixed.conversion.per_T, mixed.conversion.draws) == (False, True, 5)
+    assert [point.wait for point in mixed.snn] == [19, 76]
+    assert mixed.snn[0].top1 == plain.snn[0].top1, "of one step there is one order"
+    assert list(contradictions(mixed)) == []
+    again = bench(
+        "evaluate", "--ckpt", "permuted/model.safetensors", "--T", "1,4", "--out", "again", "--logger", "none"
+    )
+    assert again.status == 0, again.err
+    assert read_record(Path("again/record.json")).snn == mixed.snn
+    for words, command in (
+        ("--snn.delay -1", (*evaluate, "--snn.delay", "-1", "--out", "no")),
+        (
+            "--snn.permute: qcfs trains its net",
+            ("fit", "--method", "qcfs", *RUN, "--snn.permute", "true", "--out", "no"),
+        ),
+    ):
+        result = bench(*command)
+        assert result.status == 2
+        assert words in result.err and len(result.err.strip().splitlines()) == 1
+        assert not Path("no").exists()
 
 
 def test_nq_measures_its_noise_and_reports_it(bench):
@@ -116,6 +162,17 @@ def test_nq_measures_its_noise_and_reports_it(bench):
         ("opi", "tcl", ("--model.source", "clip", "--model.granularity", "channel"), "--model.granularity channel"),
         ("opi", "tcl", ("--model.source", "clip", "--model.calibration_images", "9"), "--model.calibration_images 9"),
         ("snnc_lp", "relu", ("--model.granularity", "neuron"), "--model.granularity neuron"),
+        ("ltb", "qcfs", (), "method qcfs, and ltb needs method relu"),
+        ("ltb", "relu", ("--model.calibration_images", "50"), "--model.calibration_images 50"),
+        ("ftbc", "relu", (), "method relu, and ftbc needs method qcfs"),
+        ("ftbc", "qcfs", ("--model.source", "relu"), "method qcfs, and ftbc needs method relu"),
+        ("parallel", "qcfs", ("--model.iterations", "-1"), "--model.iterations -1"),
+        ("bitplane", "qcfs", ("--T", "4,9"), "at most 8 bits"),
+        ("bitplane", "qcfs", ("--T", "0"), "--T 0"),
+        ("tpp", "qcfs", ("--model.draw_seed", "-1"), "--model.draw_seed -1"),
+        ("group", "qcfs", ("--model.members", "0"), "--model.members 0"),
+        ("hmt", "relu", ("--model.bits", "9"), "--model.bits 9"),
+        ("dcgs", "relu", ("--model.levels", "0"), "--model.levels 0"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(bench, sources, method, source, options, words):

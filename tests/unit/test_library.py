@@ -171,10 +171,14 @@ def test_what_would_be_converted_wrong_is_refused_by_name(what: str) -> None:
         convert(make(), calibration=images)
 
 
+# Less than the defaults where these take long, or are for more images.
+OPTIONS = {"snnc_ap": {"iterations": 2}, "ltb": {"iterations": 60}}
+
+
 @pytest.mark.parametrize("method", [name for name, entry in METHODS.items() if entry.source == "relu"])
 def test_every_method_for_relu_nets_takes_ones_own(method: str) -> None:
     net, images = ready(SPELLINGS["one nn.ReLU for all"]()).float(), normal(6, 3, 8, 8).float()
-    options = {"iterations": 2} if method == "snnc_ap" else {}
+    options = OPTIONS.get(method, {})
     snn = convert(net, method, images, T=64, **options)
     with torch.no_grad():
         logits = net(images)

@@ -40,7 +40,7 @@ class Wiring(NamedTuple):
         spiking: of a neuron: to how many weights each of its spikes goes.
         analogue: of a layer, for each of its calls: to how many weights each input goes; ``None`` where that is spikes.
         sizes: neurons of each spiking layer.
-        heard: names of the neurons and layers whose output goes to a neuron that looks ahead (COS).
+        heard: names of the neurons and layers whose output is sent twice to a neuron that looks ahead (COS).
     """
 
     spiking: dict[str, Tensor]
@@ -126,11 +126,11 @@ def _moved(net: fx.GraphModule, start: fx.Node, x: Tensor, spikes: set[fx.Node])
 
 
 def _heard(net: nn.Module, graph: fx.Graph) -> set[str]:
-    """Names of the modules on a way to a neuron that looks ahead."""
+    """Names of the modules on a way to a neuron that looks ahead and then begins anew."""
     ahead: set[fx.Node] = set()
     for node in reversed(graph.nodes):
         for user in node.users:
             module = called(net, user)
-            if user in ahead or (isinstance(module, Timed) and module.lookahead):
+            if user in ahead or (isinstance(module, Timed) and module.replays):
                 ahead.add(node)
     return {str(node.target) for node in ahead if node.op == "call_module"}

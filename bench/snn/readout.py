@@ -1,0 +1,93 @@
+"""How any converted network is read out and sent on: options beside those of its method."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from bench.errors import UserError
+from bench.snn.neurons import Draws, Shuffle
+from bench.snn.simulate import SpikingNetwork
+
+# Images whose mean activations say how long a delay is, for methods that look at none.
+DELAY_IMAGES = 1000
+
+
+@dataclass(frozen=True)
+class Readout:
+    """Options of the converted network, whatever method made it.
+
+    Args:
+        delay: steps, the first ones of T, that the answer leaves out (Bu et al., CVPR 2025); ``auto`` estimates from
+            plain training images how long the most driven neurons of all layers take to fire. If fewer than four steps
+            would be left, the last four are read.
+        permute: each neuron's spikes go on in a random order in time (Bojkovic et al., ICML 2025), for which a layer
+            must wait for all of them.
+        draw_seed: of these orders.
+    """
+
+    delay: int | Literal["auto"] = 0
+    permute: bool = False
+    draw_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.delay != "auto" and self.delay < 0:
+            raise UserError(f"--snn.delay {self.delay}: must be at least 0 steps, or auto")
+        if self.draw_seed and not self.permute:
+            raise UserError(f"--snn.draw_seed {self.draw_seed}: nothing is drawn without --snn.permute true")
+
+    @property
+    def changes(self) -> dict[str, int | str | bool]:
+        """Those that are not the default."""
+        given = {"delay": self.delay, "permute": self.permute, "draw_seed": self.draw_seed}
+        usual = Readout()
+        return {name: value for name, value in given.items() if value != getattr(usual, name)}
+
+    def apply(self, snn: SpikingNetwork, T: int, means: Mapping[str, Tensor]) -> None:
+        """Sets up a converted network.
+
+        Args:
+            snn: changed in place.
+            T: steps that it was converted for.
+            means: of each neuron's activation in the ANN, if the delay is to be estimated.
+
+        Raises:
+            UserError: the network's spikes cannot be permuted.
+        """
+        snn.delay = delay_of(snn, means) if self.delay == "auto" else self.delay
+        if not self.permute:
+            return
+        if sys.maxsize == T:
+            raise UserError("permuted spikes are those of one T; give convert(..., T=...)")
+        if snn.lookahead or snn.uncounted or snn.only_T not in (None, T):
+            raise UserError("--snn.permute true: not where layers look ahead or the first steps do not count")
+        snn.only_T = T
+        for name, neuron in snn.neurons.items():
+            neuron.shuffle, neuron.lookahead = Shuffle(Draws(self.draw_seed, name)), T
+
+
+def delay_of(snn: SpikingNetwork, means: Mapping[str, Tensor]) -> int:
+    """Steps until the most driven neuron of every layer has fired, one layer after the other.
+
+    A neuron that starts at ``v_0`` and gets its mean activation at every step needs ``(theta - v_0) / mean`` steps.
+
+    Args:
+        snn: the converted network.
+        means: of each neuron's activation in the ANN, in the shape of one image's activation.
+
+    Returns:
+        The sum over all layers, rounded down.
+    """
+    total = 0.0
+    for name, neuron in snn.neurons.items():
+        start = torch.as_tensor(neuron.v_init).to(neuron.threshold)
+        mean = means[name].to(neuron.threshold)
+        fastest = float(((1 - start) * neuron.threshold / mean).where(mean > 0, math.inf).min())
+        total += fastest if math.isfinite(fastest) else 0.0
+    return math.floor(total)

@@ -1,0 +1,55 @@
+"""Neurons that count first and send afterwards: the base of parallel conversion, bit planes, TPP and PASCAL.
+
+Such a layer waits until its predecessors have sent all T steps, so each on the way adds T steps to the latency, and a
+conversion is for one T. The order in which spikes came does not matter, and with it goes the unevenness error.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from bench.errors import UserError
+from bench.snn.graph.trace import ImageShape
+from bench.snn.neurons import SpikingNeuron
+from bench.snn.simulate import SpikingNetwork
+from methods.base import ConversionModule
+
+
+class CountFirstNode(SpikingNeuron):
+    """Adds up T steps, then sends T steps.
+
+    Args:
+        threshold: theta.
+        T: steps.
+        v_init: initial membrane potential as a fraction of theta.
+    """
+
+    def __init__(self, threshold: Tensor, T: int, v_init: float | Tensor) -> None:
+        super().__init__(threshold, v_init)
+        self.lookahead = self.probing = T
+
+    def run(self, x_TBX: Tensor) -> Tensor:
+        """See :class:`bench.snn.neurons.SpikingNeuron`."""
+        if self.v is not None or len(x_TBX) != self.lookahead:
+            raise UserError(
+                f"this neuron sends once it has got {self.lookahead} steps, and got {len(x_TBX)}; run it through "
+                "bench.snn.simulate"
+            )
+        out_TBX, self.v = self.send(self.add_up(x_TBX))
+        return out_TBX
+
+    def add_up(self, x_TBX: Tensor) -> Tensor:
+        """The potential ``[B, ...]`` after all of its input."""
+        return self.initial(x_TBX[0]) + x_TBX.sum(0)
+
+    def send(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        """What it sends ``[T, B, ...]`` from a potential ``[B, ...]``, and the potential afterwards."""
+        raise NotImplementedError
+
+
+class CountFirst(ConversionModule):
+    """A method whose neurons count first."""
+
+    def spiking(self, net: nn.Module, T: int, image: ImageShape = None) -> SpikingNetwork:
+        """Good for the T that its neurons wait for alone."""
+        return SpikingNetwork(net, only_T=T, image=image)

@@ -1,0 +1,198 @@
+"""DCGS: differential coding with graded units.
+
+Huang, Fang, Bu and others: Differential Coding for Training-Free ANN-to-SNN Conversion, ICML 2025,
+https://arxiv.org/abs/2503.00301
+
+What a neuron sends stands for a change: its receivers go on adding what it has sent on average so far, for free, and it
+spikes only when that is no longer right. With m_t the mean of what steps 1 .. t-1 stood for (m_1 = 0),
+
+    u = v_{t-1} + x_t - m_t;     s_t = fire(u);     v_t = u - s_t;     step t stands for m_t + s_t,
+
+so a neuron whose input stays what it was falls silent. It has n levels theta_k = theta / 2^k, k = 0 .. n-1, v_0 = 0:
+
+    s_t = +theta_k  for the smallest k with  u >= 3/4 theta_k,
+          -theta_k  for the smallest k with  u <= -3/4 theta_k  and  (sum of steps 1 .. t-1) + m_t >= theta_k,
+           0        otherwise.
+
+With one level (``neuron="if"``): v_0 = theta / 2, +theta if u >= theta, -theta if u <= 0 and the sum allows it.
+The paper's form shows the image once, preceded by a step without it that measures the biases, and keeps expected inputs
+and outputs of each neuron. This form shows image and biases at every step, as everything here does, and gives the same
+outputs: expected inputs cancel, no step for the biases is needed, and the answer is the mean over the steps.
+The sum meets theta_k exactly, often, and rounding would decide: it may lack a millionth.
+
+Thresholds: for each channel, from mean and variance of its pre-activations, 100 iterations of
+:func:`methods.gaussian.gaussian_thresholds` with 64 levels, from 1. They have not arrived then, which is part of the
+method: theta limits no value here, as the mean of a neuron's steps may exceed it. Or the 99.9th percentile of its
+activations.
+
+From the authors' code: the above; n = 4 in its ResNets, 8 in others.
+Chosen here: moments from plain training images, where the released code takes those of the evaluation set; 64 levels of
+the quantiser, the default of its function, where it passes T 2^n (``quantiser_levels``). A channel with theta = 0 sends
+nothing. Max-pooling behind a ReLU comes before it and pools currents; the authors have a neuron of its own for it.
+What costs: an event is s_t != 0, whatever its level, and an input to a layer is what differs from its mean so far. In
+hardware each synapse (or each neuron) must hold what came and add it at every step; that is not counted.
+The alphabet is multi-level: 2n signed values.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from bench.errors import UserError
+from bench.snn.activations import Activation, ReLUActivation
+from bench.snn.calibration import Batch, activation_percentiles, require_activation, require_images, set_thresholds
+from bench.snn.graph.pool_first import pool_first
+from bench.snn.graph.trace import ImageShape
+from bench.snn.neurons import SpikingNeuron, stack_steps
+from methods.base import ConversionModule
+from methods.gaussian import channel_moments, gaussian_thresholds
+from methods.thresholds import silencing, threshold_of
+
+Rule = Literal["optimal", "percentile"]
+ITERATIONS, START = 100, 1.0
+TOLERANCE = 1e-6
+
+
+class DifferentialNode(SpikingNeuron):
+    """Sends signed, graded differences from the mean of what it has sent.
+
+    Its output at a step is what the step stands for, ``m_t + s_t``; events are those of ``s_t``.
+
+    Args:
+        threshold: the largest level.
+        levels: number of levels, each half the one before; ``None`` for the IF version.
+        v_init: initial potential as a fraction of theta.
+    """
+
+    coding = "differential"
+    unbounded = True
+
+    def __init__(self, threshold: Tensor, levels: int | None, v_init: float | Tensor) -> None:
+        super().__init__(threshold, v_init)
+        self.graded = levels is not None
+        self.sizes = [0.5**k for k in range(levels or 1)]
+        self.alphabet = "multi" if self.graded else "ternary"
+        self.levels_per_step = 2 * levels if levels else 1
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets potential and what was sent."""
+        super().reset()
+        self.sum: Tensor | None = None
+        self.elapsed: Tensor | None = None
+
+    def run(self, x_TBX: Tensor) -> Tensor:
+        """See :class:`bench.snn.neurons.SpikingNeuron`."""
+        v = self.initial(x_TBX[0]) if self.v is None else self.v
+        total = torch.zeros_like(v) if self.sum is None else self.sum
+        # A tensor, or compiled code would be compiled anew for each pass.
+        elapsed = torch.zeros((), dtype=v.dtype, device=v.device) if self.elapsed is None else self.elapsed
+        sent, fired = [], []
+        for current in x_TBX:
+            mean = total / elapsed.clamp_min(1)
+            u = v + current - mean
+            spike = self.fire(u, total + mean)
+            v, elapsed = u - spike, elapsed + 1
+            sent.append(mean + spike)
+            fired.append(spike != 0)
+            total = total + sent[-1]
+        self.v, self.sum, self.elapsed = v, total, elapsed
+        self.fired = torch.stack(fired)
+        return stack_steps(sent, x_TBX)
+
+    def fire(self, u: Tensor, gate: Tensor) -> Tensor:
+        """The spike at potential ``u``, of a neuron that may take back as much as ``gate``."""
+        gate, spike = gate * (1 + TOLERANCE), torch.zeros_like(u)
+        rise, fall = (0.75, -0.75) if self.graded else (1.0, 0.0)
+        for size in reversed(self.sizes):
+            level = size * self.threshold
+            spike = torch.where((u <= fall * level) & (gate >= level), -level, spike)
+            spike = torch.where(u >= rise * level, level, spike)
+        return spike
+
+    def events(self, out_TBX: Tensor) -> Tensor:
+        """A difference is one event, whatever its level."""
+        return self.fired.to(torch.float32)
+
+    def twin(self, T: int) -> nn.Module:
+        """What it has sent on average after ``T`` steps of one current."""
+        return DifferentialActivation(self, T)
+
+
+class DifferentialActivation(Activation):
+    """The mean of what a neuron's steps stand for under a constant current.
+
+    Args:
+        neuron: it stays as it is.
+        T: steps.
+    """
+
+    def __init__(self, neuron: DifferentialNode, T: int) -> None:
+        super().__init__()
+        self.neuron, self.T = copy.deepcopy(neuron), T
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Pre-activations of any shape."""
+        self.neuron.reset()
+        total: Tensor = sum(self.neuron.run(z[None])[0] for _ in range(self.T))  # type: ignore[assignment]
+        return total / self.T
+
+
+class DCGS(ConversionModule):
+    """Differential coding with graded units (https://arxiv.org/abs/2503.00301).
+
+    Args:
+        net: trained network with ReLU activations; it may have max-pooling behind them.
+        calibration_images: training images, without augmentation, from which thresholds are read.
+        neuron: ``graded`` has ``levels`` levels, ``if`` one that begins half full.
+        levels: n, of a graded neuron.
+        thresholds: ``optimal`` for normally distributed pre-activations, or a ``percentile`` of the activations.
+        quantiser_levels: of the quantiser for which they are optimal.
+        percentile: of each channel's activations.
+    """
+
+    pools_currents = True
+    saturates = False
+
+    def __init__(
+        self,
+        net: nn.Module,
+        calibration_images: int = 1000,
+        neuron: Literal["graded", "if"] = "graded",
+        levels: int = 4,
+        thresholds: Rule = "optimal",
+        quantiser_levels: int = 64,
+        percentile: float = 99.9,
+    ) -> None:
+        require_images(calibration_images)
+        if not 1 <= levels <= 8:
+            raise UserError(f"--model.levels {levels}: must be at least 1 and at most 8")
+        if not 1 <= quantiser_levels <= 2**16:
+            raise UserError(f"--model.quantiser_levels {quantiser_levels}: must be at least 1 and at most {2**16}")
+        if not 0 < percentile <= 100:
+            raise UserError(f"--model.percentile {percentile}: must be above 0 and at most 100")
+        require_activation(net, ReLUActivation, type(self).__name__, "ReLU")
+        super().__init__(pool_first(net))
+        self.calibration_images, self.levels = calibration_images, levels if neuron == "graded" else None
+        self.rule, self.quantiser_levels, self.percentile = thresholds, quantiser_levels, percentile
+
+    def calibrate(self, net: nn.Module, calibration: Sequence[Batch], T: int, image: ImageShape = None) -> None:
+        """Theta of each channel."""
+        if self.rule == "percentile":
+            found = activation_percentiles(net, calibration, self.percentile, "channel")
+        else:
+            found = {
+                name: gaussian_thresholds(mean, deviation, self.quantiser_levels, ITERATIONS, START)
+                for name, (mean, deviation) in channel_moments(net, calibration).items()
+            }
+        set_thresholds(net, found)
+
+    def neuron(self, name: str, activation: Activation, T: int) -> SpikingNeuron:
+        """The differential neuron."""
+        threshold, start = silencing(threshold_of(activation), 0.0 if self.levels else 0.5)
+        return DifferentialNode(threshold, self.levels, start)

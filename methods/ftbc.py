@@ -1,0 +1,179 @@
+"""FTBC: forward temporal bias correction.
+
+Wu, Bojkovic, Gu, Suo, Zou: FTBC: Forward Temporal Bias Correction for Optimizing ANN-SNN Conversion, ECCV 2024,
+https://arxiv.org/abs/2403.18388
+
+The neurons of a channel get a correction current of its own at each step,
+
+    u = v(t-1) + x(t) - b_c(t);     s(t) = theta [ u >= theta ];     v(t) = u - s(t),
+
+which is found from the first layer to the last, each on the corrected spikes of those before it, and from the first
+step to the last. With a the ANN's activation on the same images, for each batch and step:
+
+    s = theta [ v(t-1) + x(t) - b_c(t) >= theta ];     e_c = mean over images and positions of (s - a);
+    b_c(t) <- b_c(t) + alpha e_c;                      then the step is taken with the new b_c(t).
+
+No labels, no backward pass. v_0 = theta / 2, and theta does not depend on T, so step t knows nothing of later ones: the
+schedule for few steps is, bit for bit, the beginning of one for many, and all T are read from one run.
+Source: a net trained by QCFS (theta = lambda), or a ReLU net (theta a percentile of its layer's activations).
+
+From the released code (a third party's copy, https://github.com/bjourne/FTBC-tmp): the rule, alpha = 0.5, batches of
+200.
+Chosen here: 2 batches and 3 passes (the released scripts have from 1 to 50); the ANN of a QCFS net keeps its own L
+(there it is always 8); all layers are corrected, those behind a residual sum as well, which the released code leaves
+out. Its QCFS version simulates without the corrections it already has, so that further passes add the same error again.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from bench.errors import UserError
+from bench.snn.activations import Activation, QCFSActivation, ReLUActivation
+from bench.snn.calibration import (
+    Batch,
+    activation_percentiles,
+    observe,
+    require_activation,
+    require_images,
+    set_thresholds,
+)
+from bench.snn.graph.trace import ImageShape
+from bench.snn.layerwise import SpikeTrains, execution_order, per_channel
+from bench.snn.neurons import IFNode, SpikingNeuron
+from bench.snn.simulate import SpikingNetwork
+from methods.base import ConversionModule
+
+
+class CorrectedIFNode(IFNode):
+    """IF neuron with a correction current for each channel and step.
+
+    Args:
+        threshold: theta.
+        corrections: ``[T, C, 1, 1]`` (``[T, F]`` behind a linear layer), taken off the current; the last
+            is that of all later steps.
+    """
+
+    corrections: Tensor
+
+    def __init__(self, threshold: Tensor, corrections: Tensor) -> None:
+        super().__init__(threshold, v_init=0.5)
+        self.register_buffer("corrections", corrections)
+        self.elapsed: Tensor | None = None
+
+    def reset(self) -> None:
+        """Forgets potential and step."""
+        super().reset()
+        self.elapsed = None
+
+    def step(self, v: Tensor, current: Tensor) -> tuple[Tensor, Tensor]:
+        """See :class:`bench.snn.neurons.IFNode`."""
+        # A tensor, or compiled code would be compiled anew for each pass.
+        t = torch.zeros((), dtype=torch.long, device=v.device) if self.elapsed is None else self.elapsed
+        self.elapsed = (t + 1).clamp_max(len(self.corrections) - 1)
+        return super().step(v, current - self.corrections[t])
+
+
+class FTBC(ConversionModule):
+    """Forward temporal bias correction (https://arxiv.org/abs/2403.18388).
+
+    Args:
+        net: trained network with QCFS (``source="qcfs"``) or ReLU (``source="relu"``) activations.
+        source: kind of the net.
+        calibration_images: training images, without augmentation.
+        batch: of these, for one correction.
+        passes: over all batches.
+        alpha: part of the error that a correction takes up.
+        percentile: of all activations of a layer of a ReLU net, its theta; only with ``source="relu"``.
+
+    Attributes:
+        errors: by layer name, for each pass and batch the mean over steps and channels of ``|e_c|``, in units of theta.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        source: Literal["qcfs", "relu"] = "qcfs",
+        calibration_images: int = 400,
+        batch: int = 200,
+        passes: int = 3,
+        alpha: float = 0.5,
+        percentile: float = 99.9,
+    ) -> None:
+        require_images(calibration_images)
+        for name, count in (("batch", batch), ("passes", passes)):
+            if count < 1:
+                raise UserError(f"--model.{name} {count}: must be at least 1")
+        if calibration_images < batch:
+            raise UserError(
+                f"--model.calibration_images {calibration_images}: must be at least one batch, --model.batch {batch}"
+            )
+        if not 0 < alpha <= 1:
+            raise UserError(f"--model.alpha {alpha}: must be above 0 and at most 1")
+        if not 0 < percentile <= 100:
+            raise UserError(f"--model.percentile {percentile}: must be above 0 and at most 100")
+        if source == "qcfs" and percentile != 99.9:
+            raise UserError(f"--model.percentile {percentile}: a QCFS net has trained thresholds; leave it out")
+        kind, called = (QCFSActivation, "QCFS") if source == "qcfs" else (ReLUActivation, "ReLU")
+        require_activation(net, kind, type(self).__name__, called)
+        super().__init__(net)
+        self.source, self.calibration_images, self.batch = source, calibration_images, batch
+        self.passes, self.alpha, self.percentile = passes, alpha, percentile
+        self.errors: dict[str, list[float]] = {}
+
+    @torch.no_grad()
+    def calibrate(self, net: nn.Module, calibration: Sequence[Batch], T: int, image: ImageShape = None) -> None:
+        """Puts neurons in the activations' places, first to last, each corrected before the next is looked at."""
+        if sys.maxsize == T:
+            raise UserError("FTBC finds a current for each step; give convert(..., T=...)")
+        if self.source == "relu":
+            set_thresholds(net, activation_percentiles(net, calibration, self.percentile))
+        batches = [slice(start, start + self.batch) for start in range(0, self.calibration_images, self.batch)]
+        images = torch.cat([images for images, _ in calibration]) if calibration else torch.zeros(0)
+        parts = [(images[rows], images[rows]) for rows in batches if len(images[rows])]
+        targets: dict[str, list[Tensor]] = {}
+        observe(net, parts, lambda name, _, a: targets.setdefault(name, []).append(per_channel(a.mean(0))))
+        trains = SpikeTrains(net, parts, T)
+        for name in execution_order(net, image):
+            activation = net.get_submodule(name)
+            assert isinstance(activation, (QCFSActivation, ReLUActivation)) and activation.threshold is not None
+            node = CorrectedIFNode(activation.threshold, torch.stack([torch.zeros_like(targets[name][0])] * T)).eval()
+            self.errors[name] = []
+            for _ in range(self.passes):
+                for rows, target in zip(batches, targets[name], strict=False):
+                    for _ in self.steps(name, node, trains.currents(name, rows), target):
+                        pass
+            net.set_submodule(name, node)
+            used = batches[: len(parts)]
+            trains.keep(name, (torch.stack(list(self.steps(name, node, trains.currents(name, r)))) for r in used))
+
+    def steps(
+        self, name: str, node: CorrectedIFNode, currents: Iterable[Tensor], target: Tensor | None = None
+    ) -> Iterator[Tensor]:
+        """Runs one layer; with the ANN's mean activation of each channel, corrects each step before it is taken."""
+        errors, v = [], torch.zeros(())
+        for t, x in enumerate(currents):
+            if t == 0:
+                v = node.initial(x)
+            if target is not None:
+                s = torch.where(v + x - node.corrections[t] >= node.threshold, node.threshold.to(x), 0.0)
+                error = per_channel(s.mean(0)) - target
+                node.corrections[t] += self.alpha * error
+                errors.append(float(error.abs().mean() / node.threshold.mean()))
+            out, v = IFNode.step(node, v, x - node.corrections[t])
+            yield out
+        if target is not None:
+            self.errors[name].append(sum(errors) / len(errors))
+
+    def neuron(self, name: str, activation: Activation, T: int) -> SpikingNeuron:
+        """All are in place."""
+        raise AssertionError(name)
+
+    def spiking(self, net: nn.Module, T: int, image: ImageShape = None) -> SpikingNetwork:
+        """Good for up to as many steps as it was corrected for."""
+        return SpikingNetwork(net, image=image)

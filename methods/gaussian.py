@@ -1,0 +1,70 @@
+"""Thresholds of least square error for inputs that are normally distributed, shared by DCGS and H-MT."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from bench.snn.calibration import Batch, observe, units
+
+
+def channel_moments(net: nn.Module, batches: Sequence[Batch]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Mean and standard deviation of each channel's pre-activations, in double precision.
+
+    Args:
+        net: network whose activations are :class:`bench.snn.activations.Activation`.
+        batches: calibration images; mean and variance are over all of them and all positions.
+
+    Returns:
+        By layer name, both ``[C, 1, 1]`` or ``[F]``.
+    """
+    sums: dict[str, Tensor] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def add(name: str, z: Tensor, _: Tensor) -> None:
+        rows, shapes[name] = units(z.detach().double(), "channel")
+        found = torch.stack([torch.full_like(rows[:, 0], rows.shape[1]), rows.sum(1), rows.square().sum(1)])
+        sums[name] = sums[name] + found if name in sums else found
+
+    observe(net, batches, add)
+    moments = {}
+    for name, (count, first, second) in sums.items():
+        mean = first / count
+        deviation = (second / count - mean.square()).clamp_min(0).sqrt()
+        moments[name] = (mean.reshape(shapes[name]), deviation.reshape(shapes[name]))
+    return moments
+
+
+def gaussian_thresholds(mean: Tensor, deviation: Tensor, levels: int, iterations: int, start: float) -> Tensor:
+    """Iterates the ceiling ``theta`` of a quantiser towards the least square error on normally distributed inputs.
+
+    With ``n(z) = clip(round(z M / theta), 0, M)``, the best step for the present rounding is ``E[z n] / E[n^2]``, and
+    each iteration sets ``theta`` to M of these. In closed form, ``theta <- k theta`` with
+
+        k = [ mu / theta (1 - mean erf_i) + sigma sqrt(2 / pi) / theta mean exp_i ] / (1 - sum (2i - 1) erf_i / M^2),
+
+    erf_i = erf(g_i) and exp_i = exp(-g_i^2) at g_i = ((2i - 1) theta / 2M - mu) / (sqrt(2) sigma), i = 1 .. M.
+
+    Args:
+        mean: mu of each channel, in double precision.
+        deviation: sigma.
+        levels: M.
+        iterations: how many; they need not have arrived.
+        start: first theta.
+
+    Returns:
+        theta in the shape of ``mean``, single precision: ``start`` where the iteration loses itself (a channel without
+        any variance), 0 where it becomes negative.
+    """
+    theta = torch.full_like(mean, start)
+    odd = 2 * torch.arange(1, levels + 1, dtype=mean.dtype, device=mean.device) - 1
+    mu, sigma = mean[..., None], deviation[..., None]
+    for _ in range(iterations):
+        g = (odd * theta[..., None] / (2 * levels) - mu) / (math.sqrt(2) * sigma)
+        erf, exp = torch.erf(g), torch.exp(-g.square())
+        top = mean / theta * (1 - erf.mean(-1)) + deviation * math.sqrt(2 / math.pi) / theta * exp.mean(-1)
+        theta = theta * (top / (1 - (odd * erf).sum(-1) / levels**2))
+    return theta.where(torch.isfinite(theta), start).clamp_min(0).float()

@@ -1,0 +1,157 @@
+"""LTB: local threshold balancing, and the delayed read-out.
+
+Bu, Li, Yu: Inference-Scale Complexity in ANN-SNN Conversion, CVPR 2025,
+https://arxiv.org/abs/2409.03368
+
+A trained ReLU net, batch normalisation folded, runs over unlabelled images. Each ReLU is clip(z, 0, theta_c) with a
+threshold for each channel that starts at 0 and is raised by what it cuts off,
+
+    theta_c  <-  theta_c + 2 eta mean( (z - theta_c) [z > theta_c] ),
+
+before the layer sends clip(z, 0, theta_c) on, so that all layers balance at once and each on clipped input. The mean
+is over images and positions; the step is one of gradient descent on the mean square of what clipping takes away, with
+no labels, no backward pass and no look at another layer. The SNN: IF, soft reset, theta_c, v_0 = theta_c / 2.
+
+Where max-pooling follows a ReLU, it comes before it and pools currents: the same for ReLU, and no pooling of spikes.
+
+The first steps of an answer come before the last layers have fired. The delayed read-out leaves them out
+(``--snn.delay auto``, for any method; ``bench.snn.readout``): with
+
+    t_0 = sum over layers of  min over neurons of  (theta - v_0) / mean relu(z)
+
+the answer at T is the mean over steps t_0 + 1 .. T, or over the last four if fewer would be left. T counts from the
+first input.
+
+From the paper or its authors' code: the above; eta = 1, batches of 100 images, 1,000 to 5,000 of them.
+Chosen here: plain images (the authors' are augmented), ``calibration_images`` of them again and again; t_0 with the
+thresholds of channels, rounded down; a neuron fires at equality, as all here do, and not only above theta.
+The rule only raises theta. From 0 and with eta = 1 it overshoots if more than half of a channel's inputs lie above
+theta (inputs all equal to c give 2c after one batch) and stays there; a smaller eta is the cure. A channel that no
+image has activated keeps theta = 0 and sends nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from bench.errors import UserError
+from bench.snn.activations import Activation, ReLUActivation
+from bench.snn.calibration import Batch, require_activation, require_images, set_thresholds
+from bench.snn.graph.pool_first import pool_first
+from bench.snn.graph.trace import ImageShape
+from bench.snn.neurons import IFNode, SpikingNeuron
+from bench.snn.replace import replace
+from methods.base import ConversionModule
+from methods.thresholds import silencing, threshold_of
+
+
+class BalancingActivation(Activation):
+    """Raises its threshold by what it would clip, then clips.
+
+    Args:
+        eta: step size.
+        per_channel: one threshold for each channel, ``[C, 1, 1]`` or ``[F]``; else a scalar.
+
+    Attributes:
+        threshold: theta; ``None`` before the first batch.
+        change: by how much the last batch has raised theta, as a fraction of it; mean over channels.
+        loss: mean square of what clipping has taken from the last batch.
+    """
+
+    def __init__(self, eta: float, per_channel: bool) -> None:
+        super().__init__()
+        self.eta, self.per_channel = eta, per_channel
+        self.threshold: Tensor | None = None
+        self.change = self.loss = math.inf
+
+    def forward(self, z: Tensor) -> Tensor:
+        """One batch of pre-activations ``[B, C, H, W]`` or ``[B, F]``."""
+        over = [0, *range(2, z.ndim)] if self.per_channel else list(range(z.ndim))
+        shape = z.shape[1:2] + (1,) * (z.ndim - 2) if self.per_channel else ()
+        old = z.new_zeros(shape) if self.threshold is None else self.threshold
+        self.threshold = old + 2 * self.eta * torch.relu(z - old).mean(over).reshape(shape)
+        clipped = torch.minimum(torch.relu(z), self.threshold)
+        self.loss = float((torch.relu(z) - clipped).square().mean())
+        self.change = float(((self.threshold - old) / self.threshold.clamp_min(1e-30)).mean())
+        return clipped
+
+
+class LTB(ConversionModule):
+    """Local threshold balancing (https://arxiv.org/abs/2409.03368).
+
+    Args:
+        net: trained network with ReLU activations; it may have max-pooling behind them.
+        calibration_images: training images, without augmentation, that are run over.
+        iterations: batches, at most; fewer than 1,000 leave thresholds that clip the ANN itself.
+        batch: images in a batch.
+        eta: step size.
+        tolerance: stop where a batch raises the thresholds by less than this fraction of them, on average.
+        granularity: one threshold for each channel or layer.
+
+    Attributes:
+        settling: of each batch, the mean over layers of the raise of theta (a fraction) and of the clip loss.
+    """
+
+    pools_currents = True
+
+    def __init__(
+        self,
+        net: nn.Module,
+        calibration_images: int = 5000,
+        iterations: int = 1000,
+        batch: int = 100,
+        eta: float = 1.0,
+        tolerance: float = 0.0,
+        granularity: Literal["channel", "layer"] = "channel",
+    ) -> None:
+        require_images(calibration_images)
+        for name, count in (("iterations", iterations), ("batch", batch)):
+            if count < 1:
+                raise UserError(f"--model.{name} {count}: must be at least 1")
+        if calibration_images < batch:
+            raise UserError(
+                f"--model.calibration_images {calibration_images}: must be at least one batch, --model.batch {batch}"
+            )
+        if not 0 < eta <= 1:
+            raise UserError(f"--model.eta {eta}: must be above 0 and at most 1")
+        if not 0 <= tolerance < 1:
+            raise UserError(f"--model.tolerance {tolerance}: must be at least 0 and below 1")
+        require_activation(net, ReLUActivation, type(self).__name__, "ReLU")
+        super().__init__(pool_first(net))
+        self.calibration_images, self.iterations, self.batch = calibration_images, iterations, batch
+        self.eta, self.tolerance, self.granularity = eta, tolerance, granularity
+        self.settling: list[tuple[float, float]] = []
+
+    @torch.no_grad()
+    def calibrate(self, net: nn.Module, calibration: Sequence[Batch], T: int, image: ImageShape = None) -> None:
+        """Balances all thresholds on the images, batch after batch."""
+        layers: dict[str, BalancingActivation] = {}
+        per_channel = self.granularity == "channel"
+        replace(net, Activation, lambda name, _: layers.setdefault(name, BalancingActivation(self.eta, per_channel)))
+        if not calibration:
+            raise UserError("conversion needs calibration images and got none")
+        batches = torch.split(torch.cat([images for images, _ in calibration]), self.batch)
+        self.settling = []
+        for images in itertools.islice(itertools.cycle(batches), self.iterations):
+            net(images)
+            found = [(layer.change, layer.loss) for layer in layers.values()]
+            change, loss = (sum(values) / len(found) for values in zip(*found, strict=True))
+            self.settling.append((change, loss))
+            if change < self.tolerance:
+                break
+        print(
+            f"LTB: after {len(self.settling)} batches one more raises theta by {100 * change:.2g} %, and clipping "
+            f"takes {loss:.2g} (mean square) from an activation"
+        )
+        replace(net, BalancingActivation, lambda _, __: ReLUActivation())
+        set_thresholds(net, {name: layer.threshold for name, layer in layers.items() if layer.threshold is not None})
+
+    def neuron(self, name: str, activation: Activation, T: int) -> SpikingNeuron:
+        """IF with soft reset and v_0 = theta / 2."""
+        return IFNode(*silencing(threshold_of(activation), 0.5))

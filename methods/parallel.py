@@ -1,0 +1,197 @@
+"""Parallel conversion.
+
+Hao, Ma, Chen, Zhang, Yu, Huang: Faster and Stronger: When ANN-SNN Conversion Meets Parallel Spiking Calculation, ICML
+2025, https://arxiv.org/abs/2412.13610
+
+A layer gets all T steps of its input, takes their mean x, and T comparators decide all steps at once:
+
+    s(t) = theta [ (T / t) x + v_0 / t >= theta ],     t = 1 .. T,     v_0 = theta / 2.
+
+The number of spikes is clip( floor( T x / theta + 1/2 ), 0, T ) whatever the order of the input: on a QCFS net with L =
+T the SNN is the quantised ANN, exactly and by construction. For other nets, DA-QCFS aligns distributions. With shifts
+phi and gains psi of each channel, the activation of T levels is
+
+    a = clip( floor( (z + phi) T / theta + 1/2 ) / T, 0, 1 ) (theta + psi),
+
+and moving averages over batches of training images, of weight 0.01, bring together the means of each channel in this
+network and in the net as it was trained (of L levels, or a ReLU clipped at its channel's maximum):
+
+    phi <- 0.99 phi + 0.01 ( mean z of that net  -  mean z of this ),
+    psi <- 0.99 psi + 0.01 ( mean a of that net  -  mean a of this ).
+
+Both networks see the same images, and each layer of this one the aligned output of those before it.
+Sources: a net trained by QCFS, theta = lambda (L = T needs no images), or a ReLU net, theta = the largest activation of
+a channel.
+
+From a third party's copy of the authors' code (https://github.com/bjourne/hao_s2025): the above, the early steps firing
+first (the paper's formula fills the late ones first: the count is the same).
+Chosen here: number of images and batches; linear layers are aligned as well, which the code leaves out. A channel that
+no image has activated sends nothing.
+Each layer waits T steps for its predecessor: the latency is T for each layer on top of T.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from bench.errors import UserError
+from bench.snn.activations import Activation, QCFSActivation, ReLUActivation
+from bench.snn.calibration import (
+    Batch,
+    activation_percentiles,
+    require_activation,
+    require_images,
+    set_thresholds,
+    watching,
+)
+from bench.snn.graph.trace import ImageShape
+from bench.snn.layerwise import per_channel
+from bench.snn.neurons import SpikingNeuron
+from bench.snn.replace import replace
+from methods.counting import CountFirst, CountFirstNode
+from methods.thresholds import silencing
+
+WEIGHT = 0.01
+
+
+class AlignedActivation(Activation):
+    """The activation of T levels, with shift and gain; learns these while ``targets`` are there.
+
+    Args:
+        threshold: theta.
+        start: initial potential as a fraction of theta.
+        T: levels.
+
+    Attributes:
+        shift: phi, per channel once learnt.
+        gain: psi.
+        targets: mean pre-activation and mean activation of each channel in the net as it was trained.
+    """
+
+    threshold: Tensor
+    start: Tensor
+    shift: Tensor
+    gain: Tensor
+
+    def __init__(self, threshold: Tensor, start: Tensor | float, T: int) -> None:
+        super().__init__()
+        self.register_buffer("threshold", threshold.detach().clone())
+        self.register_buffer("start", torch.as_tensor(start).to(threshold).clone())
+        self.register_buffer("shift", torch.zeros_like(threshold))
+        self.register_buffer("gain", torch.zeros_like(threshold))
+        self.T = T
+        self.targets: tuple[Tensor, Tensor] | None = None
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Pre-activations ``[B, C, H, W]`` or ``[B, F]``."""
+        if self.targets is not None:
+            self.shift = (1 - WEIGHT) * self.shift + WEIGHT * (self.targets[0] - per_channel(z.mean(0)))
+        count = torch.floor((z + self.shift) * (self.T / self.threshold) + self.start).clamp(0, self.T)
+        a = count / self.T * (self.threshold + self.gain)
+        if self.targets is not None:
+            self.gain = (1 - WEIGHT) * self.gain + WEIGHT * (self.targets[1] - per_channel(a.mean(0)))
+        return a
+
+
+class ParallelNode(CountFirstNode):
+    """Decides all steps at once from the sum of its input.
+
+    Args:
+        activation: whose count it sends.
+    """
+
+    shift: Tensor
+    gain: Tensor
+
+    def __init__(self, activation: AlignedActivation) -> None:
+        super().__init__(activation.threshold, activation.T, activation.start)
+        self.register_buffer("shift", activation.shift.clone())
+        self.register_buffer("gain", activation.gain.clone())
+
+    def send(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        """See :class:`methods.counting.CountFirstNode`."""
+        T = self.lookahead
+        v = v + T * self.shift
+        fires = torch.stack([v >= t * self.threshold for t in range(1, T + 1)])
+        out_TBX = torch.where(fires, self.threshold + self.gain, 0.0).to(v.dtype)
+        return out_TBX, v - fires.sum(0) * self.threshold
+
+    def twin(self, T: int) -> nn.Module:
+        """The activation itself, which it equals."""
+        twin = AlignedActivation(self.threshold, self.v_init, T)
+        twin.shift, twin.gain = self.shift.clone(), self.gain.clone()
+        return twin
+
+
+class Parallel(CountFirst):
+    """Parallel conversion, with DA-QCFS unless L = T (https://arxiv.org/abs/2412.13610).
+
+    Args:
+        net: trained network with QCFS (``source="qcfs"``) or ReLU (``source="relu"``) activations.
+        source: kind of the net.
+        align: ``auto`` aligns distributions unless the net is a QCFS net with L = T; ``never`` does not.
+        calibration_images: training images, without augmentation.
+        iterations: batches, of 50 images; after 500, 0.7 % of the start are left in an average.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        source: Literal["qcfs", "relu"] = "qcfs",
+        align: Literal["auto", "never"] = "auto",
+        calibration_images: int = 1000,
+        iterations: int = 500,
+    ) -> None:
+        require_images(calibration_images)
+        if iterations < 1:
+            raise UserError(f"--model.iterations {iterations}: must be at least 1")
+        kind, called = (QCFSActivation, "QCFS") if source == "qcfs" else (ReLUActivation, "ReLU")
+        require_activation(net, kind, type(self).__name__, called)
+        super().__init__(net)
+        self.source, self.align, self.iterations = source, align, iterations
+        self.calibration_images = 0 if source == "qcfs" and align == "never" else calibration_images
+
+    @torch.no_grad()
+    def calibrate(self, net: nn.Module, calibration: Sequence[Batch], T: int, image: ImageShape = None) -> None:
+        """Puts aligned activations of T levels in the activations' places."""
+        ann = copy.deepcopy(net)
+        if self.source == "relu":
+            found = activation_percentiles(net, calibration, 100.0, "channel")
+            smallest = torch.finfo(torch.float32).tiny
+            set_thresholds(net, {name: theta.where(theta > smallest, 0.0) for name, theta in found.items()})
+        layers: dict[str, AlignedActivation] = {}
+
+        def aligned(name: str, activation: Activation) -> AlignedActivation:
+            assert isinstance(activation, (QCFSActivation, ReLUActivation)) and activation.threshold is not None
+            if self.source == "relu":
+                ceiling = activation.threshold
+                ann.get_submodule(name).register_forward_hook(lambda _, __, a: torch.minimum(a, ceiling))
+            return layers.setdefault(name, AlignedActivation(*silencing(activation.threshold.detach(), 0.5), T))
+
+        exact = all(isinstance(m, QCFSActivation) and m.L == T for m in net.modules() if isinstance(m, Activation))
+        replace(net, Activation, aligned)
+        if self.align == "never" or exact:
+            return
+        if not calibration:
+            raise UserError("conversion needs calibration images and got none")
+
+        def note(name: str, z: Tensor, a: Tensor) -> None:
+            layers[name].targets = per_channel(z.mean(0)), per_channel(a.mean(0))
+
+        for images, _ in itertools.islice(itertools.cycle(calibration), self.iterations):
+            with watching(ann, note):
+                ann(images)
+            net(images)
+        for layer in layers.values():
+            layer.targets = None
+
+    def neuron(self, name: str, activation: Activation, T: int) -> SpikingNeuron:
+        """The same count as spikes."""
+        assert isinstance(activation, AlignedActivation)
+        return ParallelNode(activation)

@@ -1,0 +1,85 @@
+"""PASCAL: spikes counted, corrected and sent again.
+
+Ramesh, Srinivasan: PASCAL: Precise and Efficient ANN-SNN Conversion using Spike Accumulation and Adaptive Layerwise
+Activation, TMLR 2025, https://arxiv.org/abs/2505.01730
+
+A layer runs as IF neurons do on the T steps of its input, from v_0 = theta / 2, and keeps the number n of its spikes to
+itself. In T - 1 further steps without input it corrects this number by what is left in the membrane,
+
+    n <- n + 1,  v <- v - theta   if  v >= theta  and  n < T;
+    n <- n - 1,  v <- v + theta   if  v < 0  and  n > 0,
+
+and then sends n spikes in T steps. T - 1 are enough: a neuron that has fired at the last step has no surplus, and one
+that has not has no deficit. The number is that of the quantised activation, whatever the order of the input: on a QCFS
+net with L = T the SNN is the quantised ANN, exactly and by construction.
+
+From the authors' code (https://github.com/BrainSeek-Lab/PASCAL): the three phases; theta / L and the sum of spikes
+there are theta and their mean here. Its nets have an L of their own for each layer, chosen and trained by the paper's
+second part, and T as printed is a mean over layers; here all layers have the net's L, and a net of another L is
+converted with T levels. Chosen here: no tolerance in the comparison (there -8e-5). Each layer waits 2 T - 1 steps for
+its predecessor. Corrections are signed and stay inside the neuron; the spikes that are sent are binary.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from bench.snn.activations import Activation, QCFSActivation
+from bench.snn.calibration import require_activation
+from bench.snn.neurons import SpikingNeuron
+from methods.counting import CountFirst, CountFirstNode
+
+
+class CorrectedCountNode(CountFirstNode):
+    """Counts the spikes of an IF neuron, corrects their number, sends it.
+
+    Args:
+        threshold: theta.
+        T: steps of input and of output.
+    """
+
+    def __init__(self, threshold: Tensor, T: int) -> None:
+        super().__init__(threshold, T, v_init=0.5)
+        self.probing = 2 * T - 1
+
+    @property
+    def wait(self) -> int:
+        """See :class:`bench.snn.neurons.Timed`."""
+        return self.probing
+
+    def add_up(self, x_TBX: Tensor) -> Tensor:
+        """Integrates, fires and corrects; what is left."""
+        v, count = self.initial(x_TBX[0]), torch.zeros_like(x_TBX[0])
+        for current in x_TBX:
+            v = v + current
+            fires = (v >= self.threshold).to(v.dtype)
+            v, count = v - fires * self.threshold, count + fires
+        for _ in range(self.lookahead - 1):
+            more = (v >= self.threshold) & (count < self.lookahead)
+            change = more.to(v.dtype) - ((v < 0) & (count > 0)).to(v.dtype)
+            v, count = v - change * self.threshold, count + change
+        self.count = count
+        return v
+
+    def send(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        """See :class:`methods.counting.CountFirstNode`."""
+        steps = [torch.where(self.count >= t, self.threshold, 0.0).to(v.dtype) for t in range(1, self.lookahead + 1)]
+        return torch.stack(steps), v
+
+
+class PASCAL(CountFirst):
+    """Counted, corrected and sent again, on a QCFS net (https://arxiv.org/abs/2505.01730).
+
+    Args:
+        net: trained network with QCFS activations.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        require_activation(net, QCFSActivation, type(self).__name__, "QCFS")
+        super().__init__(net)
+
+    def neuron(self, name: str, activation: Activation, T: int) -> SpikingNeuron:
+        """Theta = lambda, v_0 = theta / 2."""
+        assert isinstance(activation, QCFSActivation)
+        return CorrectedCountNode(activation.threshold, T)

@@ -1,0 +1,143 @@
+"""Forward temporal bias correction against scalar loops, and what its passes do to the errors."""
+
+from __future__ import annotations
+
+import math
+import sys
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from reference import LinearNet, named_model, refused, relu_net
+from running import logits_of, outputs
+from torch import Tensor, nn
+
+from bench.snn.diagnosis import diagnose
+from bench.snn.neurons import SpikingNeuron
+from methods.ftbc import FTBC, CorrectedIFNode
+from methods.qcfs import QCFS
+
+Array = np.ndarray
+
+
+def corrected_by_hand(
+    z_TBF: Array, a_BF: Array, theta: float, batch: int, passes: int, alpha: float
+) -> tuple[Array, Array]:
+    """Corrections ``[T, F]`` and spikes ``[T, B, F]`` of one linear layer, one neuron after the other."""
+    T, B, F = z_TBF.shape
+    b, spikes = np.zeros((T, F)), np.zeros_like(z_TBF)
+    for f in range(F):
+        for last in [False] * passes + [True]:
+            for rows in [range(start, min(start + batch, B)) for start in range(0, B, batch)]:
+                v = [theta / 2 for _ in rows]
+                for t in range(T):
+                    u = [v[k] + z_TBF[t, i, f] for k, i in enumerate(rows)]
+                    if not last:
+                        s = [theta if value - b[t, f] >= theta else 0.0 for value in u]
+                        b[t, f] += alpha * sum(s[k] - a_BF[i, f] for k, i in enumerate(rows)) / len(rows)
+                    for k, i in enumerate(rows):
+                        spikes[t, i, f] = theta if u[k] - b[t, f] >= theta else 0.0
+                        v[k] = u[k] - b[t, f] - spikes[t, i, f]
+    return b, spikes
+
+
+@pytest.mark.parametrize(("passes", "alpha"), [(1, 0.5), (3, 0.2)])
+def test_corrections_are_those_of_scalar_loops_layer_by_layer(passes: int, alpha: float) -> None:
+    model, T, x = tiny.Layers(), 5, tiny.normal(7, 6)
+    rule = FTBC(model, "relu", calibration_images=7, batch=4, passes=passes, alpha=alpha, percentile=90.0)
+    snn = rule.convert(T, tiny.batches(x, (5, 2)))
+    sent, a = np.repeat(x.numpy()[None], T, 0), x.numpy()
+    for name, (weight, bias) in zip(("act1", "act2"), model.arrays(), strict=False):
+        neuron = snn.neurons[name]
+        assert isinstance(neuron, CorrectedIFNode)
+        a = np.maximum(a @ weight.T + bias, 0)
+        b, sent = corrected_by_hand(sent @ weight.T + bias, a, float(neuron.threshold), 4, passes, alpha)
+        assert np.abs(neuron.corrections.numpy() - b).max() < 1e-12
+    with outputs(snn.net, SpikingNeuron) as out:
+        logits_of(snn, x, T, 10**6)
+    assert np.array_equal(out["act2"].view(T, 7, -1).numpy() > 0, sent > 0)
+
+
+def channel_errors(rule: FTBC, batches: list[tuple[Tensor, Tensor]], x: Tensor, T: int, name: str) -> float:
+    """Mean over channels and steps of the error of the mean output, on images ``x``."""
+    snn = rule.convert(T, batches)
+    with outputs(rule.net, nn.Module) as ann:
+        rule.net(x)
+    with outputs(snn.net, SpikingNeuron) as out:
+        logits_of(snn, x, T, 10**6)
+    sent = out[name].unflatten(0, (T, len(x))).mean(1)
+    return float((sent.flatten(2).mean(2) - ann[name].mean(0).flatten(1).mean(1)).abs().mean())
+
+
+@pytest.mark.parametrize("name", ["act1", "act2"])
+def test_each_pass_lowers_the_error_and_most_of_that_holds_on_other_images(name: str) -> None:
+    """Of the mean output of each channel at each step: on its own images by more than half, on others by a third."""
+    net, T = relu_net(), 4
+    seen, unseen = tiny.normal(40, 3, 8, 8), tiny.normal(40, 3, 8, 8, seed=1)
+    errors: dict[str, list[float]] = {"seen": [], "unseen": []}
+    for passes in (1, 2, 4):
+        rule = FTBC(net, "relu", calibration_images=40, batch=40, passes=passes)
+        for key, x in (("seen", seen), ("unseen", unseen)):
+            errors[key].append(channel_errors(rule, tiny.batches(seen, (40,)), x, T, name))
+    off = FTBC(net, "relu", calibration_images=40, batch=40, passes=1, alpha=1e-9)
+    plain = {
+        key: channel_errors(off, tiny.batches(seen, (40,)), x, T, name)
+        for key, x in (("seen", seen), ("unseen", unseen))
+    }
+    assert [plain["seen"], *errors["seen"]] == sorted([plain["seen"], *errors["seen"]], reverse=True)
+    assert errors["seen"][-1] < 0.5 * plain["seen"]
+    assert errors["unseen"][-1] < 0.67 * plain["unseen"]
+
+
+def test_errors_are_noted_by_pass() -> None:
+    rule = FTBC(relu_net(), "relu", calibration_images=20, batch=20, passes=5)
+    rule.convert(4, tiny.batches(tiny.normal(20, 3, 8, 8), (20,)))
+    for errors in rule.errors.values():
+        assert len(errors) == 5
+        assert errors[-1] < errors[0]
+
+
+@pytest.mark.parametrize("name", ["linear", "preactivation"])
+def test_a_short_schedule_is_the_beginning_of_a_long_one_bit_for_bit(name: str) -> None:
+    model, x = named_model(name)
+    model, x = model.float(), x.float()
+    short, long = (
+        FTBC(model.net, calibration_images=3, batch=3, passes=2).convert(T, tiny.batches(x, (3,))) for T in (3, 8)
+    )
+    assert len(short.neurons) > 1
+    for name, neuron in short.neurons.items():
+        other = long.neurons[name]
+        assert isinstance(neuron, CorrectedIFNode) and isinstance(other, CorrectedIFNode)
+        assert neuron.corrections.shape[0] == 3
+        assert torch.equal(neuron.corrections, other.corrections[:3]), name
+        assert neuron.corrections.abs().max() > 0
+    assert torch.equal(logits_of(short, x, 3, 3), logits_of(long, x, 8, 3)[:3])
+
+
+def test_passes_of_any_length_take_the_correction_of_their_step() -> None:
+    model, x = named_model("linear")
+    snn = FTBC(model.net, calibration_images=3, batch=3).convert(8, tiny.batches(x, (3,)))
+    whole = logits_of(snn, x, 8, 10**6)
+    assert (logits_of(snn, x, 8, 1) - whole).abs().max() < 1e-12
+    assert (snn.only_T, snn.lookahead, snn.warmup) == (None, 0, 0)
+    found = diagnose(model.net, snn, tiny.batches(x, (3,)), 4)
+    assert len(found["layers"]) == 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"calibration_images": 0}, {"calibration_images": 199}, {"batch": 0}, {"passes": 0}, {"passes": -1},
+     {"alpha": 0.0}, {"alpha": -0.5}, {"alpha": math.nan}, {"percentile": 0.0}, {"percentile": 99.0}],
+)  # fmt: skip
+def test_options_out_of_range_are_refused(options: dict[str, float]) -> None:
+    with refused(f"--model.{next(iter(options))}"):
+        FTBC(QCFS(LinearNet()).net, **options)  # type: ignore[arg-type]
+
+
+def test_it_needs_T_and_images() -> None:
+    model, x = named_model("linear")
+    with refused("T="):
+        FTBC(model.net).convert(sys.maxsize, tiny.batches(x, (3,)))
+    with refused("calibration images and got none"):
+        FTBC(model.net).convert(4, [])

@@ -1,0 +1,110 @@
+"""The delayed read-out, and spikes that go on in another order."""
+
+from __future__ import annotations
+
+import pytest
+import tiny
+import torch
+from reference import named_model, refused
+from running import logits_of, outputs, run, spikes_of
+from torch import nn
+
+from bench.library import convert, simulate
+from bench.snn.neurons import IFNode
+from bench.snn.readout import Readout
+from methods.cos import COS
+from methods.max_norm import MaxNorm
+
+
+@pytest.mark.parametrize(
+    ("delay", "T", "read"),
+    [(0, 3, [1, 2, 3]), (2, 6, [3, 4, 5, 6]), (2, 7, [3, 4, 5, 6, 7]), (2, 5, [2, 3, 4, 5]), (9, 5, [2, 3, 4, 5]),
+     (9, 3, [1, 2, 3])],
+)  # fmt: skip
+def test_the_answer_leaves_the_delay_out_or_reads_the_last_four(delay: int, T: int, read: list[int]) -> None:
+    model, x = named_model("linear")
+    model.use(Readout(delay=delay))
+    snn = model.convert(T, [])
+    logits = logits_of(snn, x, T)
+    expected = torch.stack([logits[step - 1] for step in read]).sum(0)
+    assert torch.allclose(snn.score(logits, T), expected, atol=1e-12)
+    assert snn.window(T) == slice(read[0] - 1, T)
+
+
+def test_the_estimate_is_what_the_most_driven_neurons_need() -> None:
+    """With layer thresholds, those are the ones with the largest mean; v_0 = 0 here."""
+    net, x = tiny.Layers(), tiny.normal(20, 6)
+    rule = MaxNorm(net)
+    rule.use(Readout(delay="auto"))
+    snn = rule.convert(8, tiny.batches(x, (12, 8)))
+    a, total = x.numpy(), 0.0
+    for weight, bias in net.arrays()[:-1]:
+        a = (a @ weight.T + bias).clip(0)
+        total += a.max() / a.mean(0).max()
+    assert snn.delay == int(total) > 3
+    by_library = convert(net_of_relus(net), "max_norm", x, delay="auto")
+    assert by_library.delay == snn.delay
+
+
+def net_of_relus(net: tiny.Layers) -> nn.Module:
+    layers = [module if isinstance(module, nn.Linear) else nn.ReLU() for module in net.children()]
+    order = [layers[0], nn.ReLU(), layers[2], nn.ReLU(), layers[4]]
+    return nn.Sequential(*order).eval()
+
+
+def test_a_method_without_images_gets_some_for_the_estimate() -> None:
+    model, x = named_model("linear")
+    assert model.calibration_images == 0
+    model.use(Readout(delay="auto"))
+    assert model.calibration_images > 0
+    assert model.convert(4, tiny.batches(x, (3,))).delay > 0
+
+
+@pytest.mark.parametrize("T", [3, 8])
+def test_permuted_spikes_are_the_same_spikes_in_another_order(T: int) -> None:
+    """Of the first layer, whose input no permutation changes; no neuron follows another."""
+    model, x = named_model("resnet20")
+    _, plain = spikes_of(model.convert(T, []), x, T)
+    model.use(Readout(permute=True))
+    snn = model.convert(T, [])
+    logits, moved = spikes_of(snn, x, T)
+    first = next(iter(plain))
+    assert torch.equal(moved[first].sum(0), plain[first].sum(0))
+    assert not torch.equal(moved[first], plain[first])
+    mixed = (moved[first].sum(0) > 0) & (moved[first].sum(0) < T)
+    orders = torch.unique(moved[first][:, mixed], dim=1).shape[1]
+    assert orders > 2, "each neuron has an order of its own"
+    assert snn.only_T == T and snn.lookahead == T
+    assert snn.wait == 19 * T, "each of 19 layers waits"
+    again, other = model.convert(T, []), model
+    assert torch.equal(logits_of(again, x, T), logits), "a new conversion draws the same"
+    assert not torch.equal(logits_of(again, x, T), logits), "a second run draws others"
+    other.use(Readout(permute=True, draw_seed=1))
+    assert not torch.equal(logits_of(other.convert(T, []), x, T), logits)
+
+
+def test_permuting_waits_but_pays_nothing_twice() -> None:
+    model, x = named_model("linear")
+    model.use(Readout(permute=True))
+    snn = model.convert(6, [])
+    with outputs(snn.net, IFNode) as sent:
+        run(snn, x, 6)
+    assert snn.heard == set()
+    fan_outs = {"act1": 9, "act2": 4}
+    synops = sum(int((out != 0).sum()) * fan_outs[name] for name, out in sent.items())
+    assert synops == sum(int(n.synop_counts.sum()) for n in snn.neurons.values())
+
+
+def test_what_is_no_option_is_refused() -> None:
+    with refused("--snn.delay -1"):
+        Readout(delay=-1)
+    with refused("--snn.draw_seed 3"):
+        Readout(draw_seed=3)
+    model, x = named_model("linear")
+    cos = COS(model.net, rho=2)
+    cos.use(Readout(permute=True))
+    with refused("--snn.permute"):
+        cos.convert(4, [])
+    with refused("T"):
+        convert(model, "qcfs", permute=True)
+    assert simulate(convert(model, "qcfs", permute=True, T=4), x, 4).shape == (4, 3, 4)
