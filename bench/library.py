@@ -6,7 +6,7 @@ import copy
 import itertools
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple, SupportsIndex
 
 import torch
@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils.data import Dataset
 
-from bench.errors import ConversionWarning, UserError
+from bench.errors import ConversionWarning, UserError, nearest
 from bench.registry.entries import lookup
 from bench.registry.methods import METHODS
-from bench.snn.activations import ReLUActivation
+from bench.snn.activations import QCFSActivation, ReLUActivation
 from bench.snn.calibration import CALIBRATION_BATCH
 from bench.snn.graph.canonical import canonical, ceiling_of, drop_uncalled
 from bench.snn.graph.check import check_batch, check_convertible
@@ -25,12 +25,14 @@ from bench.snn.graph.hooks import with_hooks
 from bench.snn.graph.trace import ImageShape
 from bench.snn.guard import require_same_answers
 from bench.snn.readout import Readout
-from bench.snn.replace import replace, split_norm_act
+from bench.snn.replace import put, replace, split_norm_act
 from bench.snn.simulate import SpikingNetwork
 from bench.snn.simulate import simulate as simulate_parts
 from methods.base import Batch, ConversionModule
 
 Calibration = Tensor | Iterable[object]
+# Threshold and levels of a quantised activation, or what gives them for a module of the user's own.
+Quantised = tuple[float | Tensor, int] | Callable[[nn.Module], tuple[float | Tensor, int]]
 
 
 def convert(
@@ -38,6 +40,7 @@ def convert(
     method: str = "robust_norm",
     calibration: Calibration | None = None,
     T: int | None = None,
+    thresholds: Mapping[str | type[nn.Module], Quantised] | None = None,
     **options: object,
 ) -> SpikingNetwork:
     """Converts a trained network into a spiking one.
@@ -56,7 +59,11 @@ def convert(
             batches of images, or of images and labels, such as a ``DataLoader`` gives. The first
             ``calibration_images`` of them are used (an option of the methods that look at images), or all if there are
             fewer.
-        T: time-steps; needed where the conversion depends on it (``rts``, ``snnc_lp``, ``snnc_ap``).
+        T: time-steps; needed if the conversion depends on it (``rts``, ``snnc_lp``, ``snnc_ap``).
+        thresholds: for a net whose quantised activations are modules of the user's own, for ``qcfs`` and the methods
+            that build on it: by class or by name of these modules, threshold and levels (a number or a tensor
+            broadcastable to one image's activation, and an integer), or a function that gives both for a module,
+            ``{TheirQCFS: lambda module: (module.thresh, module.L)}``.
         **options: of the method, as ``--model.*`` on the command line: ``percentile=99.9``, ``granularity="channel"``;
             and of the converted network, as ``--snn.*``: ``delay="auto"`` (:class:`bench.snn.readout.Readout`).
 
@@ -72,52 +79,45 @@ def convert(
     readout = Readout(**{name: options.pop(name) for name in ("delay", "permute") if name in options})  # type: ignore
     if T is None and entry.per_T:
         raise UserError(f"{method} converts for one T; give convert(..., T=...)")
-    kind, image, fixed_size = entry.load(), None, False
-    if entry.source is None:
-        if not isinstance(model, kind) or options:
-            choices = ", ".join(name for name, other in METHODS.items() if other.source)
-            raise UserError(
-                f"{method} converts what it has trained itself, with the options it was trained with; a trained net is "
-                f"converted by {choices}"
-            )
+    kind, found = entry.load(), None
+    if entry.source is None and thresholds is not None and kind.of_trained is not None:
+        kind = kind.of_trained
+    elif entry.source is None and (not isinstance(model, kind) or options):
+        choices = ", ".join(name for name, other in METHODS.items() if other.source)
+        raise UserError(
+            f"{method} converts what it has trained itself, with the options it was trained with; a trained net is "
+            f"converted by {choices}"
+        )
+    images = iter(()) if calibration is None else _images(calibration)
+    first = list(itertools.islice(images, 1))
+    image = first[0].shape[1:] if first else None
+    # What can be read only once must not lose its first batch.
+    calibration = None if calibration is None else itertools.chain(first, images)
+    if isinstance(model, kind):
         converter: ConversionModule = model
     else:
-        if calibration is not None:
-            images = _images(calibration)
-            first = list(itertools.islice(images, 1))
-            image = first[0].shape[1:] if first else None
-            # What can be read only once must not lose its first batch.
-            calibration = itertools.chain(first, images)
-        own, last = model, None
-        if isinstance(model, ConversionModule):  # a trained method's net is already marked for conversion
-            net = copy.deepcopy(model.net).eval()
-        else:
-            own, net, last, fixed_size = prepare(model, image)
+        found = _trained(model) if isinstance(model, ConversionModule) else prepare(model, image, thresholds)
         try:
-            converter = kind(net, **options)
+            converter = kind(found.net, **options)
         except TypeError as error:
             raise UserError(f"{method}: {str(error).partition('() ')[2] or error}") from error
     if readout.changes:
         converter = copy.copy(converter)
         converter.use(readout)
     batches = _batches(method, converter, calibration)
-    if batches and entry.source is not None:
-        require_same_answers(own, converter.folded(image), last, batches[0][0])
+    if found is not None and first:
+        seen = batches[0][0] if batches else first[0].to(_device(model))
+        require_same_answers(found.own, converter.folded(image), found.last, seen)
     with torch.no_grad():
         snn = converter.convert(sys.maxsize if T is None else T, batches, image).to(_device(model))
-    snn.only_image = torch.Size(image) if image and fixed_size else None
-    if own_is_half := next((p.dtype for p in model.parameters() if p.dtype in _HALF), None):
-        _say(f"the network is {own_is_half}; it was converted in single precision, which membranes need")
-    if entry.source is not None and last is not None:
-        _say(f"the {type(last).__name__} that ends the network was left out, which changes no ranking of the classes")
+    if found is not None:
+        snn.only_image = torch.Size(image) if image and found.fixed_size else None
+        for notice in found.notices:
+            warnings.warn(notice, ConversionWarning, stacklevel=2)
     return snn
 
 
 _HALF = (torch.float16, torch.bfloat16)
-
-
-def _say(notice: str) -> None:
-    warnings.warn(notice, ConversionWarning, stacklevel=3)
 
 
 class Prepared(NamedTuple):
@@ -128,30 +128,45 @@ class Prepared(NamedTuple):
         net: with each ReLU as an activation that conversion knows.
         last: the softmax that ends ``own`` and is left out of ``net``; ``None`` if there is none.
         fixed_size: ``net`` holds for images of one shape alone, because its ``forward`` asked for it.
+        notices: what was done that a user should know.
     """
 
     own: nn.Module
     net: nn.Module
-    last: nn.Module | None
-    fixed_size: bool
+    last: nn.Module | None = None
+    fixed_size: bool = False
+    notices: tuple[str, ...] = ()
 
 
-def prepare(model: nn.Module, image: ImageShape = None) -> Prepared:
+def _trained(model: ConversionModule) -> Prepared:
+    """The net that a method of the suite has trained, which is already marked for conversion."""
+    return Prepared(model, copy.deepcopy(model.net).eval())
+
+
+def prepare(
+    model: nn.Module,
+    image: ImageShape = None,
+    thresholds: Mapping[str | type[nn.Module], Quantised] | None = None,
+) -> Prepared:
     """A copy of a ReLU network, in evaluation mode, with each ReLU as an activation that conversion knows.
 
     Args:
         model: stays as it is.
         image: shape of one image, if known.
+        thresholds: of quantised activations (:func:`convert`).
 
     Raises:
         UserError: names what cannot be converted.
     """
-    model = _unwrapped(model)
+    model, notices = _unwrapped(model), []
     _check_kind(model)
     own = copy.deepcopy(model).eval().requires_grad_(False)
-    if any(parameter.dtype in _HALF for parameter in own.parameters()):
+    if half := next((parameter.dtype for parameter in own.parameters() if parameter.dtype in _HALF), None):
         own = own.float()
-    net = with_hooks(copy.deepcopy(own), image)
+        notices.append(f"the network is {half}; it was converted in single precision, which membranes need")
+    net = copy.deepcopy(own)
+    _mark_quantised(net, thresholds or {})
+    net = with_hooks(net, image)
     split_norm_act(net)
     form = canonical(net, image)
     net = form.net
@@ -161,7 +176,43 @@ def prepare(model: nn.Module, image: ImageShape = None) -> Prepared:
     check_convertible(net, image)
     if image is not None:
         check_batch(net, image)
-    return Prepared(own, net, form.last, form.fixed_size)
+    if form.last is not None:
+        kind = type(form.last).__name__
+        notices.append(f"the {kind} that ends the network was left out, which changes no ranking of the classes")
+    return Prepared(own, net, form.last, form.fixed_size, tuple(notices))
+
+
+def _mark_quantised(net: nn.Module, thresholds: Mapping[str | type[nn.Module], Quantised]) -> None:
+    """Puts QCFS activations, in place, where the user's own are."""
+    for key, given in thresholds.items():
+        modules = dict(net.named_modules())
+        names = [name for name, m in modules.items() if name == key or (isinstance(key, type) and isinstance(m, key))]
+        shown = key.__name__ if isinstance(key, type) else key
+        if not names:
+            raise UserError(f"thresholds: the network has no {shown}{nearest(str(key), modules)}")
+        for name in names:
+            try:
+                theta, levels = given(modules[name]) if callable(given) else given
+                activation = QCFSActivation(int(levels))
+                activation.threshold = nn.Parameter(_one_image(torch.as_tensor(theta)), requires_grad=False)
+            except (TypeError, ValueError, AttributeError) as error:
+                raise UserError(
+                    f"thresholds: {shown} gives no threshold and levels for {name} ({str(error)[:100]}); give a number "
+                    "or a tensor, and an integer"
+                ) from error
+            if not bool(((activation.threshold > 0) & torch.isfinite(activation.threshold)).all()):
+                lowest = activation.threshold.min().item()
+                raise UserError(f"thresholds: that of {name} is {lowest:.4g}, and must be positive and finite")
+            if int(levels) < 1:
+                raise UserError(f"thresholds: {name} has {levels} levels, and must have at least 1")
+            put(net, modules[name], activation.to(activation.threshold).eval())
+
+
+def _one_image(theta: Tensor) -> Tensor:
+    """A threshold without a dimension for the batch."""
+    theta = theta.detach().clone()
+    theta = theta if theta.is_floating_point() else theta.float()
+    return theta.reshape(()) if theta.numel() == 1 else theta.squeeze(0) if theta.ndim == 4 else theta
 
 
 def _activation(_: str, rectifier: nn.ReLU | nn.Hardtanh) -> nn.Module:

@@ -46,6 +46,8 @@ class ConversionModule(pl.LightningModule):
         pools_currents: max-pooling comes before the neurons (:func:`bench.snn.graph.pool_first.pool_first`) and stays.
         per_T: under these options the conversion is for one T, also if the registry does not say so of the method.
         random: the network draws numbers, so that its accuracy is a mean over several runs.
+        of_trained: the conversion of a net that was trained elsewhere, for a method that trains; ``None`` if there is
+            none.
         readout: how the converted network is read out and sent on.
     """
 
@@ -58,6 +60,7 @@ class ConversionModule(pl.LightningModule):
     pools_currents = False
     per_T = False
     random = False
+    of_trained: type[ConversionModule] | None = None
     readout = Readout()
     extras: tuple[str, ...] = ()
 

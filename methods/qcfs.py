@@ -30,9 +30,32 @@ from torch import Tensor, nn
 
 from bench.errors import UserError
 from bench.snn.activations import Activation, QCFSActivation, Region
+from bench.snn.calibration import require_activation
 from bench.snn.neurons import IFNode, SpikingNeuron
-from methods.base import Batch
+from methods.base import Batch, ConversionModule
 from methods.training import TrainingModule
+
+
+def qcfs_node(activation: Activation) -> SpikingNeuron:
+    """The neuron of a QCFS activation: theta = lambda, v_0 = theta / 2."""
+    assert isinstance(activation, QCFSActivation)
+    return IFNode(activation.threshold, v_init=0.5)
+
+
+class QCFSConversion(ConversionModule):
+    """The conversion alone, for a net that was trained elsewhere.
+
+    Args:
+        net: trained network with QCFS activations.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        require_activation(net, QCFSActivation, "qcfs", "QCFS")
+        super().__init__(net)
+
+    def neuron(self, name: str, activation: Activation, T: int) -> SpikingNeuron:
+        """See :func:`qcfs_node`."""
+        return qcfs_node(activation)
 
 
 class QCFS(TrainingModule):
@@ -49,6 +72,8 @@ class QCFS(TrainingModule):
         region: where the gradient passes; ``clip_first`` is the authors' final code, ``floor_first`` their first.
         **kwargs: optimiser settings of :class:`methods.training.TrainingModule`.
     """
+
+    of_trained = QCFSConversion
 
     def __init__(
         self,
@@ -80,8 +105,7 @@ class QCFS(TrainingModule):
 
     def neuron(self, name: str, activation: Activation, T: int) -> SpikingNeuron:
         """The paper's: theta = lambda, v_0 = theta / 2."""
-        assert isinstance(activation, QCFSActivation)
-        return IFNode(activation.threshold, v_init=0.5)
+        return qcfs_node(activation)
 
     def prepare(self, calibration: Iterable[Batch]) -> None:
         """Starts lambda at the activations' own scale where ``lambda_percentile`` asks for it."""

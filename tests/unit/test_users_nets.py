@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from reference import randomise, refused
+from reference import StepNeuron, randomise, refused
 from steps import steps_of
 from tiny import normal
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from bench import convert, simulate
 from bench.errors import ConversionWarning
 from bench.snn.layerwise import execution_order
+from methods.qcfs import QCFS
 
 T, V_INIT = 12, 0.413
 IMAGES, CALIBRATION = normal(3, 3, 8, 8), normal(12, 3, 8, 8, seed=1)
@@ -454,6 +455,80 @@ def test_a_converted_net_has_no_training_mode() -> None:
     assert not any(module.training for module in snn.modules())
     snn.eval()
     assert torch.equal(simulate(snn, IMAGES, T), before)
+
+
+# ------------------------------------------------------------------------------------ quantised nets of the user's
+
+
+class TheirQuantiser(nn.Module):
+    """As a repository of one's own has it: a threshold under another name, and levels."""
+
+    def __init__(self, up: float, t: int) -> None:
+        super().__init__()
+        self.up, self.t = nn.Parameter(torch.tensor([up]).double()), t
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.floor((x / self.up).clamp(0, 1) * self.t + 0.5) / self.t * self.up
+
+
+def _quantised() -> nn.Sequential:
+    net = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), TheirQuantiser(1.1, 4), nn.Conv2d(6, 6, 3), TheirQuantiser(0.9, 8),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5),
+    )  # fmt: skip
+    randomise(net.double(), 0)
+    return net.eval()
+
+
+GIVEN = {
+    "by class": {TheirQuantiser: lambda module: (module.up, module.t)},
+    "by name": {"2": (1.1, 4), "4": (torch.tensor([0.9]).double(), 8)},
+}
+
+
+@pytest.mark.parametrize("given", GIVEN)
+def test_quantised_activations_of_ones_own_become_neurons(given: str) -> None:
+    net = _quantised()
+    neurons = {name: StepNeuron(torch.tensor(theta).double(), 0.5) for name, theta in (("2", 1.1), ("4", 0.9))}
+    logits = simulate(convert(net, "qcfs", CALIBRATION, thresholds=GIVEN[given]), IMAGES, T)
+    loop = copy.deepcopy(net)
+    for name, neuron in neurons.items():
+        loop.set_submodule(name, neuron)
+    with torch.no_grad():
+        assert torch.allclose(logits, torch.stack([loop(IMAGES) for _ in range(T)]))
+    assert all(0.01 < torch.stack(neuron.spikes).double().mean() < 0.99 for neuron in neurons.values())
+
+
+@pytest.mark.parametrize("method", ["cos", "srp"])
+def test_methods_on_quantised_nets_take_ones_own(method: str) -> None:
+    """The same spikes as of a net of this suite with the same weights and thresholds."""
+    net = _quantised()
+    relu = nn.Sequential(*(nn.ReLU() if isinstance(m, TheirQuantiser) else copy.deepcopy(m) for m in net))
+    ours = QCFS(relu, L=4).double().eval()
+    for name in ("2", "4"):
+        ours.net.get_submodule(name).threshold.data.copy_(net.get_submodule(name).up[0])
+    snn = convert(net, method, thresholds=GIVEN["by class"])
+    assert torch.equal(simulate(snn, IMAGES, T), simulate(convert(ours, method), IMAGES, T))
+
+
+BAD_THRESHOLDS: dict[str, tuple[object, str]] = {
+    "none": (None, "qcfs converts what it has trained itself"),
+    "another class": ({nn.GELU: (1.0, 4)}, "has no GELU"),
+    "another name": ({"22": (1.0, 4)}, "has no 22"),
+    "negative": ({TheirQuantiser: (-1.0, 4)}, "that of 2 is -1, and must be positive"),
+    "no levels": ({TheirQuantiser: (1.0, 0)}, "has 0 levels"),
+    "no attribute": ({TheirQuantiser: lambda module: (module.threshold, 4)}, "gives no threshold and levels for 2"),
+    "one number": ({TheirQuantiser: 1.0}, "gives no threshold and levels for 2"),
+    "NaN": ({TheirQuantiser: (float("nan"), 4)}, "that of 2 is nan"),
+    "some": ({"2": (1.1, 4)}, "floor, which is not linear"),
+}
+
+
+@pytest.mark.parametrize("what", BAD_THRESHOLDS)
+def test_thresholds_that_do_not_fit_are_refused(what: str) -> None:
+    thresholds, pattern = BAD_THRESHOLDS[what]
+    with refused(pattern):
+        convert(_quantised(), "qcfs", CALIBRATION, thresholds=thresholds)  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------------------------------------------- inputs
