@@ -11,6 +11,7 @@ from typing import NamedTuple, SupportsIndex
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 from torch.utils.data import Dataset
 
@@ -74,8 +75,8 @@ def convert(
         UserError: the network has something that cannot be converted, or an argument does not fit; says what.
     """
     entry = lookup("method", method, METHODS)
-    if T is not None and T < 1:
-        raise UserError(f"T = {T}: must be at least 1")
+    if T is not None and (not isinstance(T, SupportsIndex) or T.__index__() < 1):
+        raise UserError(f"T = {T}: must be an integer, at least 1")
     readout = Readout(**{name: options.pop(name) for name in ("delay", "permute") if name in options})  # type: ignore
     if T is None and entry.per_T:
         raise UserError(f"{method} converts for one T; give convert(..., T=...)")
@@ -160,7 +161,10 @@ def prepare(
     """
     model, notices = _unwrapped(model), []
     _check_kind(model)
-    own = copy.deepcopy(model).eval().requires_grad_(False)
+    own = _copied(model).eval().requires_grad_(False)
+    for module in list(own.modules()):
+        if (inner := _unwrapped(module)) is not module:
+            put(own, module, inner)
     if half := next((parameter.dtype for parameter in own.parameters() if parameter.dtype in _HALF), None):
         own = own.float()
         notices.append(f"the network is {half}; it was converted in single precision, which membranes need")
@@ -221,6 +225,22 @@ def _activation(_: str, rectifier: nn.ReLU | nn.Hardtanh) -> nn.Module:
     return rectifier if ceiling is None else ReLUActivation(ceiling)
 
 
+def _copied(model: nn.Module) -> nn.Module:
+    """A copy; what an earlier call has left on the network, as activations, is copied without its history."""
+    memo: dict[int, object] = {}
+    for module in model.modules():
+        for value in vars(module).values():
+            parts = (
+                value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else [value]
+            )
+            memo |= {id(x): x.detach().clone() for x in parts if isinstance(x, Tensor) and not x.is_leaf}
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:  # whatever an attribute may raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:150]
+        raise UserError(f"{type(model).__name__} cannot be copied ({reason}); give a network without it") from error
+
+
 def _unwrapped(model: nn.Module) -> nn.Module:
     """The network inside the wrappers of parallel training and of ``torch.compile``."""
     while True:
@@ -256,13 +276,26 @@ def simulate(snn: SpikingNetwork, x: Tensor, T: int) -> Tensor:
         raise UserError(f"x: is {found}; give a tensor of images, [B, C, H, W]")
     parameter = next(snn.parameters(), None)
     expected = (parameter.dtype, parameter.device) if parameter is not None else (x.dtype, x.device)
+    if expected[0] in _HALF:
+        raise UserError(
+            f"the spiking network is {expected[0]}, and membranes need single precision; snn.float() gives it"
+        )
     if not len(x) or (x.dtype, x.device) != expected:
         raise UserError(f"x: must be at least one image, {expected[0]} on {expected[1]} as the network is; it is "
                         f"{len(x)} of {x.dtype} on {x.device}")  # fmt: skip
     return torch.cat([part.logits for part in simulate_parts(snn, x, T.__index__())], 1)
 
 
+@torch.no_grad()  # weights made in inference mode know no gradients
 def _check_kind(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise UserError(f"model: is a {model.__name__ if isinstance(model, type) else type(model).__name__}"
+                        "; give a trained nn.Module")  # fmt: skip
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(value):
+            raise UserError(f"{name} has no shape yet; run the network once, and train it")
+        if value.is_meta:
+            raise UserError(f"{name} is on the meta device and has no values; load the trained ones")
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             raise UserError(f"{name or 'the model'} is a ScriptModule; give the module that it was made from")
@@ -320,8 +353,11 @@ def _images(calibration: Calibration) -> Iterator[Tensor]:
     """Batches of images alone."""
     if isinstance(calibration, Dataset) or not isinstance(calibration, Iterable):
         raise UserError(f"calibration: is a {type(calibration).__name__}; give a tensor of images or a DataLoader")
-    if isinstance(calibration, Tensor) and not len(calibration):
-        raise UserError("calibration: has no images; conversion got none to look at")
+    if isinstance(calibration, Tensor):
+        if calibration.ndim < 2 or calibration.is_meta or calibration.layout != torch.strided:
+            raise UserError("calibration: must be a float tensor of images [N, C, H, W], dense and with values")
+        if not len(calibration):
+            raise UserError("calibration: has no images; conversion got none to look at")
     for batch in torch.split(calibration, 100) if isinstance(calibration, Tensor) else calibration:
         parts = list(batch.values()) if isinstance(batch, Mapping) else batch
         parts = parts if isinstance(parts, (tuple, list)) else [parts]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from bench.errors import UserError
 from bench.snn.activations import Activation, ClippedReLU, ReLUActivation
 from bench.snn.graph.check import mixes_constant_input
+from bench.snn.graph.trace import does_not_take
 from bench.snn.neurons import Clock, Timed
 from bench.snn.replace import replace
 
@@ -52,10 +53,14 @@ def require_same_answers(own: nn.Module, net: nn.Module, last: nn.Module | None,
     Raises:
         UserError: says in what the answers differ.
     """
-    images, name = images[:IMAGES], type(own).__name__
+    # One more, that differs from the first even if a single image was given, or many that are alike.
+    images, name = torch.cat([images[: IMAGES - 1], images[:1] / 2 + 0.1]), type(own).__name__
 
     def ask(x: Tensor) -> Tensor:
-        answer = own(x.clone())  # it may change its input
+        try:
+            answer = own(x.clone())  # it may change its input
+        except Exception as error:  # whatever a forward pass may raise
+            raise does_not_take(own, x.shape[1:], error) from error
         if not isinstance(answer, Tensor):
             raise UserError(f"{name} answers with a {type(answer).__name__}; give one that answers with logits")
         return answer
@@ -69,11 +74,17 @@ def require_same_answers(own: nn.Module, net: nn.Module, last: nn.Module | None,
 
     def differs(other: Tensor) -> float:
         if other.shape != whole.shape:
-            return float("inf")
+            raise UserError(
+                f"{name} answers {len(images)} images with {list(whole.shape)}, and with {list(other.shape)} if they "
+                "come one by one or with time folded into them; keep the first dimension of every value for the images"
+            )
         gap = float((other - whole).abs().max())
         return gap if not gap <= tolerance else 0.0
 
-    apart = torch.cat([ask(image[None]) for image in images])
+    # A regression that ends with squeeze() gives a number for one image alone.
+    apart = torch.cat(
+        [answer[None] if answer.ndim < whole.ndim else answer for answer in map(ask, torch.split(images, 1))]
+    )
     if gap := differs(ask(images)):
         raise UserError(
             f"{name} answers the same images differently the second time (by {gap:.3g}): it draws random numbers, or "

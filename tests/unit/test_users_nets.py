@@ -6,6 +6,8 @@ The right answers come from the user's own network, run once per time-step (``st
 from __future__ import annotations
 
 import copy
+import pickle
+import types
 import warnings
 from collections.abc import Callable
 
@@ -230,6 +232,19 @@ class Frames(nn.Module):
         return y.view(x.shape[0], -1, 3).mean(1) if self.mean else y
 
 
+class Extractor(nn.Module):
+    """Answers with what a hook has put aside; the hook of a copy still writes to the original."""
+
+    def __init__(self, net: Net) -> None:
+        super().__init__()
+        self.net, self.found = net, {}
+        net.relu.register_forward_hook(lambda _, __, output: self.found.update(relu=output))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.net(x)
+        return self.net.head(self.found["relu"])
+
+
 class TwoInputs(Net):
     """Needs more than images."""
 
@@ -268,6 +283,16 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "state in a buffer": (Counts, "keeps something from one call to the next"),
     "a part is overwritten": (lambda: Net(_writes), r"torch\.cat"),
     "a part is changed in place": (lambda: Net(_part), "in place on a part"),
+    "rounding": (lambda: Net(lambda net, x: net.head(F.relu(net.a(x)).to(torch.int32).double())), "function to, which"),
+    "rounding in a sum": (
+        lambda: Net(lambda net, x: net.fc(F.relu(net.a(x)).sum((2, 3), dtype=torch.int32).double())), "function sum"
+    ),
+    "leaky_relu_": (lambda: Net(lambda net, x: net.head(F.leaky_relu_(net.a(x)))), "leaky_relu, which gives negative"),
+    "a mask": (lambda: Net(lambda net, x: net.head(F.relu(net.a(x)) * ((x > 0) & (x < 1)).sum())), "function and_"),
+    "no weights yet": (lambda: nn.Sequential(nn.LazyConv2d(4, 3), nn.ReLU()), r"0\.weight has no shape yet"),
+    "no values": (lambda: Net(_normalises).to("meta"), "is on the meta device"),
+    "a class": (lambda: Net, "is a Net; give a trained nn.Module"),
+    "a hook for another net": (lambda: Extractor(Net(_normalises)), "does not take images"),
     "a value is read": (lambda: Net(lambda net, x: net.head(F.relu(net.a(x))) * float(x.max())), "cannot trace it"),
     "a branch on values": (
         lambda: Net(lambda net, x: net.head(F.relu(net.a(x))) if x.sum() > 0 else x), "values of the images"
@@ -303,6 +328,12 @@ def test_what_cannot_be_converted_is_refused_by_name(what: str) -> None:
     make, pattern = REFUSED[what]
     with refused(pattern):
         convert(make(), "max_norm", CALIBRATION)
+
+
+@pytest.mark.parametrize("what", ["statistics of the batch", "a shuffle of the batch"])
+def test_one_calibration_image_shows_what_mixes_images_too(what: str) -> None:
+    with refused("mixes the images"):
+        convert(REFUSED[what][0](), "max_norm", CALIBRATION[:1])
 
 
 def test_a_wall_of_refused_modules_is_one_line_with_a_count() -> None:
@@ -342,9 +373,62 @@ OPERATIONS: dict[str, Callable[[], nn.Module]] = {
     "a regression": lambda: Net(lambda net, x: net.head(F.relu(net.a(x)))[:, 0]),
     "SyncBatchNorm": lambda: Net(lambda net, x: net.head(F.relu(net.p(net.a(x)))), p=nn.SyncBatchNorm(6)),
     "1-D": lambda: Net(lambda net, x: net.fc(net.p(F.relu(net.a(x)).flatten(2)).mean(2)), p=nn.AvgPool1d(2)),
+    "input by name": lambda: Net(lambda net, x: net.head(net.relu(input=net.a(input=x)))),
+    "F.batch_norm": lambda: Net(
+        lambda net, x: net.head(
+            F.relu(F.batch_norm(net.a(x), net.norm.running_mean, net.norm.running_var, net.norm.weight, net.norm.bias))
+        )
+    ),
+    "a subclass of BatchNorm2d": lambda: Net(lambda net, x: net.head(F.relu(net.p(net.a(x)))), p=ShiftedNorm(6)),
+    "a subclass of ReLU": lambda: Net(lambda net, x: net.head(net.p(net.a(x))), p=ShiftedReLU()),
+    "zeros beside spikes": lambda: Net(
+        lambda net, x: net.head(net.p(_widened(F.relu(net.a(x))))), p=nn.Conv2d(18, 6, 1)
+    ),
+    "squeeze before a layer": lambda: Net(lambda net, x: net.fc(F.adaptive_avg_pool2d(F.relu(net.a(x)), 1).squeeze())),
+    "squeeze at the end": lambda: Net(lambda net, x: net.p(F.relu(net.a(x)).mean((2, 3))).squeeze(), p=nn.Linear(6, 1)),
+    "a tensor as attribute": lambda: _with_mean(Net(lambda net, x: net.head(net.relu(net.a(x - net.plain))))),
+    "a forward of the instance": lambda: _patched("net"),
+    "a forward of a ReLU's instance": lambda: _patched("relu"),
+    "a forward of a BN's instance": lambda: _patched("norm"),
     "an attribute image_shape": lambda: _shaped(Net(lambda net, x: net.head(F.relu(net.a(x * net.image_shape[0]))))),
     "a max-pooling that is not called": lambda: Net(lambda net, x: net.head(F.relu(net.a(x))), p=nn.MaxPool2d(2)),
 }
+
+
+class ShiftedNorm(nn.BatchNorm2d):
+    """With a forward of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 0.1
+
+
+class ShiftedReLU(nn.ReLU):
+    """With a forward of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(2 * x - 0.1)
+
+
+def _widened(y: Tensor) -> Tensor:
+    return torch.cat([y, torch.zeros_like(y), y.new_zeros(y.shape[0], 6, 8, 8)], 1)
+
+
+def _with_mean(net: Net) -> Net:
+    net.plain = torch.full((3, 1, 1), 0.2, dtype=torch.float64)
+    return net
+
+
+def _patched(which: str) -> Net:
+    """``forward`` put on one object, as people do who do not want a subclass."""
+    net = Net(lambda net, x: net.head(net.relu(net.norm(net.a(x)))))
+    forwards: dict[str, Callable[..., Tensor]] = {
+        "net": lambda self, x: self.head(F.relu(self.b(F.relu(self.a(x))))),
+        "relu": lambda self, x: F.relu(2 * x),
+        "norm": lambda self, x: 3 * x,
+    }
+    module = net if which == "net" else net.get_submodule(which)
+    module.forward = types.MethodType(forwards[which], module)
+    return net
 
 
 def _shaped(net: Net) -> Net:
@@ -444,6 +528,51 @@ def test_wrappers_are_taken_off() -> None:
     expected = simulate(convert(net, "max_norm", CALIBRATION), IMAGES, 4)
     for wrapped in (nn.DataParallel(net), torch.compile(net), torch.compile(nn.DataParallel(net))):
         assert torch.equal(simulate(convert(wrapped, "max_norm", CALIBRATION), IMAGES, 4), expected)
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile])
+def test_wrappers_of_a_part_are_taken_off(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    net = Net(lambda net, x: net.head(net.p(x)), p=nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU()))
+    expected = simulate(convert(net, "max_norm", CALIBRATION), IMAGES, 4)
+    net.p = wrap(net.p)
+    assert torch.equal(simulate(convert(net, "max_norm", CALIBRATION), IMAGES, 4), expected)
+
+
+def test_a_net_may_keep_what_it_saw() -> None:
+    """An activation with a history cannot be copied as it is."""
+
+    def keeps(net: Net, x: Tensor) -> Tensor:
+        net.seen, net.all = net.a(x), [net.b(net.a(x))]
+        return net.head(F.relu(net.seen))
+
+    net = Net(keeps)
+    expected = simulate(convert(net, "max_norm", CALIBRATION), IMAGES, 4)
+    net(IMAGES)
+    assert torch.equal(simulate(convert(net, "max_norm", CALIBRATION), IMAGES, 4), expected)
+    assert net.seen.requires_grad
+
+
+def test_a_net_without_parameters_and_one_made_in_inference_mode() -> None:
+    bare = nn.Sequential(nn.ReLU(), nn.Flatten())
+    images = CALIBRATION.float()
+    rates = simulate(convert(bare, "max_norm", images), images, 1000).mean(0)
+    assert (rates - bare(images)).abs().max() < 1e-3 * 4
+    with torch.inference_mode():
+        net = _sequential()
+    expected = simulate(convert(_sequential(), "max_norm", CALIBRATION), IMAGES, 4)
+    assert torch.equal(simulate(convert(net, "max_norm", CALIBRATION), IMAGES, 4), expected)
+
+
+def test_a_converted_net_can_be_pickled() -> None:
+    snn = convert(Net(lambda net, x: net.head(F.relu(net.a(x)))), "max_norm", CALIBRATION)
+    assert torch.equal(simulate(pickle.loads(pickle.dumps(snn)), IMAGES, T), simulate(snn, IMAGES, T))
+
+
+def test_hardtanh_in_place_is_a_clip() -> None:
+    """The loop of the tests does not know it; so it is compared in the limit."""
+    net = Net(lambda net, x: net.head(F.hardtanh_(net.a(x), 0.0, 0.5)))
+    rates = simulate(convert(net, "max_norm", CALIBRATION), IMAGES, 2000).mean(0)
+    assert (rates - net(IMAGES)).abs().max() < 0.01 * net(IMAGES).abs().max()
 
 
 def test_a_converted_net_has_no_training_mode() -> None:
@@ -569,6 +698,9 @@ INPUTS: dict[str, tuple[Callable[[], object], str]] = {
     "single images to calibrate": (lambda: convert(_sequential(), "max_norm", list(CALIBRATION)), "does not take"),
     "a NaN pixel": (lambda: simulate(_snn(), _spoilt(IMAGES, float("nan")), 4), "image 1 has a pixel that is NaN"),
     "an infinite pixel": (lambda: simulate(_snn(), _spoilt(IMAGES, float("inf")), 4), "image 1 has a pixel"),
+    "half precision": (lambda: simulate(_snn().half(), IMAGES.half(), 4), "membranes need single precision"),
+    "one number to calibrate": (lambda: convert(_sequential(), "max_norm", torch.tensor(1.0)), "^calibration: must be"),
+    "T is a word": (lambda: convert(_sequential(), "max_norm", CALIBRATION, T="4"), "T = 4: must be an integer"),
     "a NaN to calibrate": (
         lambda: convert(_sequential(), "max_norm", _spoilt(CALIBRATION, float("nan"))), "^calibration: .*NaN"
     ),

@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 
 from bench.snn.graph.check import MAX_POOLS, owner, shape_nodes
 from bench.snn.graph.functional import make_functional
-from bench.snn.graph.trace import ImageShape, called, first_input, traced
+from bench.snn.graph.trace import ImageShape, called, first_input, interpret, is_patched, traced
 
 _RELU = {F.relu, torch.relu, torch.relu_, F.relu_, "relu", "relu_"}
 _CLAMPS = {
@@ -75,6 +75,9 @@ def canonical(net: nn.Module, image: ImageShape = None) -> Canonical:
     graph, asked = traced(net, image)
     changed = make_functional(net, graph, image)
     changed |= _fold_constants(net, graph)
+    changed |= _by_position(graph)
+    changed |= _squeeze_all_but_the_images(net, graph, image)
+    changed |= any(is_patched(module) for module in net.modules())
     due = [*_spelt_as_functions(net, graph), *_called_again(net, graph)]
     last = _softmax_at_the_end(net, graph)
     if not (due or changed or asked or last):
@@ -92,6 +95,37 @@ def canonical(net: nn.Module, image: ImageShape = None) -> Canonical:
     rebuilt.graph.lint()
     rebuilt.recompile()
     return Canonical(rebuilt, last, asked)
+
+
+def _by_position(graph: fx.Graph) -> bool:
+    """Gives modules their input by position: neurons do not know what the layer that they replace calls it."""
+    due = [node for node in graph.nodes if node.op == "call_module" and not node.args and set(node.kwargs) == {"input"}]
+    for node in due:
+        node.args, node.kwargs = (node.kwargs["input"],), {}
+    return bool(due)
+
+
+def _squeeze_all_but_the_images(net: nn.Module, graph: fx.Graph, image: ImageShape) -> bool:
+    """Keeps ``squeeze()`` from taking the first dimension, too, where a pass has one image."""
+    due = [
+        node
+        for node in graph.nodes
+        if node.target in (torch.squeeze, "squeeze") and _given(node, "", "dim").keys() <= {"", "input"}
+    ]
+    if not due or image is None:
+        return False
+    dimensions: dict[fx.Node, int] = {}
+
+    def note(node: fx.Node, result: object) -> None:
+        if isinstance(result, Tensor):
+            dimensions[node] = result.ndim
+
+    interpret(net, graph, image, note)
+    for node in due:
+        source = first_input(node)
+        if source in dimensions:
+            node.kwargs = {**node.kwargs, "dim": tuple(range(1, dimensions[source]))}
+    return True
 
 
 def _spelt_as_functions(net: nn.Module, graph: fx.Graph) -> Iterable[tuple[fx.Node, str, nn.Module]]:
@@ -209,10 +243,27 @@ def _with_weights(
     return layer
 
 
+def _norm(net: nn.Module, node: fx.Node) -> nn.Module | None:
+    """``F.batch_norm`` with constant statistics, which a subclass of ``nn.BatchNorm2d`` calls, too."""
+    if node.target is not F.batch_norm:
+        return None
+    names = ("running_mean", "running_var", "weight", "bias")
+    given = _given(node, "input", *names, "training", "momentum", "eps")
+    values = {name: _constant(net, given.get(name)) for name in names}
+    mean, eps = values["running_mean"], given.get("eps", 1e-5)
+    missing = any(value is None and given.get(name) is not None for name, value in values.items())
+    if mean is None or missing or given.get("training") or not isinstance(eps, float):
+        return None
+    norm = nn.SyncBatchNorm(len(mean), eps).to(mean)  # of images of any number of dimensions
+    norm.load_state_dict({name: value for name, value in values.items() if value is not None}, strict=False)
+    return norm.eval()
+
+
 _MAKERS: dict[str, Callable[[nn.Module, fx.Node], nn.Module | None]] = {
     "relu": _rectifier,
     "pool": _pool,
     "layer": _layer,
+    "norm": _norm,
 }
 
 

@@ -65,6 +65,8 @@ _LINEAR_METHODS = {
     "swapaxes", "movedim", "squeeze", "unsqueeze", "expand", "expand_as", "repeat", "add", "add_", "sub", "sub_", "neg",
     "split", "chunk", "unbind", "narrow", "clone", "detach", "float", "double", "to", "type_as", "roll", "flip",
 }  # fmt: skip
+# Constant, whatever the first argument is.
+_CONSTANTS = {torch.zeros_like, torch.ones_like, torch.full_like, "new_zeros", "new_ones", "new_full"}
 # Linear in their first argument if the others do not depend on the image; gates and attention are not.
 _SCALINGS = {operator.truediv, operator.itruediv, torch.div, "div", "div_"}
 # Layers whose operations nobody would count.
@@ -279,11 +281,17 @@ def is_overwritten(net: nn.Module, node: fx.Node) -> bool:
 
 def _is_linear(node: fx.Node, shapes: set[fx.Node]) -> bool:
     moving = _from_image(node, shapes)
+    if any(
+        isinstance(given, torch.dtype) and not given.is_floating_point for given in (*node.args, *node.kwargs.values())
+    ):
+        return False  # it rounds
     if node.target in _PRODUCTS:
         return len(moving) < 2
     if node.target in _SCALINGS:
         return moving == [first_input(node)] and not node.kwargs.get("rounding_mode")
-    return node.target in (_LINEAR_METHODS if node.op == "call_method" else _LINEAR_FUNCTIONS)
+    return node.target in _CONSTANTS or node.target in (
+        _LINEAR_METHODS if node.op == "call_method" else _LINEAR_FUNCTIONS
+    )
 
 
 def owner(node: fx.Node) -> str:

@@ -7,16 +7,18 @@ folded into. Other names of the same memory are followed: after ``res = y; y += 
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from bench.errors import UserError
 from bench.snn.graph.check import owner, shape_nodes
 from bench.snn.graph.trace import ImageShape, called, first_input, interpret
 
-_OPERATORS = {
+_OPERATORS: dict[object, Callable[..., object]] = {
     operator.iadd: operator.add,
     operator.isub: operator.sub,
     operator.imul: operator.mul,
@@ -68,10 +70,16 @@ def _is_in_place(net: nn.Module, node: fx.Node) -> bool:
         return bool(getattr(called(net, node), "inplace", False))
     if node.op == "call_method":
         return str(node.target).endswith("_")
-    name = getattr(node.target, "__name__", "")
-    return node.op == "call_function" and (
-        node.target in _OPERATORS or name.endswith("_") or bool(node.kwargs.get("inplace"))
-    )
+    return node.op == "call_function" and (_functional(node.target) is not None or bool(node.kwargs.get("inplace")))
+
+
+def _functional(target: object) -> Callable[..., object] | None:
+    """The function that gives as a new value what ``target`` writes; ``None`` if it is not known to work in place."""
+    if target in _OPERATORS:
+        return _OPERATORS[target]
+    name = getattr(target, "__name__", "")
+    own = [home for home in (torch, F) if getattr(home, name, None) is target and name.endswith("_")]
+    return next((getattr(home, name[:-1]) for home in own if hasattr(home, name[:-1])), None)
 
 
 def _memory(net: nn.Module, graph: fx.Graph, image: ImageShape) -> dict[fx.Node, _Memory]:
@@ -124,12 +132,10 @@ def _rewrite(net: nn.Module, node: fx.Node) -> None:
         setattr(module, "inplace", False)  # noqa: B010 - to mypy any attribute of a module is a tensor or a module
     elif node.op == "call_method":
         node.target = str(node.target).removesuffix("_")
-    elif node.target in _OPERATORS:
-        node.target = _OPERATORS[node.target]
-    elif node.kwargs.get("inplace"):
-        node.kwargs = {**node.kwargs, "inplace": False}
+    elif (functional := _functional(node.target)) is not None:
+        node.target = functional
     else:
-        node.target = getattr(torch, getattr(node.target, "__name__", "").removesuffix("_"))
+        node.kwargs = {**node.kwargs, "inplace": False}
 
 
 def _where(node: fx.Node) -> str:

@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from bench.snn.graph.trace import ImageShape, does_not_take
+from bench.snn.graph.trace import ImageShape, does_not_take, like_image
 from bench.snn.replace import put
 
 Hook = Callable[..., object]
@@ -100,12 +100,11 @@ def _changing(net: nn.Module, hooked: Sequence[nn.Module], image: Sequence[int])
         return see
 
     before = [(hooks, dict(hooks)) for m in hooked for hooks in (m._forward_pre_hooks, m._forward_hooks)]
-    parameter = next(net.parameters())
     try:
         for hooks, own in before:
             hooks.update({key: watched(key, hook) for key, hook in own.items()})
-        net(torch.zeros(1, *image, dtype=parameter.dtype, device=parameter.device))
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        net(like_image(net, image))
+    except Exception as error:  # whatever a forward pass or a hook may raise
         raise does_not_take(net, image, error) from error
     finally:
         for hooks, own in before:

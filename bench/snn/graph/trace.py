@@ -32,9 +32,16 @@ def known_image(net: nn.Module, image: ImageShape) -> Sequence[int] | None:
 
 def _on_meta(net: nn.Module, graph: fx.Graph, image: ImageShape) -> tuple[fx.GraphModule, torch.Tensor]:
     """The net and an image where nothing is computed: shapes are all that may be asked about."""
-    nowhere = fx.GraphModule(copy.deepcopy(net).eval().to("meta"), graph)
-    dtype = next(net.parameters()).dtype
-    return nowhere, torch.zeros(1, *known_image(net, image) or _CIFAR, device="meta", dtype=dtype)
+    # Tensors that are plain attributes move, too, once they are buffers of the GraphModule.
+    nowhere = fx.GraphModule(copy.deepcopy(net).eval(), graph).to("meta")
+    return nowhere, like_image(nowhere, known_image(net, image) or _CIFAR)
+
+
+def like_image(net: nn.Module, image: Sequence[int]) -> torch.Tensor:
+    """An image without content, ``[1, C, H, W]``, of the type and on the device of a network's parameters."""
+    # Buffers that conversion made of parameters, too; a network need not have either.
+    values = (value for value in (*net.parameters(), *net.buffers()) if value.is_floating_point())
+    return torch.zeros(1, *image).to(next(values, torch.zeros(0)))
 
 
 # Not torch's ShapeProp: it runs neurons and hooks, and keeps no value that is not a tensor, which the wiring needs.
@@ -88,6 +95,11 @@ class _Proxy(fx.Proxy):
         raise fx.proxy.TraceError("its forward calls len() of a tensor; write x.shape[0]")
 
 
+def is_patched(module: nn.Module) -> bool:
+    """Whether a module has a ``forward`` that is not its class's."""
+    return "forward" in vars(module)
+
+
 class _Tracer(fx.Tracer):
     """Keeps activations whole, answers questions about shapes from an example, and leaves options as they are.
 
@@ -95,7 +107,8 @@ class _Tracer(fx.Tracer):
         asked: a question about a shape was answered.
     """
 
-    def __init__(self, image: ImageShape) -> None:
+    # The default is for unpickling, where torch makes a tracer of the same kind.
+    def __init__(self, image: ImageShape = None) -> None:
         super().__init__()
         self.image, self.asked = image, False
 
@@ -103,13 +116,21 @@ class _Tracer(fx.Tracer):
         return _Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if is_patched(m):
+            return False
         return isinstance(m, (Activation, Timed)) or super().is_leaf_module(m, module_qualified_name)
 
     def create_args_for_root(
         self, root_fn: Callable[..., object], is_module: bool, concrete_args: object = None
     ) -> tuple[Callable[..., object], list[object]]:
         """Images alone are unknown; other arguments have their defaults, as the network is called with images alone."""
-        parameters = list(inspect.signature(root_fn).parameters.values())[1:]
+        if isinstance(self.root, nn.Module) and is_patched(self.root):
+            own = self.root.forward
+
+            def root_fn(_: object, images: object) -> object:
+                return own(images)
+
+        parameters = list(inspect.signature(self.root.forward).parameters.values())
         if not parameters or parameters[0].kind in (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD):
             raise UserError(f"{type(self.root).__name__}: its forward takes no images as its first argument")
         images, *others = parameters

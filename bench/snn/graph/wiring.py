@@ -15,7 +15,10 @@ from bench.snn.neurons import SpikingNeuron, Timed
 
 # What only moves values, or puts zeros or other values beside them.
 _MOVING_MODULES = (*ALIAS_MODULES, nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, nn.PixelShuffle, nn.ChannelShuffle)
-_MOVING = {*ALIASES, torch.cat, torch.concat, torch.concatenate, torch.stack, torch.clone, "clone", "repeat", F.pad}
+_MOVING = {
+    *ALIASES, torch.cat, torch.concat, torch.concatenate, torch.stack, torch.clone, "clone", "repeat", F.pad,
+    torch.zeros_like, "new_zeros",
+}  # fmt: skip
 
 
 def _connections(layer: nn.Module, x: Tensor) -> Tensor:
