@@ -144,7 +144,9 @@ def test_the_worked_example_is_a_method_without_further_lists(zero_shift, monkey
     """Its file and its registry line are enough for the command line, the README and an SNN of its own."""
     monkeypatch.syspath_prepend(ROOT / "docs")
     assert main(["list"]) == 0
-    assert re.search(r"^  zero_shift +QCFS with v_0 = 0 \[trains\]$", capsys.readouterr().out, re.MULTILINE)
+    paper = r"QCFS without shift \(ICLR 2022\), https://arxiv\.org/abs/2303\.04347"
+    line = rf"^  zero_shift +{paper}\n +QCFS with v_0 = 0 \[trains\]$"
+    assert re.search(line, capsys.readouterr().out, re.MULTILINE)
     lines = importlib.import_module("generate").methods(METHODS)
     assert any(line.startswith("| [`zero_shift`](zero_shift.md) |") for line in lines)
     nets = []
