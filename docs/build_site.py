@@ -92,8 +92,6 @@ def write_pages(folder: Path) -> None:
     made |= {f"methods/{name}.md": method_page(name) for name in METHODS}
     for name, content in made.items():
         (folder / name).write_text(content, encoding="utf-8")
-    # Of the README, from whose place its links start.
-    origins["methods/index.md"] = ROOT / "README.md"
     with (folder / "data_sets.md").open("a", encoding="utf-8") as file:
         file.write("\n" + "\n".join(data_sets()))
     with (folder / "index.md").open("a", encoding="utf-8") as file:

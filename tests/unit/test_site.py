@@ -141,3 +141,20 @@ def test_a_method_that_is_registered_has_a_page(site: Any, monkeypatch: pytest.M
     assert "[New (AAAI 2022)](https://arxiv.org/abs/2202.01440)" in page and "`--model.draw_seed`" in page
     assert "Not run yet." in page and "class OPI(ThresholdRule)" in page
     assert "| [`new`](new.md) | changes it |" in site.method_list()
+
+
+def test_every_page_leads_to_pages_that_are_there(site: Any, tmp_path: Path) -> None:
+    site.write_pages(tmp_path)
+    listed = [entry.rpartition("<")[2].rstrip(">") for names in site.CONTENTS.values() for entry in names]
+    pages = {path.relative_to(tmp_path).with_suffix("").as_posix() for path in tmp_path.rglob("*.md")}
+    assert pages == {"index", *listed, *(f"methods/{name}" for name in METHODS)}
+    links = 0
+    for path in tmp_path.rglob("*.md"):
+        for target in re.findall(r"\]\(([^)#\s]+)|<a href=\"([^\"#]+)", path.read_text(encoding="utf-8")):
+            place = "".join(target)
+            if "://" not in place:
+                assert (path.parent / place).exists(), f"{path}: {place}"
+                links += 1
+    assert links > 2 * len(METHODS)
+    listed_methods = (tmp_path / "methods/index.md").read_text(encoding="utf-8")
+    assert [name for name in METHODS if f"]({name}.md)" not in listed_methods] == []
