@@ -61,6 +61,7 @@ SETTINGS = {
         "sphinx_copybutton",
         "sphinxcontrib.mermaid",
     ],
+    "smartquotes": False,  # they would make a dash of an option's --
     "html_theme": "furo",
     "html_title": "ann2snn-bench",
     "html_show_copyright": False,
@@ -260,12 +261,13 @@ def results(name: str) -> Iterator[str]:
         return
     yield "Top-1 in percent on the whole test set. [Read the board](../leaderboards/README.md) explains the columns."
     yield ""
-    yield from generate.table(["data set, network", "recipe", "n", "ANN", "warm-up", *(f"T = {T}" for T in STEPS)])
+    steps = [f"T = {T}" for T in STEPS]
+    yield from generate.table(["data set", "network", "n", "ANN", "warm-up", *steps, "recipe"])
     for cells in experiments:
         first = cells[0]
-        place = f"{DATA[first.dataset].title}, {generate.title(first.arch)}"
-        facts = [place, f"`{first.recipe}`", str(first.n), first.ann_shown, str(first.warmup)]
-        yield generate.line([*facts, *generate.accuracies(cells, STEPS)])
+        place = [DATA[first.dataset].title, generate.title(first.arch)]
+        facts = [*place, str(first.n), first.ann_shown, str(first.warmup)]
+        yield generate.line([*facts, *generate.accuracies(cells, STEPS), f"`{first.recipe}`"])
 
 
 def printed(name: str) -> Iterator[str]:
@@ -275,12 +277,12 @@ def printed(name: str) -> Iterator[str]:
     if not found:
         yield "No printed numbers for a network of this suite are on file."
         return
-    yield from generate.table(["data set, network", "printed by", "kind", "L", "ANN", *(f"T = {T}" for T in STEPS)])
+    yield from generate.table(["data set", "network", "printed by", "kind", "L", "ANN", *(f"T = {T}" for T in STEPS)])
     for paper, row in found:
-        place = f"{DATA[row.dataset].title}, {generate.title(str(row.same_as.arch))}"
+        place = [DATA[row.dataset].title, generate.title(str(row.same_as.arch))]
         source = row.who or f"[{paper.key}](../leaderboards/reported/{paper.key}.yaml)"
         top1 = [f"{row.top1[str(T)]:f}" if str(T) in row.top1 else "" for T in STEPS]
-        facts = [place, cell(source), row.kind.replace("_", " "), str(row.L or ""), f"{row.ann_top1 or ''}"]
+        facts = [*place, cell(source), row.kind.replace("_", " "), str(row.L or ""), f"{row.ann_top1 or ''}"]
         yield generate.line([*facts, *top1])
 
 
