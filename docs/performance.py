@@ -105,7 +105,7 @@ def table(folder: Path) -> Iterator[str]:
         machine = measured["environment"]
         if number:
             yield ""
-        yield f"### {measured['arch']}, {machine['device']}, {machine['threads']} threads, torch {machine['torch']}"
+        yield f"## {measured['arch']}, {machine['device']}, {machine['threads']} threads, torch {machine['torch']}"
         yield ""
         yield "| what | against | ratio | of single pairs | target |"
         yield "|---|---|---|---|---|"

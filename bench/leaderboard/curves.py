@@ -1,4 +1,4 @@
-"""Accuracy against T as SVG, one picture for each data set and net: measured curves, printed numbers as hollow marks.
+"""Accuracy against T as SVG, a picture for each data set and net: measured curves, and printed numbers as hollow marks.
 
 A plotting library's output changes with its version, so a picture is not compared byte by byte: its first lines say
 what was drawn, by a checksum, and which bytes came out. Whether it is fresh is known without drawing it.
@@ -19,6 +19,7 @@ from bench.leaderboard.reported import REPLICATIONS
 from bench.leaderboard.row import Row, measured, printed
 from bench.leaderboard.text import Safe, one_line
 from bench.registry.datasets import DATA
+from bench.registry.methods import display
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,7 +41,7 @@ class Series:
     """What is drawn of one experiment, or of one printed row.
 
     Attributes:
-        label: its line in the legend.
+        label: its line in the legend; none if empty.
         ink: number of its colour and shape.
         points: top-1 at each T, in percent.
         spread: standard deviations beside them; none where the points are printed.
@@ -55,13 +56,21 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One file: its title, what it shows, and how many rows are only in the table."""
+class Panel:
+    """One pair of axes: its title, what it shows, and how many rows are only in the table."""
 
-    file: str
     title: str
     series: tuple[Series, ...]
-    hidden: int
+    hidden: int = 0
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One file. Its panels share a legend, which names each label once."""
+
+    file: str
+    panels: tuple[Panel, ...]
+    marker: str = MARKER
 
     def is_in(self, text: str) -> bool:
         """Whether a file's text is this picture, drawn by this code and not edited since."""
@@ -76,19 +85,25 @@ class Picture:
         with matplotlib.rc_context():
             matplotlib.rcdefaults()
             matplotlib.rcParams.update({"svg.hashsalt": "bench", "svg.fonttype": "none", "text.parse_math": False})
-            figure = Figure(figsize=(10, max(3.8, 1.2 + 0.19 * len(self.series))), layout="constrained")
-            axes = figure.subplots()
-            drawn = [self._draw(series, axes) for series in self.series]
-            axes.set_xscale("log", base=2)
-            steps = [T for series in self.series for T, _ in series.points]
-            powers = [2**k for k in range(max(steps, default=1).bit_length()) if 2**k >= min(steps, default=1)]
-            axes.set_xticks(powers, [str(T) for T in powers])
-            axes.minorticks_off()
-            axes.set(title=self.title, xlabel="T (time-steps)", ylabel="top-1 (%)")
-            axes.grid(axis="y", color="#e3e8ee")
+            most = max(len(panel.series) for panel in self.panels)
+            figure = Figure(figsize=(10, max(3.8, 1.2 + 0.19 * most)), layout="constrained")
+            named: dict[str, ErrorbarContainer] = {}
+            for panel, axes in zip(self.panels, figure.subplots(1, len(self.panels), squeeze=False)[0], strict=True):
+                for series in panel.series:
+                    drawn = self._draw(series, axes)
+                    if series.label:
+                        named.setdefault(series.label, drawn)
+                axes.set_xscale("log", base=2)
+                steps = [T for series in panel.series for T, _ in series.points]
+                powers = [2**k for k in range(max(steps, default=1).bit_length()) if 2**k >= min(steps, default=1)]
+                axes.set_xticks(powers, [str(T) for T in powers])
+                axes.minorticks_off()
+                axes.set(title=panel.title, xlabel="T (time-steps)", ylabel="top-1 (%)")
+                axes.grid(axis="y", color="#e3e8ee")
             hints = ["filled: measured here", "hollow: printed by the paper", "dashed: the measured ANN"]
-            hints += [f"{self.hidden} more rows are in the table"] * (self.hidden > 0)
-            figure.legend(handles=drawn, loc="outside right upper", fontsize=8, frameon=False, title="\n".join(hints))
+            hints += [f"{panel.hidden} more rows are in the table" for panel in self.panels if panel.hidden]
+            handles, title = list(named.values()), "\n".join(hints)
+            figure.legend(handles=handles, loc="outside right upper", fontsize=8, frameon=False, title=title)
             figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
         body = "\n".join(line.rstrip() for line in buffer.getvalue().partition("<svg")[2].splitlines()) + "\n"
         return f"{self._head(body)}<svg{body}"
@@ -96,7 +111,7 @@ class Picture:
     def _head(self, body: str) -> str:
         drawn = Path(__file__).read_bytes() + repr(self).encode()
         digests = (hashlib.sha256(data).hexdigest() for data in (drawn, body.encode()))
-        return f"{MARKER}\n<!-- {' '.join(digests)} -->\n"
+        return f"{self.marker}\n<!-- {' '.join(digests)} -->\n"
 
     @staticmethod
     def _draw(series: Series, axes: Axes) -> ErrorbarContainer:
@@ -142,7 +157,7 @@ def pictures(rows: Sequence[Row]) -> dict[tuple[object, ...], Picture]:
         file = f"{FOLDER}/{net[0]}-{net[1]}" + (f"~{used[net]}" if used[net] > 1 else "") + ".svg"
         title = f"{DATA[str(net[0])].title}, {net[1]}: top-1 accuracy against T"
         series = tuple(_series(board, theirs.get(net, [])))
-        found[place] = Picture(file, title, series, max(0, len(board) - MOST_ROWS))
+        found[place] = Picture(file, (Panel(title, series, max(0, len(board) - MOST_ROWS)),))
     return found
 
 
@@ -154,7 +169,7 @@ def _series(board: Sequence[Sequence[Row]], rest: Sequence[Sequence[Row]]) -> li
             # The colour and shape of our own curve that it is compared with, so that the two are read together.
             inks.setdefault(id(row.printed), ink)
         points = tuple((row.steps, row.top1) for row in rows)
-        label = f"{rows[0].method}, {rows[0].recipe} (n = {rows[0].n})"
+        label = f"{display(rows[0].method)}, {rows[0].recipe} (n = {rows[0].n})"
         found.append(Series(label, ink, points, tuple(row.std for row in rows), rows[0].ann_top1))
     theirs: dict[int, Row] = {}
     for rows in (*board, *rest):
@@ -165,6 +180,6 @@ def _series(board: Sequence[Sequence[Row]], rest: Sequence[Sequence[Row]]) -> li
         points = tuple((int(T), top1) for T, top1 in line.top1.items() if T.isdigit()) if line else ()
         if line and points:
             level = "" if line.L is None else f", L = {line.L}"
-            label = f"{row.method}{level}, {row.printed_by} ({line.kind.replace('_', ' ')})"
+            label = f"{display(row.method)}{level}, {row.printed_by} ({line.kind.replace('_', ' ')})"
             found.append(Series(label, inks.get(name, len(found)), points))
     return found

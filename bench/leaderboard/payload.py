@@ -15,6 +15,7 @@ from bench.leaderboard.row import Row, measured, reference_label, reference_of
 from bench.leaderboard.text import fixed, one_line, percent
 from bench.records.record import Imported, Record
 from bench.registry.datasets import DATA
+from bench.registry.methods import METHODS
 
 # Longer texts are cut: the record, which is linked, has them whole.
 LONG, SHORT = 4000, 300
@@ -42,6 +43,7 @@ def payload(names: Sequence[str], rows: Sequence[Row], papers: Sequence[Paper]) 
         "rows": [_experiment(cells, keys, texts) for cells in measured(rows)],
         "printed": [line for paper in papers for line in _printed(paper)],
         "papers": {paper.key: _paper(paper) for paper in papers},
+        "methods": {name: entry.display for name, entry in METHODS.items()},
         "texts": list(texts.numbers),
         "tolerance": str(TOLERANCE),
     }

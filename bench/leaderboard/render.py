@@ -21,7 +21,7 @@ from bench.leaderboard.row import Row, measured, printed
 from bench.leaderboard.text import Safe, fixed, link, markdown, percent
 from bench.records.record import PROTOCOL_VERSION
 from bench.registry.datasets import DATA
-from bench.registry.methods import METHODS
+from bench.registry.methods import METHODS, display
 
 DOCTYPE = "<!doctype html>\n"
 # Steps that have a column of their own among printed numbers.
@@ -84,7 +84,12 @@ def _templates() -> jinja2.Environment:
     # Every value is escaped for Markdown on its way out, wherever it comes from; only Safe ones are not.
     templates = environment(finalize=markdown)
     templates.filters |= {"stated": lambda fraction: "" if fraction is None else fixed(percent(fraction))}
-    templates.filters |= {"fixed": fixed, "signed": lambda value: fixed(value, sign=True), "note": _note}
+    templates.filters |= {
+        "display": display,
+        "fixed": fixed,
+        "signed": lambda value: fixed(value, sign=True),
+        "note": _note,
+    }
     templates.globals |= {
         "data": DATA,
         "measured": measured,

@@ -249,3 +249,8 @@ METHODS: dict[str, MethodEntry] = {
         per_T=True,
     ),
 }
+
+
+def display(name: str) -> str:
+    """A method as people know it, ``QCFS (ICLR 2022)``; a name that is not registered stays as it is."""
+    return METHODS[name].display if name in METHODS else name

@@ -19,6 +19,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
 from bench.errors import UserError, first_error
 from bench.records.record import Options, Record
+from bench.registry.methods import display
 
 if TYPE_CHECKING:  # slow to import and not needed otherwise
     from matplotlib.figure import Figure
@@ -119,8 +120,9 @@ def _wandb_logger(out: Path, name: str, config: Options) -> WandbLogger:
     if offline and os.environ.get("WANDB_MODE") != "offline":
         _say(f"note: W&B logs this run offline: {offline}")
     # A server that goes away in mid-run must not keep the run from ending; releases before these settings wait for it.
-    limits = {"init_timeout": INIT_SECONDS, "finish_timeout": FINISH_SECONDS}
-    known = {key: value for key, value in limits.items() if key in wandb.Settings.model_fields}
+    # Quiet: the link is shown once, and no summary of all metrics stands before the table of the result.
+    wanted = {"init_timeout": INIT_SECONDS, "finish_timeout": FINISH_SECONDS, "quiet": True}
+    known = {key: value for key, value in wanted.items() if key in wandb.Settings.model_fields}
 
     def begin(mode: Literal["online", "offline", "disabled"]) -> WandbLogger:
         project = os.environ.get("WANDB_PROJECT", "ann2snn-bench")
@@ -247,6 +249,6 @@ def draw_curve(record: Record) -> Figure:
     axes.set_xscale("log", base=2)
     axes.set_xticks(steps, [str(T) for T in steps])
     axes.set(xlabel="T (time-steps)", ylabel="top-1 (%)")
-    axes.set_title(f"{record.method.name}, {record.arch.name}, {record.data.name}")
+    axes.set_title(f"{display(record.method.name)}, {record.arch.name}, {record.data.name}")
     axes.legend()
     return figure

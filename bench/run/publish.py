@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from rich.table import Table
 
 from bench.files import lock, write_atomically
 from bench.records.record import Options, Record
+from bench.registry.methods import display
 from bench.run.build import Trained
 from bench.run.checkpoints import RECORD, WEIGHTS
 from bench.run.loggers import finish, log_record
@@ -77,9 +79,9 @@ def publish(record: Record, out: Path, loggers: Sequence[Logger]) -> Path:
 
 
 def print_result(record: Record, path: Path) -> None:
-    """The table at the end of a run."""
-    title = f"{record.method.name}, {record.arch.name}, {record.data.name}, {record.recipe.label}, seed {record.seed}"
-    table = Table(title=title)
+    """The table at the end of a run, and what can be done with it."""
+    names = (display(record.method.name), record.arch.name, record.data.name, record.recipe.label)
+    table = Table(title=f"{', '.join(names)}, seed {record.seed}")
     for heading in ("T", "SNN top-1 %", "top-5 %", "quantised ANN %", "firing rate", "SynOps (M)", "energy (uJ)"):
         table.add_column(heading, justify="right")
     joules = ENERGY_MODEL.joules(record.arch.macs, 0)
@@ -98,3 +100,6 @@ def print_result(record: Record, path: Path) -> None:
     Console(width=None if sys.stdout.isatty() else 100).print(table)
     limited = " (limited: never ranked)" if record.limited else ""
     print(f"{record.protocol.num_eval_samples} images{limited}; record: {path}")
+    following = [f"diagnose --ckpt {shlex.quote(str(path.with_name(WEIGHTS)))}"]
+    following += [f"leaderboard --add {shlex.quote(str(path))}"] * (not record.limited)
+    print(f"next: python -m bench {', or '.join(following)}")

@@ -123,7 +123,7 @@ def test_tabs_by_pointer_and_by_arrow_keys(visit: Open, address: str) -> None:
 def test_filters_and_columns(visit: Open, address: str) -> None:
     page = visit(address)
     page.select_option("#by-method", "qcfs")
-    assert set(column(page, "method")) == {"qcfs"}
+    assert set(column(page, "method")) == {"QCFS (ICLR 2022)"}
     page.select_option("#by-show", "measured")
     assert column(page, "T4") == ["83.00"]
     page.select_option("#by-values", "seeds")

@@ -39,6 +39,8 @@ def test_fit_writes_a_valid_record_a_table_and_weights(bench):
     assert record.training.epochs == 2
     assert all(0 < point.firing_rate < 1 for point in record.snn)
     assert f"{100 * record.ann.top1:.2f}" in result.out and "record: run/record.json" in result.out
+    # Only what may be ranked is to be filed.
+    assert result.out.splitlines()[-1] == "next: python -m bench diagnose --ckpt run/model.safetensors"
     assert Path("run/model.safetensors").stat().st_size > 1_000_000
     assert not list(Path("run").rglob("*.tmp"))
 

@@ -220,7 +220,10 @@ def test_a_conversion_does_not_overwrite_the_training_it_converts(bench, sources
 
 def test_list_tells_what_each_method_needs(bench):
     methods = bench("list").out.split("\n\n")[0]
-    lines = {line.split()[0]: line for line in methods.splitlines() if line.startswith("  ")}
+    heads, traits = (methods.splitlines()[1:][start::2] for start in (0, 1))
+    lines = {head.split()[0]: line for head, line in zip(heads, traits, strict=True)}
+    for name, head in zip(METHODS, heads, strict=True):
+        assert str(METHODS[name].published.year) in head and str(METHODS[name].published.link) in head
     for name, entry in METHODS.items():
         assert ("trains" in lines[name]) == (entry.source is None)
         assert ("one conversion per T" in lines[name]) == entry.per_T

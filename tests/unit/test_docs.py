@@ -28,7 +28,7 @@ from bench.sweep.sweep_file import read_sweep
 from methods.qcfs import QCFS
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = ("README.md", "CONTRIBUTING.md")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/running.md", "docs/tutorial.md", "docs/data_sets.md")
 EXAMPLE = "methods/zero_shift.py"
 RECIPES = list(all_recipes())
 
@@ -99,7 +99,7 @@ def zero_shift(tmp_path, monkeypatch):
     return module.ZeroShift
 
 
-@pytest.mark.parametrize("document", [*DOCUMENTS, "docs/scale.md"])
+@pytest.mark.parametrize("document", [*DOCUMENTS[:-1], "docs/scale.md"])
 def test_every_command_parses_in_the_order_given(document, tmp_path, monkeypatch, capsys, zero_shift):
     # A folder of its own, as one command writes a file that the next one reads; recipes are named by path.
     monkeypatch.chdir(tmp_path)
@@ -144,8 +144,11 @@ def test_the_worked_example_is_a_method_without_further_lists(zero_shift, monkey
     """Its file and its registry line are enough for the command line, the README and an SNN of its own."""
     monkeypatch.syspath_prepend(ROOT / "docs")
     assert main(["list"]) == 0
-    assert re.search(r"^  zero_shift +QCFS with v_0 = 0 \[trains\]$", capsys.readouterr().out, re.MULTILINE)
-    assert any(row.startswith("| `zero_shift` |") for row in importlib.import_module("generate").methods(METHODS, {}))
+    paper = r"QCFS without shift \(ICLR 2022\), https://arxiv\.org/abs/2303\.04347"
+    line = rf"^  zero_shift +{paper}\n +QCFS with v_0 = 0 \[trains\]$"
+    assert re.search(line, capsys.readouterr().out, re.MULTILINE)
+    lines = importlib.import_module("generate").methods(METHODS)
+    assert any(line.startswith("| [`zero_shift`](zero_shift.md) |") for line in lines)
     nets = []
     for method in (QCFS, zero_shift):
         torch.manual_seed(0)
@@ -185,14 +188,16 @@ def test_the_library_example_runs_and_its_net_loses_little(capsys):
     assert float(printed["1"]) < last
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
+@pytest.mark.parametrize("document", [*DOCUMENTS[:2], *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
 def test_files_mentioned_exist(document):
     text = (ROOT / document).read_text()
-    links = {target for target in re.findall(r"\]\(([^)]+)\)", text) if "://" not in target}
-    top = "|".join(re.escape(path.name) for path in ROOT.iterdir() if path.name not in ("runs", "data", ".venv"))
+    links = {target.partition("#")[0] for target in re.findall(r"\]\(([^)]+)\)", text) if "://" not in target}
+    top = "|".join(
+        re.escape(path.name) for path in ROOT.iterdir() if path.name not in ("runs", "data", ".venv", "site")
+    )
     paths = set(re.findall(rf"`((?:{top})(?:/[\w./-]*)?)`", text))
-    assert len(links | paths) > 3
-    missing = {path for path in links | paths if not (ROOT / path).exists()}
+    missing = {path for path in paths if not (ROOT / path).exists()}
+    missing |= {link for link in links if not (ROOT / document).parent.joinpath(link).exists()}
     # Made by "leaderboard --add", and by the reader.
     assert missing <= {"leaderboards/results/", EXAMPLE}
     for name in re.findall(r"`([A-Z][A-Z_]+)`\s+in\s+`([\w./-]+)`", text):

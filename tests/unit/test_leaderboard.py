@@ -240,7 +240,7 @@ def test_others_who_measured_the_same_are_shown_and_counted(tmp_path: Path) -> N
     assert "Against others who ran it again: 1 of 2 within 0.5 points" in text
     assert "Against the papers" not in text
     assert "of the papers' own recipes 1 of 2." in text
-    assert "| qcfs | paper | 4 | 4 | 84.00 | 83.75 | +0.25 | -7.77 | -8.02 | matches | them |" in text
+    assert "| QCFS (ICLR 2022) | paper | 4 | 4 | 84.00 | 83.75 | +0.25 | -7.77 | -8.02 | matches | them |" in text
 
 
 def test_the_ann_that_a_paper_prints_is_shown_and_counted_from(tmp_path: Path) -> None:
@@ -335,12 +335,12 @@ def test_a_printed_row_is_drawn_however_many_rows_of_ours_are_better(papers: tup
     better = [named(f"method{k}", point(4, 0.9), point(8, 0.99 - k / 1000)) for k in range(9)]
     (net,) = [text for name, text in pages([*better, make_record()], papers).items() if name.endswith(".svg")]
     assert "qcfs, paper (n = 1)" not in net
-    assert "qcfs, L = 4, bu2022qcfs (own)" in net
+    assert "QCFS (ICLR 2022), L = 4, bu2022qcfs (own)" in net
 
 
 def test_the_overview_names_the_first_of_each_net(papers: tuple[Paper, ...]) -> None:
     text = pages([named("qcfs", point(8, 0.9)), named("second", point(8, 0.8))], papers)["README.md"]
-    assert "| CIFAR-10 | cifar_resnet20 | qcfs | paper | 1 | 8 | 8 | 90.00 | n &#60; 3 |" in text
+    assert "| CIFAR-10 | cifar_resnet20 | QCFS (ICLR 2022) | paper | 1 | 8 | 8 | 90.00 | n &#60; 3 |" in text
     assert "second" not in text.split("## How to read it")[0]
     assert "n &#60; 3" not in pages([make_record(k) for k in range(3)], papers)["README.md"]
     assert "| [CIFAR-10](cifar10.md) | 2 | 2 | 1 | 0 | 1 | 3 |" in text

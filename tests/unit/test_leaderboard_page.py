@@ -179,8 +179,8 @@ def picture(name: str, records: list[Record]) -> Picture:
 def test_a_curve_shows_ours_the_papers_numbers_in_its_ink_and_the_ann() -> None:
     # 73.20 is printed for T = 2 of this net.
     records = [make_record(seed, [point(2, 0.70 + seed / 100), point(4, 0.80)]) for seed in range(2)]
-    ours, theirs, *_ = picture("cifar10-cifar_resnet20", records).series
-    assert (ours.label, ours.points) == ("qcfs, paper (n = 2)", ((2, Decimal("70.5")), (4, Decimal(80))))
+    ours, theirs, *_ = picture("cifar10-cifar_resnet20", records).panels[0].series
+    assert (ours.label, ours.points) == ("QCFS (ICLR 2022), paper (n = 2)", ((2, Decimal("70.5")), (4, Decimal(80))))
     assert ours.spread[1] == 0 and ours.spread[0] and ours.ann == Decimal("91.77")
     assert theirs.ink == ours.ink and not theirs.spread
     assert (2, Decimal("73.20")) in theirs.points
@@ -189,7 +189,8 @@ def test_a_curve_shows_ours_the_papers_numbers_in_its_ink_and_the_ann() -> None:
 def test_a_net_with_many_rows_shows_its_best_and_says_so() -> None:
     records = [make_record(0, [point(8, 0.5 + k / 100)], config={"model": {"L": k}}) for k in range(12)]
     drawn = picture("cifar10-cifar_resnet20", records)
-    assert [f"{series.points[0][1]:.0f}" for series in drawn.series if series.spread] == [str(61 - k) for k in range(8)]
+    [panel] = drawn.panels
+    assert [f"{series.points[0][1]:.0f}" for series in panel.series if series.spread] == [str(61 - k) for k in range(8)]
     assert "4 more rows are in the table" in drawn.svg()
 
 
@@ -209,9 +210,11 @@ def test_a_drawn_curve_is_xml_with_its_texts_and_the_same_bytes_on_another_machi
     assert {"CIFAR-10, cifar_resnet20: top-1 accuracy against T", "T (time-steps)", "1", "8"} <= words
     assert all(line == line.rstrip() for line in text.splitlines())
     assert drawn.is_in(text)
-    assert replace(drawn, series=()).svg(), "of a net with nothing but 512+, which is no single T"
+    [panel] = drawn.panels
+    empty = replace(drawn, panels=(replace(panel, series=()),))
+    assert empty.svg(), "of a net with nothing but 512+, which is no single T"
     assert not drawn.is_in(text.replace("time-steps", "minutes"))
-    assert not replace(drawn, title="another").is_in(text)
+    assert not replace(drawn, panels=(replace(panel, title="another"),)).is_in(text)
 
 
 # --- size ------------------------------------------------------------------------------------------------------------

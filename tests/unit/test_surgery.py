@@ -748,7 +748,7 @@ def test_what_a_user_types_becomes_an_unambiguous_name(typed: str, registered: s
 @pytest.mark.parametrize(
     ("typed", "pattern"),
     [
-        ("resnet2O", r"resnet2O: unknown .*choose from .*resnet18.*resnet20.*vgg16.*did you mean resnet20\?"),
+        ("resnt20", r"resnt20: unknown .*choose from .*resnet18.*resnet20.*vgg16.*did you mean resnet20\?"),
         ("", "unknown"),
         ("regnetx_002", "unknown architecture.*timm/"),
         ("timm/resnet81", r"timm/resnet81: timm has no such net .*did you mean resnet\d+"),

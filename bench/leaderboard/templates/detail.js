@@ -56,7 +56,7 @@ function cellTable(row) {
 
 function measuredDetail({ row, run }) {
   return [
-    facts([["paper", paperLine(row.paper)], ["recipe", row.recipe], ["L", row.L === null ? null : String(row.L)],
+    facts([["paper", paperLine(row.paper)], ["option", `--method ${row.method}`], ["recipe", row.recipe], ["L", row.L === null ? null : String(row.L)],
       ["ANN", [spread(row.ann), reference(row)].filter(Boolean).join("; ")],
       ["rank", row.rank === null ? null : String(row.rank)], ["mind", row.marks.join("; ")]]),
     cellTable(row),
@@ -105,7 +105,7 @@ function drawDetail() {
   }
   detailed = `${state.values} ${state.open}`;
   const close = el("button", { type: "button", class: "close", "aria-label": "Close", onclick: closeDetail }, "×");
-  aside.replaceChildren(el("div", { class: "head" }, el("div", {}, el("h2", { id: "detail-title" }, entry.method), el("p", {}, `${entry.arch}, ${titleOf(state.data)}, ${entry.printed ? "printed" : "measured here"}`)), close),
+  aside.replaceChildren(el("div", { class: "head" }, el("div", {}, el("h2", { id: "detail-title" }, named(entry.method)), el("p", {}, `${entry.arch}, ${titleOf(state.data)}, ${entry.printed ? "printed" : "measured here"}`)), close),
     ...(entry.printed ? printedDetail(entry) : measuredDetail(entry)).flat());
   aside.scrollTop = 0;
 }

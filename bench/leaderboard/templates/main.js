@@ -44,10 +44,11 @@ function drawFilters() {
   const lines = entries(state.data, state.values);
   if (filtered !== state.data) {
     filtered = state.data;
-    const names = (get) => [...new Set(lines.map(get))].sort((a, b) => (a.toLowerCase() < b.toLowerCase() ? -1 : 1)).map((name) => [name, name]);
+    const names = (get, label = (name) => name) => [...new Set(lines.map(get))].map((name) => [name, label(name)])
+      .sort(([, a], [, b]) => (a.toLowerCase() < b.toLowerCase() ? -1 : 1));
     const Ts = [...new Set(lines.flatMap((entry) => [...entry.cells.keys()]))].sort((a, b) => steps(a) - steps(b) || a.length - b.length);
     byId("filters").replaceChildren(
-      choice("method", "Method", [["", "all methods"], ...names(({ method }) => method)]),
+      choice("method", "Method", [["", "all methods"], ...names(({ method }) => method, named)]),
       choice("arch", "Net", [["", "all nets"], ...names(({ arch }) => arch)]),
       choice("T", "T", [["", "all T"], ...Ts.map((T) => [T, `T = ${T}`])]),
       choice("show", "Numbers", [["all", "measured and printed"], ["measured", "measured"], ["printed", "printed"]]),

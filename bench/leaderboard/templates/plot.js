@@ -19,7 +19,7 @@ function plotted(lines) {
   return (ours.length ? ours : lines).slice(0, MOST);
 }
 
-const title = (entry) => `${entry.method}, ${entry.source}${entry.run ? `, seed ${entry.run.seed}` : ""}${state.arch ? "" : `, ${entry.arch}`}`;
+const title = (entry, nets = !state.arch) => `${named(entry.method)}, ${entry.source}${entry.run ? `, seed ${entry.run.seed}` : ""}${nets ? `, ${entry.arch}` : ""}`;
 
 function curvePoints(entry, ink) {
   const points = [];
@@ -31,7 +31,7 @@ function curvePoints(entry, ink) {
       text: `${title(entry)}: ${cell.text ?? two(cell.value)}${std} % at T = ${T}${cell.warmup ? ` after ${cell.warmup} warm-up steps` : ""}` });
     if (cell.paper !== undefined) {
       points.push({ x: steps(T), y: Number(cell.paper), hollow: true, theirs: true, ink,
-        text: `${entry.method}, printed by ${entry.row.paper}: ${cell.paper} % at T = ${T}; here ${signed(cell.difference)}` });
+        text: `${named(entry.method)}, printed by ${entry.row.paper}: ${cell.paper} % at T = ${T}; here ${signed(cell.difference)}` });
     }
   }
   return points;
@@ -142,8 +142,9 @@ function drawPlots(lines) {
   const costs = chosen.map((entry, ink) => ({ points: costPoints(entry, ink), ink }));
   drawPlot("pareto", costs, { base: 10, label: "synaptic operations for one image", front: true,
     empty: chosen.length ? "Synaptic operations are not measured yet for these rows." : "Nothing is selected by these filters." });
-  byId("curve-note").textContent = (state.picked.length ? `${many(chosen.length, "picked row")}. ` : `The first ${many(chosen.length, chosen.some(({ printed: theirs }) => !theirs) ? "measured row" : "row")} of the table; tick rows to choose. `) + "Dashed: the ANN. Hollow: printed.";
+  const nets = new Set(chosen.map(({ arch }) => arch));
+  byId("curve-note").textContent = (state.picked.length ? `${many(chosen.length, "picked row")}. ` : `The first ${many(chosen.length, chosen.some(({ printed: theirs }) => !theirs) ? "measured row" : "row")} of the table; tick rows to choose. `) + (nets.size === 1 ? `Net: ${[...nets][0]}.` : "");
   byId("pareto-note").textContent = costs.some(({ points }) => points.length) ? "Up and to the left is better; dotted: the best of these." : "";
-  byId("legend").replaceChildren(...chosen.map((entry, ink) => el("li", {}, svg("svg", { width: 18, height: 14, "aria-hidden": "true" }, mark(ink, 9, 7, entry.printed)), title(entry))));
+  byId("legend").replaceChildren(...chosen.map((entry, ink) => el("li", {}, svg("svg", { width: 18, height: 14, "aria-hidden": "true" }, mark(ink, 9, 7, entry.printed)), title(entry, nets.size > 1))));
   return new Map(chosen.map((entry, ink) => [entry.key, ink]));
 }

@@ -22,6 +22,8 @@ const svg = (tag, attributes = {}, ...children) =>
   fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 
 const said = (number) => DATA.texts[number];
+// A method as people know it; one that is not registered here has the name that its paper gives it.
+const named = (method) => (Object.hasOwn(DATA.methods, method) ? DATA.methods[method] : method);
 const two = (value) => value.toFixed(2);
 const spread = ([mean, std]) => two(mean) + (std === null ? "" : ` ± ${two(std)}`);
 const signed = (value) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(2);

@@ -1,7 +1,7 @@
 // The table: columns follow the filters; rows are made once and put in another order when sorted.
 function columns(lines) {
   const names = [
-    { id: "method", head: "method", value: (entry) => entry.method, show: nameCell, row: true },
+    { id: "method", head: "method", value: (entry) => named(entry.method), show: nameCell, row: true },
     { id: "arch", head: "net", value: (entry) => entry.arch, show: (entry) => entry.arch },
     { id: "source", head: "recipe or source", value: (entry) => entry.source, show: sourceCell },
     { id: "rank", head: "rank", value: (entry) => entry.rank, show: (entry) => entry.rank ?? (entry.printed ? "" : "–"), number: true },
@@ -47,14 +47,24 @@ function topCell(entry, T) {
   return [el("span", { class: "top1" }, cell.text ?? two(cell.value)), cell.std ? el("span", { class: "std" }, ` ± ${two(cell.std)}`) : null, fewer(cell.n, entry.n), state.T ? null : difference(cell)];
 }
 
+// "SNNC-AP (ICML 2021)" may break before its bracket, never inside a name; long venues may break between words.
+function unbroken(name) {
+  const [, first, rest] = name.match(/^(.{1,24}?)( \(.*\))?$/) ?? [null, null, name];
+  const part = (text) => (text.length > 24 ? text : el("span", { class: "name" }, text));
+  return first ? [part(first), ...(rest ? [" ", part(rest.trim())] : [])] : [rest];
+}
+
+// A recipe with its changes may break before each of them.
+const breakable = (recipe) => recipe.split(/(?=\+)/).flatMap((part, k) => (k ? [el("wbr"), part] : [part]));
+
 function nameCell(entry) {
-  const name = el("button", { type: "button", class: "open", "aria-haspopup": "dialog", onclick: () => openDetail(entry.key) }, entry.method);
-  const as = entry.printed && entry.row.as !== entry.method ? el("span", { class: "mark" }, entry.row.as) : null;
+  const name = el("button", { type: "button", class: "open", "aria-haspopup": "dialog", onclick: () => openDetail(entry.key) }, ...unbroken(named(entry.method)));
+  const as = entry.printed && !named(entry.method).startsWith(entry.row.as) ? el("span", { class: "mark" }, entry.row.as) : null;
   return [name, as, ...(entry.printed ? [] : entry.row.marks.map((text) => el("span", { class: "mark" }, text)))];
 }
 
 function sourceCell(entry) {
-  if (!entry.printed) return entry.source;
+  if (!entry.printed) return breakable(entry.source);
   return [entry.source, el("span", { class: "mark" }, entry.row.kind + (entry.row.L === null ? "" : `, L = ${entry.row.L}`))];
 }
 
