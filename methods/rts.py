@@ -10,8 +10,8 @@ the converted neuron in each time step:
     u(t) = v(t-1) + I(t) + theta / (2T),     theta = max a   over the training images,     v_0 = 0.
 
 After T steps the shifts sum to theta / 2, the same as v_0 = theta / 2 from the start. Before step T the two differ, so
-a conversion holds for one T only. ``v_init`` is the part of theta that is there at the start; the shift adds the rest of
-the half, (1/2 - v_init) theta / T. 0 is the paper's value. 0.5 has no shift and is OPI's initial potential on an RTS
+a conversion holds for one T only. ``v_init`` is the part of theta that is there at the start; the shift adds the rest
+of the half, (1/2 - v_init) theta / T. 0 is the paper's value. 0.5 has no shift and is OPI's initial potential on an RTS
 net.
 
 From the paper or its authors' code: ceiling, layer maximum, the shift in every layer.

@@ -8,7 +8,7 @@ always) at most 0, so it should be silent. All layers of a QCFS net run tau step
 
     mask = [ v(tau) > eps theta ],   eps = 1e-3,
 
-and sets v = theta / 2. In the T steps that follow it integrates, fires and resets as before, but sends mask * theta * s.
+and sets v = theta / 2. In the T steps that follow it integrates, fires and resets as before but sends mask * theta * s.
 Logits are summed over those T steps only. T as printed excludes tau; the latency is tau + T.
 
 From the paper or its authors' code: tau = 4 on CIFAR, 14 (VGG-16) or 8 (ResNet-34) on ImageNet; eps.

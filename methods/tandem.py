@@ -4,7 +4,8 @@ Wu, Xu, Han, Zhou, Zhang, Li, Tan: Progressive Tandem Learning for Pattern Recog
 Networks, TPAMI 2021, https://arxiv.org/abs/2007.01204
 
 The layers of a trained ReLU net become spiking layers one after another, from the first. After each conversion the rest
-of the net learns to cope with the spikes that arrive. A converted layer is a tandem of two layers with the same weights,
+of the net learns to cope with the spikes that arrive. A converted layer is a tandem of two layers with the same
+weights,
 
     forward:   u_t = v_{t-1} + x_t,   s_t = [u_t >= theta],   v_t = u_t - theta s_t,   v_0 = 0,   for T steps,
     backward:  the gradient of a = relu( mean over T of x_t ), the ReLU layer that sees the spike counts,
