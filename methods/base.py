@@ -81,7 +81,7 @@ class ConversionModule(pl.LightningModule):
         """
 
     def check_pooling(self, net: nn.Module) -> None:
-        """Refuses max-pooling if the method cannot convert it: a maximum over spike trains is not the maximal rate.
+        """Refuses max-pooling if the method cannot convert it: a maximum over spikes does not have the maximal rate.
 
         Raises:
             UserError: names the module.
