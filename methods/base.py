@@ -1,4 +1,4 @@
-"""The base of all methods: a network with its activations, and how it becomes an SNN."""
+"""The base class of all methods: holds a network with its activations and converts it to an SNN."""
 
 from __future__ import annotations
 
@@ -27,28 +27,30 @@ Batch = tuple[Tensor, Tensor]
 class ConversionModule(pl.LightningModule):
     """A trained network and its conversion.
 
-    A method gives :meth:`neuron` (what stands for each activation in the SNN); where thresholds or weights depend on
-    data or on T, it overrides :meth:`calibrate`. Methods that train derive from
+    A method implements :meth:`neuron`, which returns the spiking neuron for an activation. If its thresholds or weights
+    depend on data or on T, it also overrides :meth:`calibrate`. Methods that train derive from
     :class:`methods.training.TrainingModule`.
 
     Args:
         net: a network whose nonlinearities are :class:`bench.snn.activations.Activation`.
 
     Attributes:
-        calibration_images: training images, without augmentation, that conversion looks at; 0 for none.
-        image: shape of one image, where known.
-        warmup: steps that come first in a two-phase method, on top of T.
-        uncounted: those of them whose logits are left out of the read-out; ``None`` for all.
-        extras: names of further classifiers whose accuracy the record holds beside the ANN's.
-        pools_by_inhibition: the neurons' spikes never take back, and max-pooling becomes
-            :class:`bench.snn.pooling.LateralInhibitionPool`; else it is refused.
-        saturates: no neuron can send more than its threshold at each step, as one must that stands for ReLU6.
-        pools_currents: max-pooling comes before the neurons (:func:`bench.snn.graph.pool_first.pool_first`) and stays.
-        per_T: under these options the conversion is for one T, also if the registry does not say so of the method.
-        random: the network draws numbers, so that its accuracy is a mean over several runs.
-        of_trained: the conversion of a net that was trained elsewhere, for a method that trains; ``None`` if there is
-            none.
-        readout: how the converted network is read out and sent on.
+        calibration_images: number of training images, without augmentation, that the conversion uses; 0 for none.
+        image: shape of one image, if known.
+        warmup: steps of the first phase of a two-phase method, in addition to T.
+        uncounted: how many of the warm-up steps are left out of the read-out; ``None`` for all.
+        extras: names of further classifiers whose accuracy is recorded beside the ANN's.
+        pools_by_inhibition: the neurons never send negative spikes, so max-pooling becomes
+            :class:`bench.snn.pooling.LateralInhibitionPool`. Otherwise max-pooling is refused.
+        saturates: no neuron sends more than its threshold in one step. A neuron that replaces ReLU6 needs this.
+        pools_currents: max-pooling is moved before the neurons (:func:`bench.snn.graph.pool_first.pool_first`) and
+            kept.
+        per_T: with these options the conversion holds for one T only, even if the registry does not declare it for the
+            method.
+        random: the network draws random numbers, so its accuracy is a mean over several runs.
+        of_trained: for a method that trains, the class that converts a net trained elsewhere; ``None`` if there is no
+            such class.
+        readout: how the logits are read out, and in which order spikes are sent.
     """
 
     calibration_images = 0
@@ -69,17 +71,17 @@ class ConversionModule(pl.LightningModule):
         self.net = net
 
     def neuron(self, name: str, activation: Activation, T: int) -> SpikingNeuron:
-        """The neuron that replaces an activation in a conversion for ``T`` steps."""
+        """Returns the neuron that replaces an activation in a conversion for ``T`` steps."""
         raise NotImplementedError
 
     def calibrate(self, net: nn.Module, calibration: Sequence[Batch], T: int, image: ImageShape = None) -> None:
-        """Changes, in place, a copy of the network (BN folded) before its activations are replaced.
+        """Changes a copy of the network (BN folded) in place, before its activations are replaced.
 
-        It may put neurons there itself.
+        A method may also insert neurons itself here.
         """
 
     def check_pooling(self, net: nn.Module) -> None:
-        """Refuses max-pooling where nothing stands for it: the maximum of spike trains is not the train of the maximum.
+        """Refuses max-pooling if the method cannot convert it: a maximum over spikes does not have the maximal rate.
 
         Raises:
             UserError: names the module.
@@ -88,7 +90,7 @@ class ConversionModule(pl.LightningModule):
             if isinstance(module, MAX_POOLS) and not (self.pools_by_inhibition or self.pools_currents):
                 raise UserError(
                     f"{name} is max-pooling, which {type(self).__name__} cannot convert; train with "
-                    "--model.max_pool average, or convert a relu net by burst, ltb or dcgs"
+                    "--model.max_pool average, or convert a relu net with burst, ltb or dcgs"
                 )
 
     def check_ceilings(self, net: nn.Module) -> None:
@@ -101,37 +103,40 @@ class ConversionModule(pl.LightningModule):
             if isinstance(module, ReLUActivation) and module.ceiling < math.inf and not self.saturates:
                 raise UserError(
                     f"{name} clips at {module.ceiling:g}, and a neuron of {type(self).__name__} may send more than its "
-                    "threshold in one step; take a method of one spike a step, such as opi"
+                    "threshold in one step; use a method that sends one spike a step, such as opi"
                 )
 
     def use(self, readout: Readout) -> None:
-        """Takes options of the converted network; some ask for images, or for one conversion for each T."""
+        """Sets the read-out options of the converted network.
+
+        Some of them need calibration images, or one conversion for each T.
+        """
         self.readout = readout
         self.per_T, self.random = self.per_T or readout.permute, self.random or readout.permute
         if readout.delay == "auto" and not self.calibration_images:
             self.calibration_images = DELAY_IMAGES
 
     def folded(self, image: ImageShape = None) -> nn.Module:
-        """A copy of the network for evaluation, BN folded."""
+        """Returns a copy of the network in evaluation mode, with BN folded."""
         net = copy.deepcopy(self.net).eval()
         fold_batch_norm(net, image)
         return net
 
     def spiking(self, net: nn.Module, T: int, image: ImageShape = None) -> SpikingNetwork:
-        """Wraps a network of neurons; a conversion that is good for one T says so here."""
+        """Wraps a network of neurons. A conversion that holds for one T only declares it here."""
         return SpikingNetwork(net, self.warmup, self.uncounted, image=image)
 
     def extra_logits(self, name: str, images: Tensor, batch_idx: int) -> Tensor:
-        """Logits of one of :attr:`extras` in the test, ``[B, classes]``."""
+        """Returns the test logits of one of :attr:`extras`, ``[B, classes]``."""
         raise NotImplementedError
 
     def convert(self, T: int, calibration: Sequence[Batch], image: ImageShape = None) -> SpikingNetwork:
-        """Builds the SNN; the trained network stays as it is.
+        """Builds the SNN. The trained network is not changed.
 
         Args:
-            T: steps it will be read at; most methods do not need to know.
-            calibration: batches of plain training images.
-            image: shape of one image, where there are none to tell it and the network has to know.
+            T: steps at which the SNN will be read; most methods ignore it.
+            calibration: batches of training images without augmentation.
+            image: shape of one image; needed only if there are no calibration images and the network depends on it.
 
         Raises:
             UserError: a threshold is not positive, or a layer cannot be converted; the message names the layer.
@@ -143,7 +148,7 @@ class ConversionModule(pl.LightningModule):
         means = mean_activations(net, calibration) if self.readout.delay == "auto" else {}
         self.calibrate(net, calibration, T, image)
         replace(net, Activation, lambda name, activation: self.neuron(name, activation, T))
-        # Not before the calibration has seen the net with them.
+        # After calibration, which must see the net with its max-pooling.
         if not self.pools_currents:
             for kind in MAX_POOLS:
                 replace(net, kind, lambda _, pool: LateralInhibitionPool(pool))
@@ -152,10 +157,10 @@ class ConversionModule(pl.LightningModule):
         return snn
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits ``[B, classes]`` of the ANN."""
+        """Returns the ANN's logits, ``[B, classes]``."""
         logits: Tensor = self.net(x)
         return logits
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Logits of the ANN; the conversion callback measures it and the SNN."""
+        """Returns the ANN's logits. The conversion callback measures ANN and SNN."""
         return self.forward(batch[0])

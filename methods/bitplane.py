@@ -2,25 +2,25 @@
 
 Datta and others: When Bio-Inspired Computing meets Deep Learning, TMLR 2025, https://arxiv.org/abs/2312.06900
 
-A QCFS activation of L = 2^T - 1 levels is a number n of T bits, and T = log2(L + 1) steps are enough to send it, the
-highest bit first. A layer adds up the whole word,
+A QCFS activation with L = 2^T - 1 levels is a T-bit number n. T = log2(L + 1) steps are enough to send it, the highest
+bit first. A layer adds up the whole word,
 
     z = b + sum over t of 2^(T-t) W s(t) theta / L,     n = clip( floor( z L / theta + 1/2 ), 0, L ),
 
-before it sends the bits of its own n. The image enters with weight 1, at one step, and biases once in a word. With L =
-2^T - 1 the SNN is the quantised ANN, exactly. A net of another L is converted with 2^T - 1 levels all the same (T = 1,
-2, 3, 4: 1, 3, 7, 15); then it equals its own quantised twin of so many levels.
+before it sends the bits of its own n. The image enters with weight 1, in one step, and biases once per word. With L =
+2^T - 1 the SNN is the quantised ANN, exactly. A net with another L is also converted with 2^T - 1 levels (T = 1, 2, 3,
+4: 1, 3, 7, 15). It then equals its own quantised twin with that many levels.
 
-Here every step has the same weight in a mean, so a spike of step t stands for T 2^(T-t) theta / L, image and biases for
-themselves at each step, and the mean of the steps is z.
-What costs: spikes and the accumulates behind them, as everywhere. The weights 2^(T-t) are not multiplied: membranes are
-shifted by one bit before each step but the first (z <- 2 z + W s), neurons x (T - 1) shifts, which the record has as
-``shifts`` and which the energy leaves out. The first layer multiplies once in a word.
+Here every step has the same weight in a mean. A spike of step t therefore stands for T 2^(T-t) theta / L, image and
+biases enter unchanged at each step, and the mean over the steps is z.
+Costs: spikes and the accumulates that they cause, as everywhere. The weights 2^(T-t) need no multiplication: membranes
+are shifted by one bit before each step except the first (z <- 2 z + W s). These are neurons x (T - 1) shifts, recorded
+as ``shifts``; the energy leaves them out. The first layer multiplies once per word.
 
 From the paper: the above.
-Chosen here: the thresholds as QCFS has trained them, one for each layer (the paper has one for each channel); the
-comparison of bits, from the highest down, as a rounding, which it equals. At most 8 bits. The paper's penalty on bits
-that are 1, in training, is left out.
+Chosen here: the thresholds that QCFS has trained, one for each layer (the paper has one for each channel). The paper
+compares bits from the highest down; here this is a rounding, which gives the same result. At most 8 bits. The paper's
+training penalty on bits that are 1 is left out.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ MOST_BITS = 8
 
 
 class BitPlaneNode(CountFirstNode):
-    """Rounds the mean of its input to ``2^T - 1`` levels and sends their number bit by bit.
+    """Rounds the mean of its input to one of ``2^T - 1`` levels and sends the level's number bit by bit.
 
     Args:
-        threshold: theta, of the highest level.
-        T: bits.
+        threshold: theta, the value of the highest level.
+        T: number of bits.
     """
 
     coding = "word"
@@ -62,15 +62,15 @@ class BitPlaneNode(CountFirstNode):
         return torch.stack(planes).to(v.dtype), v - number * (T * unit)
 
     def twin(self, T: int) -> nn.Module:
-        """The quantised activation of as many levels, which it is."""
+        """Returns the quantised activation with the same levels, which the neuron equals."""
         return QuantisedReLU(self.threshold, self.levels, unit=self.unit_spikes)
 
 
 class BitPlane(CountFirst):
-    """Spike counts as binary numbers on a QCFS net (https://arxiv.org/abs/2312.06900).
+    """Sends spike counts as binary numbers, on a QCFS net (https://arxiv.org/abs/2312.06900).
 
     Args:
-        net: trained network with QCFS activations, for T bits of L = 2^T - 1.
+        net: trained network with QCFS activations; with L = 2^T - 1 the SNN equals it at T steps.
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -81,5 +81,5 @@ class BitPlane(CountFirst):
         """Theta = lambda, T bits."""
         assert isinstance(activation, QCFSActivation)
         if T > MOST_BITS:
-            raise UserError(f"T = {T}: bit planes are at most {MOST_BITS} bits, 255 levels; give --T 1,2,3,4")
+            raise UserError(f"T = {T}: bit planes have at most {MOST_BITS} bits, 255 levels; give --T 1,2,3,4")
         return BitPlaneNode(activation.threshold, T)

@@ -3,21 +3,21 @@
 Li, Zeng: Efficient and Accurate Conversion of Spiking Neural Network with Burst Spikes, IJCAI 2022,
 https://arxiv.org/abs/2204.13271
 
-What a neuron's potential holds beyond one threshold waits for later steps. A burst sends it at once, up to gamma spikes
-in one step:
+A plain IF neuron sends at most one spike a step and keeps the rest of its potential for later steps. A burst neuron
+sends up to gamma spikes in one step:
 
     s(t) = clip( floor( u(t) / theta ), 0, gamma ),     v(t) = u(t) - theta s(t).
 
-Max-pooling over spike trains passes whichever input fires, and so more than the maximum of the rates. In LIPooling the
-inputs of a window inhibit each other, and the output sums to the largest sum of its inputs
-(``bench.snn.pooling.LateralInhibitionPool``); a source net may therefore keep its max-pooling
-(``relu`` with ``--model.max_pool keep``).
+Max-pooling over spike trains passes on every input that fires, so its output exceeds the maximum of the rates. In
+LIPooling the inputs of a window inhibit each other, and the output sums to the largest sum of its inputs
+(``bench.snn.pooling.LateralInhibitionPool``). A source net may therefore keep its max-pooling (``relu`` with
+``--model.max_pool keep``).
 
 From the paper: gamma = 5, theta at the 99.9th percentile of the layer's activations, soft reset.
 From the authors' code: v_0 = 0 (``v_init``), which the text does not state.
-Chosen here: the number of calibration images. The released scripts have gamma = 2 and read theta from one augmented
-training batch of 200, in which they divide activations above 1 by gamma before they take the percentile.
-The alphabet is multi-level: T steps of gamma levels are not T binary steps.
+Chosen here: the number of calibration images. The released scripts use gamma = 2 and read theta from one augmented
+training batch of 200 images; they divide activations above 1 by gamma before they take the percentile.
+The alphabet is multi-level: T steps of gamma levels are not comparable with T binary steps.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class BurstIFNode(SpikingNeuron):
 
     Args:
         threshold: theta.
-        gamma: the most spikes in one step; 1 is the plain IF neuron.
+        gamma: maximal number of spikes in one step; 1 is the plain IF neuron.
         v_init: initial membrane potential as a fraction of theta.
-        binary: a number of thetas is sent as its binary digits, a spike for each that is 1; else as so many spikes.
+        binary: count one spike for each binary digit 1 of the number sent; otherwise count the number itself.
     """
 
     alphabet = "multi"
@@ -60,7 +60,7 @@ class BurstIFNode(SpikingNeuron):
         return stack_steps(outputs, x_TBX)
 
     def events(self, out_TBX: Tensor) -> Tensor:
-        """A burst of k counts as k spikes, or as many as k has binary digits 1."""
+        """Counts a burst of k as k spikes, or with ``binary`` as the number of binary digits 1 of k."""
         counts = torch.round(out_TBX / self.threshold)
         if self.binary:
             whole = counts.to(torch.int32)
@@ -73,13 +73,13 @@ class BurstIFNode(SpikingNeuron):
 
 
 class Burst(ThresholdRule):
-    """Up to gamma spikes in one step (https://arxiv.org/abs/2204.13271).
+    """Burst spikes: up to gamma spikes in one step (https://arxiv.org/abs/2204.13271).
 
     Args:
         net: trained network with ReLU activations; it may have max-pooling.
         calibration_images: training images, without augmentation, over which the percentile is taken.
         percentile: of all activations of a layer.
-        gamma: the most spikes in one step.
+        gamma: maximal number of spikes in one step.
         v_init: initial membrane potential as a fraction of theta.
     """
 

@@ -3,21 +3,21 @@
 Hao, Ding, Bu, Huang, Yu: Bridging the Gap between ANNs and SNNs by Calibrating Offset Spikes, ICLR 2023,
 https://arxiv.org/abs/2302.10685
 
-In a converted QCFS net most neurons whose spike count is not the ANN's are off by one spike, and the sign of the
-offset shows in the residual potential. In units of theta, a layer first runs rho steps on x(1..rho) from v = 1/2,
-which gives the potentials before reset u(t), spikes s(t), their number n and the residual r = v(rho). Then
+In a converted QCFS net most neurons whose spike count differs from the ANN's are off by one spike, and the residual
+potential shows the sign of the offset. In units of theta, a layer first runs rho steps on x(1..rho) from v = 1/2. This
+gives the potentials before reset u(t), the spikes s(t), their number n and the residual r = v(rho). Then
 
     r <  0 and n >= 1 (one too many):   v_0 = 1/2 - max(1, m_dn - 1 + eps),   m_dn = min { u(t) : s(t) = 1 }
     r >= 1            (one too few):    v_0 = 1/2 + max(1, 1 + eps - m_up),   m_up = max { u(t) : s(t) = 0 }
 
-and the layer starts again from v_0 on x(1..T); the result is what the next layer sees in both of its phases.
+and the layer starts again from v_0 on x(1..T). The next layer sees this second run in both of its phases.
 
-From the paper or its authors' code: rho = 4 on CIFAR and 8 on ImageNet, eps = 0.001, and the values -1000 and 1000
-where m_up or m_dn is of an empty set. A neuron that fired in all rho steps with r >= 1 so gets v_0 = 1001.501 and
-fires for ever, which suits a saturated activation (``saturated="release"``). The paper describes further rounds for
-larger offsets; the released code runs one.
+From the paper or its authors' code: rho = 4 on CIFAR and 8 on ImageNet, eps = 0.001, and m_up = -1000 or m_dn = 1000
+if the set is empty. A neuron that fired in all rho steps with r >= 1 therefore gets v_0 = 1001.501 and fires at every
+step, which suits a saturated activation (``saturated="release"``). The paper describes further rounds for larger
+offsets; the released code runs one.
 T as printed excludes rho. The calibration goes layer by layer, so a layer must wait rho steps for its predecessor.
-A T below rho is read from a run of rho steps, of which it is the start.
+A T below rho is read from the first T steps of a run of rho steps.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class COSNode(IFNode):
         threshold: theta.
         rho: calibration steps.
         rounds: how many offset spikes may be corrected.
-        saturated: what becomes of a neuron that fired at every step and has more to give.
+        saturated: how to treat a neuron that fired at every step and still has r >= 1; see :class:`COS`.
         epsilon: margin by which a spike is added or removed, in units of theta.
     """
 
@@ -56,7 +56,7 @@ class COSNode(IFNode):
         self.probing = rho * rounds
 
     def run(self, x_TBX: Tensor) -> Tensor:
-        """Calibrates on the first ``rho`` steps, then runs them and all others."""
+        """Calibrates on the first ``rho`` steps, then runs all steps from the calibrated potential."""
         if self.v is not None:
             return super().run(x_TBX)
         if len(x_TBX) < self.lookahead:
@@ -101,8 +101,8 @@ class COS(ConversionModule):
         net: trained network with QCFS activations.
         rho: calibration steps.
         rounds: rounds of calibration; the released code has one.
-        saturated: ``release`` lets a neuron that fired in all rho steps and has more to give fire for ever, as the
-            released code does; ``keep`` leaves it at theta / 2.
+        saturated: how to treat a neuron that fired in all rho steps and still has r >= 1. ``release`` lets it fire at
+            every step, as the released code does; ``keep`` starts it at theta / 2.
         epsilon: margin in units of theta.
     """
 
@@ -120,9 +120,9 @@ class COS(ConversionModule):
         require_activation(net, QCFSActivation, type(self).__name__, "QCFS")
         super().__init__(net)
         self.rho, self.rounds, self.saturated, self.epsilon = rho, rounds, saturated, epsilon
-        self.warmup, self.uncounted = rho * rounds, 0  # even T = 1 has rho steps of input
+        self.warmup, self.uncounted = rho * rounds, 0  # even at T = 1 there are rho steps of input
 
     def neuron(self, name: str, activation: Activation, T: int) -> SpikingNeuron:
-        """Theta = lambda, and v_0 from the calibration."""
+        """Uses theta = lambda, and v_0 from the calibration."""
         assert isinstance(activation, QCFSActivation)
         return COSNode(activation.threshold, self.rho, self.rounds, self.saturated, self.epsilon)

@@ -1,7 +1,7 @@
 """Neurons that count first and send afterwards: the base of parallel conversion, bit planes, TPP and PASCAL.
 
-Such a layer waits until its predecessors have sent all T steps, so each on the way adds T steps to the latency, and a
-conversion is for one T. The order in which spikes came does not matter, and with it goes the unevenness error.
+Such a layer waits until its predecessor has sent all T steps. Each layer adds T steps to the latency, and a conversion
+holds for one T only. The order in which spikes arrive does not matter, so there is no unevenness error.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from methods.base import ConversionModule
 
 
 class CountFirstNode(SpikingNeuron):
-    """Adds up T steps, then sends T steps.
+    """Adds up T steps of input, then sends T steps of output.
 
     Args:
         threshold: theta.
-        T: steps.
+        T: steps of input and of output.
         v_init: initial membrane potential as a fraction of theta.
     """
 
@@ -32,24 +32,24 @@ class CountFirstNode(SpikingNeuron):
         """See :class:`bench.snn.neurons.SpikingNeuron`."""
         if self.v is not None or len(x_TBX) != self.lookahead:
             raise UserError(
-                f"this neuron sends once it has got {self.lookahead} steps, and got {len(x_TBX)}; run it through "
+                f"this neuron sends after {self.lookahead} steps of input and got {len(x_TBX)}; run it through "
                 "bench.snn.simulate"
             )
         out_TBX, self.v = self.send(self.add_up(x_TBX))
         return out_TBX
 
     def add_up(self, x_TBX: Tensor) -> Tensor:
-        """The potential ``[B, ...]`` after all of its input."""
+        """Returns the potential ``[B, ...]`` after all input steps."""
         return self.initial(x_TBX[0]) + x_TBX.sum(0)
 
     def send(self, v: Tensor) -> tuple[Tensor, Tensor]:
-        """What it sends ``[T, B, ...]`` from a potential ``[B, ...]``, and the potential afterwards."""
+        """Returns the output ``[T, B, ...]`` for a potential ``[B, ...]``, and the potential afterwards."""
         raise NotImplementedError
 
 
 class CountFirst(ConversionModule):
-    """A method whose neurons count first."""
+    """Base class of methods whose neurons count first."""
 
     def spiking(self, net: nn.Module, T: int, image: ImageShape = None) -> SpikingNetwork:
-        """Good for the T that its neurons wait for alone."""
+        """Builds an SNN that holds only for the T that its neurons wait for."""
         return SpikingNetwork(net, only_T=T, image=image)

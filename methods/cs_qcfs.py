@@ -3,7 +3,7 @@
 Yang et al.: CS-QCFS: Bridging the Performance Gap in Ultra-low Latency Spiking Neural Networks, Neural Networks 2025
 (key ``yang2025csqcfs`` in ``leaderboards/reported``)
 
-QCFS with a threshold of its own for each channel c, kept positive by construction:
+QCFS with one threshold for each channel c, kept positive by construction:
 
     theta_c = softplus(s_c) = ln(1 + e^{s_c}),
     a_c     = theta_c clip( floor(z_c L / theta_c + 1/2) / L, 0, 1 ),      d theta_c / d s_c = sigmoid(s_c).
@@ -11,9 +11,9 @@ QCFS with a threshold of its own for each channel c, kept positive by constructi
 Conversion: theta_c for each channel, v_0 = theta_c / 2. With L = T = 1 the SNN equals its ANN exactly.
 
 From the paper as published: channel-wise thresholds, softplus, their place inside QCFS, the results at T = 1.
-Not found in any text: architecture, L, learning rate, the start of s. Reconstructed here: s = ln(e^theta_0 - 1) with
-theta_0 = ``lambda_init`` = 8 as in QCFS, and no weight decay on s, which would pull theta to ln 2 and not to 0
-(``s_weight_decay``). After a linear layer a channel is a feature.
+Not found in any text: architecture, L, learning rate, the initial s. Reconstructed here: s = ln(e^theta_0 - 1) with
+theta_0 = ``lambda_init`` = 8 as in QCFS, and no weight decay on s (``s_weight_decay``), because it would pull theta to
+ln 2 and not to 0. After a linear layer a channel is a feature.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ class ChannelQCFSActivation(Activation):
     Args:
         L: quantisation steps.
         shape: of one image's input, ``[C, H, W]`` or ``[F]``.
-        threshold: start of every theta.
+        threshold: initial value of every theta.
         region: gradient region.
     """
 
     def __init__(self, L: int, shape: torch.Size, threshold: float, region: Region) -> None:
         super().__init__()
         self.L, self.region = L, region
-        # The inverse of softplus, in a form that does not overflow.
+        # Inverse of softplus, written so that it does not overflow.
         start = threshold + math.log(-math.expm1(-threshold))
         self.s = nn.Parameter(torch.full((shape[0], *[1] * (len(shape) - 1)), start))
 
     @property
     def threshold(self) -> Tensor:
-        """Theta, ``[C, 1, 1]`` or ``[F]``."""
+        """The thresholds theta, ``[C, 1, 1]`` or ``[F]``."""
         return F.softplus(self.s)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -65,10 +65,10 @@ class CSQCFS(TrainingModule):
     Args:
         net: a network with ``nn.ReLU`` modules; changed in place.
         L: quantisation steps in training.
-        lambda_init: start of every theta.
-        s_weight_decay: weight decay on s; ``None`` for ``weight_decay``.
+        lambda_init: initial value of every theta.
+        s_weight_decay: weight decay on s; ``None`` uses ``weight_decay``.
         lambda_lr_scale: learning rate of s as a fraction of ``lr``.
-        region: where the gradient passes, as in QCFS.
+        region: region in which the gradient passes, as in QCFS.
         **kwargs: pooling and optimiser settings of :class:`methods.training.TrainingModule`.
     """
 
@@ -96,6 +96,6 @@ class CSQCFS(TrainingModule):
         self.install(lambda name: ChannelQCFSActivation(L, shapes[name], lambda_init, region))
 
     def neuron(self, name: str, activation: Activation, T: int) -> SpikingNeuron:
-        """Theta_c, v_0 = theta_c / 2."""
+        """Uses theta_c and v_0 = theta_c / 2."""
         assert isinstance(activation, ChannelQCFSActivation)
         return IFNode(activation.threshold, v_init=0.5)

@@ -3,34 +3,38 @@
 Huang, Fang, Bu and others: Differential Coding for Training-Free ANN-to-SNN Conversion, ICML 2025,
 https://arxiv.org/abs/2503.00301
 
-What a neuron sends stands for a change: its receivers go on adding what it has sent on average so far, for free, and it
-spikes only when that is no longer right. With m_t the mean of what steps 1 .. t-1 stood for (m_1 = 0),
+A spike stands for a change. At each step the receivers add the mean of what a neuron has sent so far, which needs no
+spike; the neuron spikes only if this mean is no longer right. With m_t the mean of what steps 1 .. t-1 stood for
+(m_1 = 0),
 
     u = v_{t-1} + x_t - m_t;     s_t = fire(u);     v_t = u - s_t;     step t stands for m_t + s_t,
 
-so a neuron whose input stays what it was falls silent. It has n levels theta_k = theta / 2^k, k = 0 .. n-1, v_0 = 0:
+so a neuron with constant input falls silent. It has n levels theta_k = theta / 2^k, k = 0 .. n-1, and v_0 = 0:
 
     s_t = +theta_k  for the smallest k with  u >= 3/4 theta_k,
           -theta_k  for the smallest k with  u <= -3/4 theta_k  and  (sum of steps 1 .. t-1) + m_t >= theta_k,
            0        otherwise.
 
 With one level (``neuron="if"``): v_0 = theta / 2, +theta if u >= theta, -theta if u <= 0 and the sum allows it.
-The paper's form shows the image once, preceded by a step without it that measures the biases, and keeps expected inputs
-and outputs of each neuron. This form shows image and biases at every step, as everything here does, and gives the same
-outputs: expected inputs cancel, no step for the biases is needed, and the answer is the mean over the steps.
-The sum meets theta_k exactly, often, and rounding would decide: it may lack a millionth.
+The paper's form first runs a step without the image, which measures the biases, then shows the image once, and keeps
+the expected input and output of each neuron. This form shows image and biases at every step, as all methods here do. It
+gives the same outputs: expected inputs cancel, no step for the biases is needed, and the answer is the mean over the
+steps.
+The sum often equals theta_k exactly, so rounding errors would decide. The comparison therefore allows the sum to be too
+small by a millionth.
 
-Thresholds: for each channel, from mean and variance of its pre-activations, 100 iterations of
-:func:`methods.gaussian.gaussian_thresholds` with 64 levels, from 1. They have not arrived then, which is part of the
-method: theta limits no value here, as the mean of a neuron's steps may exceed it. Or the 99.9th percentile of its
-activations.
+Thresholds: for each channel either 100 iterations of :func:`methods.gaussian.gaussian_thresholds` with 64 levels, from
+1, on mean and variance of its pre-activations, or the 99.9th percentile of its activations. The iterations have not
+converged by then, which is part of the method: theta limits no value here, because the mean of a neuron's steps may
+exceed it.
 
-From the authors' code: the above; n = 4 in its ResNets, 8 in others.
-Chosen here: moments from plain training images, where the released code takes those of the evaluation set; 64 levels of
-the quantiser, the default of its function, where it passes T 2^n (``quantiser_levels``). A channel with theta = 0 sends
-nothing. Max-pooling behind a ReLU comes before it and pools currents; the authors have a neuron of its own for it.
-What costs: an event is s_t != 0, whatever its level, and an input to a layer is what differs from its mean so far. In
-hardware each synapse (or each neuron) must hold what came and add it at every step; that is not counted.
+From the authors' code: the above; n = 4 in its ResNets, 8 in other nets.
+Chosen here: moments from training images without augmentation (the released code takes them from the evaluation set);
+64 levels of the quantiser (``quantiser_levels``), the default of the authors' function, to which their code passes
+T 2^n. A channel with theta = 0 sends nothing. Max-pooling after a ReLU is moved before it and pools currents; the
+authors have a special neuron for it.
+Costs: an event is s_t != 0, at any level, and an input to a layer is what differs from its mean so far. In hardware
+each synapse (or each neuron) must store this mean and add it at every step; that is not counted.
 The alphabet is multi-level: 2n signed values.
 """
 
@@ -61,11 +65,11 @@ TOLERANCE = 1e-6
 class DifferentialNode(SpikingNeuron):
     """Sends signed, graded differences from the mean of what it has sent.
 
-    Its output at a step is what the step stands for, ``m_t + s_t``; events are those of ``s_t``.
+    Its output at a step is what the step stands for, ``m_t + s_t``. Events are counted on ``s_t``.
 
     Args:
         threshold: the largest level.
-        levels: number of levels, each half the one before; ``None`` for the IF version.
+        levels: number of levels, each half the previous one; ``None`` for the IF version.
         v_init: initial potential as a fraction of theta.
     """
 
@@ -81,7 +85,7 @@ class DifferentialNode(SpikingNeuron):
         self.reset()
 
     def reset(self) -> None:
-        """Forgets potential and what was sent."""
+        """Resets the potential and the sum of what was sent."""
         super().reset()
         self.sum: Tensor | None = None
         self.elapsed: Tensor | None = None
@@ -90,7 +94,7 @@ class DifferentialNode(SpikingNeuron):
         """See :class:`bench.snn.neurons.SpikingNeuron`."""
         v = self.initial(x_TBX[0]) if self.v is None else self.v
         total = torch.zeros_like(v) if self.sum is None else self.sum
-        # A tensor, or compiled code would be compiled anew for each pass.
+        # A tensor: with a Python number, compiled code would be recompiled for each pass.
         elapsed = torch.zeros((), dtype=v.dtype, device=v.device) if self.elapsed is None else self.elapsed
         sent, fired = [], []
         for current in x_TBX:
@@ -106,7 +110,7 @@ class DifferentialNode(SpikingNeuron):
         return stack_steps(sent, x_TBX)
 
     def fire(self, u: Tensor, gate: Tensor) -> Tensor:
-        """The spike at potential ``u``, of a neuron that may take back as much as ``gate``."""
+        """Returns the spike at potential ``u``; a negative spike is at most as large as ``gate``."""
         gate, spike = gate * (1 + TOLERANCE), torch.zeros_like(u)
         rise, fall = (0.75, -0.75) if self.graded else (1.0, 0.0)
         for size in reversed(self.sizes):
@@ -116,19 +120,19 @@ class DifferentialNode(SpikingNeuron):
         return spike
 
     def events(self, out_TBX: Tensor) -> Tensor:
-        """A difference is one event, whatever its level."""
+        """Counts each difference as one event, at any level."""
         return self.fired.to(torch.float32)
 
     def twin(self, T: int) -> nn.Module:
-        """What it has sent on average after ``T`` steps of one current."""
+        """Returns the neuron's mean output after ``T`` steps of a constant current."""
         return DifferentialActivation(self, T)
 
 
 class DifferentialActivation(Activation):
-    """The mean of what a neuron's steps stand for under a constant current.
+    """The mean output of a differential neuron under a constant current.
 
     Args:
-        neuron: it stays as it is.
+        neuron: copied, not changed.
         T: steps.
     """
 
@@ -137,7 +141,7 @@ class DifferentialActivation(Activation):
         self.neuron, self.T = copy.deepcopy(neuron), T
 
     def forward(self, z: Tensor) -> Tensor:
-        """Pre-activations of any shape."""
+        """Maps pre-activations of any shape to mean outputs."""
         self.neuron.reset()
         total: Tensor = sum(self.neuron.run(z[None])[0] for _ in range(self.T))  # type: ignore[assignment]
         return total / self.T
@@ -147,13 +151,13 @@ class DCGS(ConversionModule):
     """Differential coding with graded units (https://arxiv.org/abs/2503.00301).
 
     Args:
-        net: trained network with ReLU activations; it may have max-pooling behind them.
-        calibration_images: training images, without augmentation, from which thresholds are read.
-        neuron: ``graded`` has ``levels`` levels, ``if`` one that begins half full.
-        levels: n, of a graded neuron.
+        net: trained network with ReLU activations; max-pooling may follow them.
+        calibration_images: number of training images, without augmentation, from which thresholds are read.
+        neuron: ``graded`` has ``levels`` levels; ``if`` has one and starts at theta / 2.
+        levels: number n of levels of a graded neuron.
         thresholds: ``optimal`` for normally distributed pre-activations, or a ``percentile`` of the activations.
-        quantiser_levels: of the quantiser for which they are optimal.
-        percentile: of each channel's activations.
+        quantiser_levels: levels of the quantiser for which ``optimal`` thresholds are computed.
+        percentile: percentile of each channel's activations, for ``thresholds="percentile"``.
     """
 
     pools_currents = True
@@ -182,7 +186,7 @@ class DCGS(ConversionModule):
         self.rule, self.quantiser_levels, self.percentile = thresholds, quantiser_levels, percentile
 
     def calibrate(self, net: nn.Module, calibration: Sequence[Batch], T: int, image: ImageShape = None) -> None:
-        """Theta of each channel."""
+        """Sets theta of each channel."""
         if self.rule == "percentile":
             found = activation_percentiles(net, calibration, self.percentile, "channel")
         else:
@@ -193,6 +197,6 @@ class DCGS(ConversionModule):
         set_thresholds(net, found)
 
     def neuron(self, name: str, activation: Activation, T: int) -> SpikingNeuron:
-        """The differential neuron."""
+        """Returns the differential neuron."""
         threshold, start = silencing(threshold_of(activation), 0.0 if self.levels else 0.5)
         return DifferentialNode(threshold, self.levels, start)

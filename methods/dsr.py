@@ -3,24 +3,25 @@
 Meng, Xiao, Yan, Wang, Lin, Luo: Training High-Performance Low-Latency Spiking Neural Networks by Differentiation on
 Spike Representation, CVPR 2022, https://arxiv.org/abs/2205.00459
 
-Forward the SNN runs its T steps. Each neuron starts empty, fires at a fraction alpha of its threshold and is reset by
-the whole threshold,
+In the forward pass the SNN runs its T steps. Each neuron starts at 0, fires at a fraction alpha of its threshold and is
+reset by the whole threshold,
 
     u_t = v_{t-1} + x_t,    s_t = [u_t >= alpha theta],    v_t = u_t - theta s_t,    v_0 = 0.
 
-Backward nothing is unrolled: a layer's spikes are represented by their mean, which is nearly a function of the mean
-current,
+The backward pass is not unrolled. A layer's spikes are represented by their mean, which is nearly a function of the
+mean current,
 
     r  =  mean over T of theta s_t  ~  clip( mean over T of x_t, 0, theta ),
 
-and this function is differentiated: 1 inside, shared evenly by the steps, and 1 for theta above.
+and this function is differentiated. Inside the range the derivative for the mean current is 1, shared evenly by the
+steps. Above it the derivative for theta is 1.
 
-With v shifted by (1 - alpha) theta the neuron fires at theta and starts at v_0 = (1 - alpha) theta; that is how it is
-built here, and with alpha = 1/2 it is the neuron of QCFS. theta is trained, one for each layer, and kept above a bound.
+With v shifted by (1 - alpha) theta the neuron fires at theta and starts at v_0 = (1 - alpha) theta. It is built this
+way here; with alpha = 1/2 it is the neuron of QCFS. theta is trained, one for each layer, and kept above a bound.
 
 From the paper or its authors' code: alpha = 0.5, theta = 6 at the start, the bound 0.01, T = 20 (5 with learning rate
 0.05), SGD with learning rate 0.1, momentum 0.9, weight decay 5e-4, a cosine over 200 epochs.
-Not built: neurons behind the last pooling and behind the logits, which that code has and which limit the logits to
+Left out: the neurons after the last pooling and after the logits, which that code has and which limit the logits to
 [0, theta]; the linear warm-up of 400 iterations; LIF neurons.
 """
 
@@ -39,7 +40,7 @@ from methods.spike_training import SpikeTrainingModule, SpikingActivation, rate_
 
 
 class DSRActivation(SpikingActivation):
-    """An IF neuron whose gradient is that of its rate."""
+    """An IF neuron with the gradient of its rate."""
 
     def spikes(self, x_TBX: Tensor) -> Tensor:
         """See :class:`methods.spike_training.SpikingActivation`."""
@@ -51,13 +52,13 @@ class DSR(SpikeTrainingModule):
 
     Args:
         net: a network with ``nn.ReLU`` modules; changed in place.
-        T: steps of training.
-        alpha: fraction of theta at which a neuron that starts empty fires.
-        theta_init: start of every threshold where no net is given.
-        theta_bound: below which no threshold falls.
-        theta_lr_scale: learning rate of the thresholds as a fraction of ``lr``; a step on their gradient, a sum over
-            a whole layer, can throw a small one to the bound.
-        percentile: of its layer's activations, as which each theta starts where ``--ckpt`` gives a ReLU net.
+        T: steps in training.
+        alpha: fraction of theta at which a neuron that starts at 0 fires.
+        theta_init: initial value of every threshold if no net is given.
+        theta_bound: lower bound of every threshold.
+        theta_lr_scale: learning rate of the thresholds as a fraction of ``lr``. Their gradient is a sum over a whole
+            layer, so a full step can push a small threshold to the bound.
+        percentile: percentile of the layer's activations at which each theta starts if ``--ckpt`` gives a ReLU net.
         **kwargs: optimiser settings of :class:`methods.training.TrainingModule`.
     """
 

@@ -3,25 +3,25 @@
 Wu, Bojkovic, Gu, Suo, Zou: FTBC: Forward Temporal Bias Correction for Optimizing ANN-SNN Conversion, ECCV 2024,
 https://arxiv.org/abs/2403.18388
 
-The neurons of a channel get a correction current of its own at each step,
+Each channel has a correction current for each step,
 
     u = v(t-1) + x(t) - b_c(t);     s(t) = theta [ u >= theta ];     v(t) = u - s(t),
 
-which is found from the first layer to the last, each on the corrected spikes of those before it, and from the first
-step to the last. With a the ANN's activation on the same images, for each batch and step:
+Corrections are found layer by layer, each layer on the corrected spikes of the layers before it, and step by step. With
+a the ANN's activation on the same images, for each batch and step:
 
     s = theta [ v(t-1) + x(t) - b_c(t) >= theta ];     e_c = mean over images and positions of (s - a);
     b_c(t) <- b_c(t) + alpha e_c;                      then the step is taken with the new b_c(t).
 
-No labels, no backward pass. v_0 = theta / 2, and theta does not depend on T, so step t knows nothing of later ones: the
-schedule for few steps is, bit for bit, the beginning of one for many, and all T are read from one run.
+No labels and no backward pass are needed. v_0 = theta / 2. theta does not depend on T, so step t does not depend on
+later steps: the corrections for few steps are, bit for bit, the first ones for many, and all T are read from one run.
 Source: a net trained by QCFS (theta = lambda), or a ReLU net (theta a percentile of its layer's activations).
 
 From the released code (a third party's copy, https://github.com/bjourne/FTBC-tmp): the rule, alpha = 0.5, batches of
 200.
-Chosen here: 2 batches and 3 passes (the released scripts have from 1 to 50); the ANN of a QCFS net keeps its own L
-(there it is always 8); all layers are corrected, those behind a residual sum as well, which the released code leaves
-out. Its QCFS version simulates without the corrections it already has, so that further passes add the same error again.
+Chosen here: 2 batches and 3 passes (the released scripts have from 1 to 50). The ANN of a QCFS net keeps its L (in the
+released code it is always 8). All layers are corrected; the released code leaves out those after a residual sum. Its
+QCFS version simulates without the corrections found so far, so further passes add the same error again.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class CorrectedIFNode(IFNode):
 
     Args:
         threshold: theta.
-        corrections: ``[T, C, 1, 1]`` (``[T, F]`` behind a linear layer), taken off the current; the last
-            is that of all later steps.
+        corrections: ``[T, C, 1, 1]`` (``[T, F]`` after a linear layer), subtracted from the current; all later steps
+            use the last one.
     """
 
     corrections: Tensor
@@ -67,13 +67,13 @@ class CorrectedIFNode(IFNode):
         self.elapsed: Tensor | None = None
 
     def reset(self) -> None:
-        """Forgets potential and step."""
+        """Resets the potential and the step."""
         super().reset()
         self.elapsed = None
 
     def step(self, v: Tensor, current: Tensor) -> tuple[Tensor, Tensor]:
         """See :class:`bench.snn.neurons.IFNode`."""
-        # A tensor, or compiled code would be compiled anew for each pass.
+        # A tensor: with a Python number, compiled code would be recompiled for each pass.
         t = torch.zeros((), dtype=torch.long, device=v.device) if self.elapsed is None else self.elapsed
         self.elapsed = (t + 1).clamp_max(len(self.corrections) - 1)
         return super().step(v, current - self.corrections[t])
@@ -85,14 +85,15 @@ class FTBC(ConversionModule):
     Args:
         net: trained network with QCFS (``source="qcfs"``) or ReLU (``source="relu"``) activations.
         source: kind of the net.
-        calibration_images: training images, without augmentation.
-        batch: of these, for one correction.
-        passes: over all batches.
-        alpha: part of the error that a correction takes up.
-        percentile: of all activations of a layer of a ReLU net, its theta; only with ``source="relu"``.
+        calibration_images: number of training images, without augmentation.
+        batch: images per correction.
+        passes: passes over all batches.
+        alpha: fraction of the error that is added to the correction.
+        percentile: percentile of a layer's activations that is its theta; only with ``source="relu"``.
 
     Attributes:
-        errors: by layer name, for each pass and batch the mean over steps and channels of ``|e_c|``, in units of theta.
+        errors: for each layer name, a list with one value per pass and batch: the mean of ``|e_c|`` over steps and
+            channels, in units of theta.
     """
 
     def __init__(
@@ -118,7 +119,7 @@ class FTBC(ConversionModule):
         if not 0 < percentile <= 100:
             raise UserError(f"--model.percentile {percentile}: must be above 0 and at most 100")
         if source == "qcfs" and percentile != 99.9:
-            raise UserError(f"--model.percentile {percentile}: a QCFS net has trained thresholds; leave it out")
+            raise UserError(f"--model.percentile {percentile}: a QCFS net has trained thresholds; leave the option out")
         kind, called = (QCFSActivation, "QCFS") if source == "qcfs" else (ReLUActivation, "ReLU")
         require_activation(net, kind, type(self).__name__, called)
         super().__init__(net)
@@ -128,7 +129,7 @@ class FTBC(ConversionModule):
 
     @torch.no_grad()
     def calibrate(self, net: nn.Module, calibration: Sequence[Batch], T: int, image: ImageShape = None) -> None:
-        """Puts neurons in the activations' places, first to last, each corrected before the next is looked at."""
+        """Replaces the activations by neurons, first to last, and corrects each before it goes on to the next."""
         if sys.maxsize == T:
             raise UserError("FTBC finds a current for each step; give convert(..., T=...)")
         if self.source == "relu":
@@ -155,7 +156,10 @@ class FTBC(ConversionModule):
     def steps(
         self, name: str, node: CorrectedIFNode, currents: Iterable[Tensor], target: Tensor | None = None
     ) -> Iterator[Tensor]:
-        """Runs one layer; with the ANN's mean activation of each channel, corrects each step before it is taken."""
+        """Runs one layer and yields its output step by step.
+
+        If ``target``, the ANN's mean activation of each channel, is given, each step is corrected before it is taken.
+        """
         errors, v = [], torch.zeros(())
         for t, x in enumerate(currents):
             if t == 0:
@@ -171,9 +175,9 @@ class FTBC(ConversionModule):
             self.errors[name].append(sum(errors) / len(errors))
 
     def neuron(self, name: str, activation: Activation, T: int) -> SpikingNeuron:
-        """All are in place."""
+        """Never called: :meth:`calibrate` has replaced all activations."""
         raise AssertionError(name)
 
     def spiking(self, net: nn.Module, T: int, image: ImageShape = None) -> SpikingNetwork:
-        """Good for up to as many steps as it was corrected for."""
+        """Builds an SNN that holds for any number of steps up to the corrected ones."""
         return SpikingNetwork(net, image=image)

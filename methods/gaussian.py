@@ -1,4 +1,4 @@
-"""Thresholds of least square error for inputs that are normally distributed, shared by DCGS and H-MT."""
+"""Thresholds with the least square error for normally distributed inputs, shared by DCGS and H-MT."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from bench.snn.calibration import Batch, observe, units
 
 
 def channel_moments(net: nn.Module, batches: Sequence[Batch]) -> dict[str, tuple[Tensor, Tensor]]:
-    """Mean and standard deviation of each channel's pre-activations, in double precision.
+    """Measures mean and standard deviation of each channel's pre-activations, in double precision.
 
     Args:
         net: network whose activations are :class:`bench.snn.activations.Activation`.
-        batches: calibration images; mean and variance are over all of them and all positions.
+        batches: calibration images; mean and variance are taken over all images and positions.
 
     Returns:
-        By layer name, both ``[C, 1, 1]`` or ``[F]``.
+        For each layer name, mean and standard deviation, both ``[C, 1, 1]`` or ``[F]``.
     """
     sums: dict[str, Tensor] = {}
     shapes: dict[str, tuple[int, ...]] = {}
@@ -41,8 +41,8 @@ def channel_moments(net: nn.Module, batches: Sequence[Batch]) -> dict[str, tuple
 def gaussian_thresholds(mean: Tensor, deviation: Tensor, levels: int, iterations: int, start: float) -> Tensor:
     """Iterates the ceiling ``theta`` of a quantiser towards the least square error on normally distributed inputs.
 
-    With ``n(z) = clip(round(z M / theta), 0, M)``, the best step for the present rounding is ``E[z n] / E[n^2]``, and
-    each iteration sets ``theta`` to M of these. In closed form, ``theta <- k theta`` with
+    With ``n(z) = clip(round(z M / theta), 0, M)``, the best step size for the present rounding is ``E[z n] / E[n^2]``.
+    Each iteration sets ``theta`` to M such steps. In closed form, ``theta <- k theta`` with
 
         k = [ mu / theta (1 - mean erf_i) + sigma sqrt(2 / pi) / theta mean exp_i ] / (1 - sum (2i - 1) erf_i / M^2),
 
@@ -50,14 +50,14 @@ def gaussian_thresholds(mean: Tensor, deviation: Tensor, levels: int, iterations
 
     Args:
         mean: mu of each channel, in double precision.
-        deviation: sigma.
-        levels: M.
-        iterations: how many; they need not have arrived.
-        start: first theta.
+        deviation: sigma of each channel.
+        levels: number M of levels.
+        iterations: number of iterations; they need not converge.
+        start: initial theta.
 
     Returns:
-        theta in the shape of ``mean``, single precision: ``start`` where the iteration loses itself (a channel without
-        any variance), 0 where it becomes negative.
+        theta in the shape of ``mean``, single precision: ``start`` if the result is not finite (a channel without any
+        variance), 0 if it is negative.
     """
     theta = torch.full_like(mean, start)
     odd = 2 * torch.arange(1, levels + 1, dtype=mean.dtype, device=mean.device) - 1

@@ -3,16 +3,17 @@
 Lv, Fang, Yuan, Tian: Optimal ANN-SNN Conversion with Group Neurons, ICASSP 2024,
 https://arxiv.org/abs/2402.19061
 
-An IF neuron can tell one level in a step. A group of m members shares one membrane, member i with the threshold
-i theta / m, and at each step
+An IF neuron sends one of two values in a step. A group has m members that share one membrane. Member i has the
+threshold i theta / m, and at each step
 
     u = v(t-1) + x(t),     n = #{ i : u >= i theta / m },     it sends n theta / m,     v(t) = u - n theta / m,
 
-with v_0 = theta / 2m. On a constant current it tells m T levels in T steps: one step is the quantised ANN of m levels,
-and m = 1 is the plain IF neuron. Source: a net trained by QCFS, theta its lambda.
+with v_0 = theta / 2m. For a constant current it distinguishes m T levels in T steps: one step gives the quantised ANN
+of m levels, and m = 1 is the plain IF neuron. Source: a net trained by QCFS, with theta = lambda.
 
 From the authors' code: the above; m = 4 (its README has 6).
-A step of m levels is not a binary step: alphabet multi, m levels per step, and n members that fire cost n spikes.
+A step of m levels is not a binary step. The alphabet is multi-level, with m levels per step, and n members that fire
+count as n spikes.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Group(ConversionModule):
 
     Args:
         net: trained network with QCFS activations.
-        members: m, neurons of a group.
+        members: number m of neurons in a group.
     """
 
     def __init__(self, net: nn.Module, members: int = 4) -> None:
@@ -43,6 +44,6 @@ class Group(ConversionModule):
         self.members = members
 
     def neuron(self, name: str, activation: Activation, T: int) -> SpikingNeuron:
-        """Up to m spikes of theta / m in a step, from half of one."""
+        """Sends up to m spikes of theta / m in a step; v_0 = theta / 2m."""
         assert isinstance(activation, QCFSActivation)
         return BurstIFNode(activation.threshold / self.members, self.members, v_init=0.5)

@@ -3,22 +3,24 @@
 Zhang, Huang, Bu, Huang, Yu: H-MT, AAAI 2026, https://github.com/faizwh/H-MT
 
 A neuron has n thresholds lambda, 2 lambda, .. , 2^(n-1) lambda on one membrane. At each step, from the largest down,
-each that the potential has reached is sent and subtracted:
+each threshold that the potential has reached is sent and subtracted:
 
     u = v(t-1) + x(t),     k = clip( floor(u / lambda), 0, 2^n - 1 ),     it sends k lambda,     v(t) = u - k lambda,
 
-v_0 = lambda / 2. What is sent are the binary digits of k, a spike for each that is 1. Each channel has its lambda:
+v_0 = lambda / 2. The neuron sends the binary digits of k, one spike for each digit 1. Each channel has its own lambda:
 
-* ``optimal``: pre-activations are taken as normally distributed, with mean and variance over training images, and the
-  ceiling (2^n - 1) lambda of a quantiser of T (2^n - 1) levels is iterated towards the least square error, 1,500 times
-  from lambda = 1 (:func:`methods.gaussian.gaussian_thresholds`). With n = 8 these do not arrive, and lambda comes out
-  too large, in proportion to T: the printed accuracy falls from T = 2 to T = 4.
-* ``q999``: the 99.9th percentile of the activations by 2^n - 1; ``q999x2``: twice that, as in the released code.
+* ``optimal``: pre-activations are assumed to be normally distributed, with mean and variance over training images. The
+  ceiling (2^n - 1) lambda of a quantiser with T (2^n - 1) levels is iterated towards the least square error, 1,500
+  times from lambda = 1 (:func:`methods.gaussian.gaussian_thresholds`). With n = 8 the iterations do not converge, and
+  lambda is too large, in proportion to T: the accuracy in the paper falls from T = 2 to T = 4.
+* ``q999``: the 99.9th percentile of the activations divided by 2^n - 1; ``q999x2``: twice that, as in the released
+  code.
 
-From the paper or its authors' code: the above. As the levels of the quantiser depend on T, so does the conversion.
-Chosen here: plain training images, where the released code takes those of the evaluation set. The title of the paper
-was not found. Max-pooling behind a ReLU comes before it and pools currents. A channel with lambda = 0 sends nothing.
-The alphabet is multi-level, 2^n - 1 levels in a step: T steps of them are not T binary steps.
+From the paper or its authors' code: the above. The levels of the quantiser depend on T, and so does the conversion.
+Chosen here: training images without augmentation (the released code takes those of the evaluation set). The title of
+the paper was not found. Max-pooling after a ReLU is moved before it and pools currents. A channel with lambda = 0 sends
+nothing.
+The alphabet is multi-level, with 2^n - 1 levels in a step: T such steps are not comparable with T binary steps.
 """
 
 from __future__ import annotations
@@ -48,10 +50,10 @@ class HMT(ConversionModule):
     """Multi-threshold neurons (H-MT, AAAI 2026).
 
     Args:
-        net: trained network with ReLU activations; it may have max-pooling behind them.
-        bits: n, thresholds of a neuron.
+        net: trained network with ReLU activations; max-pooling may follow them.
+        bits: number n of thresholds of a neuron.
         thresholds: ``optimal``, ``q999`` or ``q999x2``.
-        calibration_images: training images, without augmentation, from which thresholds are read.
+        calibration_images: number of training images, without augmentation, from which thresholds are read.
     """
 
     pools_currents = True
@@ -72,7 +74,7 @@ class HMT(ConversionModule):
         self.levels, self.rule, self.calibration_images = 2**bits - 1, thresholds, calibration_images
 
     def calibrate(self, net: nn.Module, calibration: Sequence[Batch], T: int, image: ImageShape = None) -> None:
-        """The ceiling of each channel, from which lambda follows."""
+        """Sets the ceiling (2^n - 1) lambda of each channel."""
         if self.rule == "optimal":
             start = float(self.levels)
             ceilings = {
@@ -86,10 +88,10 @@ class HMT(ConversionModule):
         set_thresholds(net, ceilings)
 
     def neuron(self, name: str, activation: Activation, T: int) -> SpikingNeuron:
-        """Up to 2^n - 1 units of lambda in a step, sent as binary digits."""
+        """Sends up to 2^n - 1 units of lambda in a step, as binary digits."""
         unit, start = silencing(threshold_of(activation) / self.levels, 0.5)
         return BurstIFNode(unit, self.levels, start, binary=True)
 
     def spiking(self, net: nn.Module, T: int, image: ImageShape = None) -> SpikingNetwork:
-        """Good for the T of its thresholds alone."""
+        """Builds an SNN that holds only for the T of its thresholds."""
         return SpikingNetwork(net, only_T=T, image=image)

@@ -3,20 +3,20 @@
 Hong et al.: LaSNN: Layer-wise ANN-to-SNN Distillation for Effective and Efficient Training
 in Deep Spiking Neural Networks, 2023, https://arxiv.org/abs/2304.09101
 
-A trained ANN teaches the SNN that it was converted into. Both are shown the same images, and beside the task's loss
-each layer of the student is drawn to where the teacher's looks,
+A trained ANN teaches the SNN that it was converted into. Both see the same images. In addition to the cross-entropy, a
+loss pulls the attention map of each student layer towards the teacher's,
 
     A  =  sum over channels of a^2   (a map over the image; the student's a is its mean output over T),
     L  =  cross-entropy + beta sum over layers || A_T / |A_T| - A_S / |A_S| ||_2,
 
 with surrogate gradients through the spikes.
 
-From the paper's abstract: attention maps, layer by layer, of a trained teacher, and a student that starts from it. Its
-equations were not found; the above is the usual form of attention transfer, averaged over the images. Chosen here for
-want of the paper's values: beta = 1, T = 4, the surrogate of ``surrogate`` with alpha = 1, v_0 = theta / 2, theta the
-99.9th percentile of the teacher's activations (or its trained one), fixed. After a linear layer the map is the layer's
-squared activity itself, which has no channels to sum over. The teacher's activations are clipped at theta, as high as
-the student can go; its accuracy is the record's ``teacher``.
+From the paper's abstract: attention maps, layer by layer, of a trained teacher, and a student that starts from it. The
+paper's equations were not found; the above is the usual form of attention transfer, averaged over the images.
+Chosen here, because the paper's values were not found: beta = 1, T = 4, the surrogate of ``surrogate`` with alpha = 1,
+v_0 = theta / 2, and a fixed theta, the 99.9th percentile of the teacher's activations (or its trained threshold). After
+a linear layer the map is the layer's squared activity itself, because there are no channels to sum over. The teacher's
+activations are clipped at theta, the highest rate of the student. The record has its accuracy as ``teacher``.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ from methods.surrogate import SurrogateActivation
 
 
 def attention(a: Tensor) -> Tensor:
-    """The map of activations ``[B, C, H, W]`` (or ``[B, F]``) as unit vectors ``[B, H W]`` (``[B, F]``)."""
+    """Maps activations ``[B, C, H, W]`` (or ``[B, F]``) to attention maps, unit vectors ``[B, H W]`` (``[B, F]``)."""
     energy = a.square()
     return F.normalize((energy.sum(1) if a.ndim > 2 else energy).flatten(1), dim=1)
 
 
 def distillation(teacher: dict[str, Tensor], student: dict[str, Tensor]) -> Tensor:
-    """The distance of the attention maps, summed over layers and averaged over images.
+    """Returns the distance of the attention maps, summed over layers and averaged over images.
 
     Args:
-        teacher: activations by layer, ``[B, ...]``.
-        student: its rates, likewise.
+        teacher: the teacher's activations for each layer name, ``[B, ...]``.
+        student: the student's rates, likewise.
     """
     distances = [(attention(teacher[name]) - attention(rate)).norm(dim=1).mean() for name, rate in student.items()]
     return torch.stack(distances).sum()
@@ -60,10 +60,10 @@ class LaSNN(SpikeTrainingModule):
 
     Args:
         net: a network with ``nn.ReLU`` modules; changed in place.
-        beta: weight of the distillation.
-        alpha: how narrow the surrogate's derivative is, in units of 1 / theta.
-        ann_epochs: epochs in which the teacher, a ReLU net, is trained first; 0 where ``--ckpt`` gives one.
-        **kwargs: steps, start of the potential and optimiser settings of
+        beta: weight of the distillation loss.
+        alpha: sharpness of the surrogate's derivative, in units of 1 / theta.
+        ann_epochs: epochs at the start in which the teacher, a ReLU net, is trained; 0 if ``--ckpt`` gives one.
+        **kwargs: steps, initial potential and optimiser settings of
             :class:`methods.spike_training.SpikeTrainingModule`.
     """
 
@@ -80,27 +80,27 @@ class LaSNN(SpikeTrainingModule):
             raise UserError(f"--model.ann_epochs {ann_epochs}: must be at least 0")
         super().__init__(net, **kwargs)
         self.beta, self.ann_epochs = beta, ann_epochs
-        # An infinite threshold makes the teacher's first epochs those of a plain ReLU net.
+        # With an infinite threshold the first epochs train a plain ReLU net.
         self.install(lambda _: SurrogateActivation(math.inf, self.v_init, alpha, detach_reset=True))
         self.teacher = copy.deepcopy(net).requires_grad_(False)
 
     def prepare(self, calibration: Iterable[Batch]) -> None:
-        """Refuses random weights as a teacher.
+        """Refuses a teacher with random weights.
 
         Raises:
-            UserError: no net is given, and no epochs to train one.
+            UserError: neither a net nor epochs to train one are given.
         """
         if not self.ann_epochs:
             raise UserError(
-                "lasnn distils a trained net: give one with --ckpt, or train it in the first epochs of this run by "
+                "lasnn distils a trained net: give one with --ckpt, or train it in the first epochs of this run with "
                 "--model.ann_epochs N"
             )
 
     def start_at(self, thresholds: dict[str, Tensor]) -> None:
-        """Student and teacher begin as the net that is given.
+        """Starts student and teacher from the given net.
 
         Raises:
-            UserError: epochs are kept for training a teacher that is there.
+            UserError: epochs are reserved for training a teacher although one is given.
         """
         if self.ann_epochs:
             raise UserError(f"--model.ann_epochs {self.ann_epochs}: the net that --ckpt gives is trained; give 0")
@@ -111,7 +111,7 @@ class LaSNN(SpikeTrainingModule):
         """Refuses a run whose epochs all train the teacher.
 
         Raises:
-            UserError: says so.
+            UserError: no epoch is left for the student.
         """
         epochs = self.trainer.max_epochs or 0
         if self.ann_epochs >= epochs:
@@ -119,11 +119,11 @@ class LaSNN(SpikeTrainingModule):
 
     @property
     def distils(self) -> bool:
-        """Whether the teacher is trained."""
+        """Whether the teacher's epochs are over and the student is trained."""
         return self.current_epoch >= self.ann_epochs
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The teacher's cross-entropy, or the student's with the distillation."""
+        """Returns the teacher's cross-entropy, or the student's plus the distillation loss."""
         if not self.distils:
             return super().training_step(batch, batch_idx)
         if not torch.isfinite(next(iter(self.layers.values())).threshold):
@@ -147,20 +147,20 @@ class LaSNN(SpikeTrainingModule):
         return loss + self.beta * distance
 
     def begin_student(self, batch: Batch) -> None:
-        """The trained net becomes the teacher, and the student its conversion."""
+        """Makes the trained net the teacher, and its conversion the student."""
         SpikeTrainingModule.start_at(self, activation_percentiles(self.net, [batch], self.percentile))
         share(self.net.buffers())
         self.teacher.load_state_dict(self.net.state_dict())
 
     def training_logits(self, images: Tensor) -> Tensor:
-        """Those of the teacher in its epochs, then those of the SNN."""
+        """Returns the teacher's logits in its epochs, then those of the SNN."""
         return super().training_logits(images) if self.distils else self.forward(images)
 
     def validation_logits(self, images: Tensor) -> Tensor:
-        """Likewise."""
+        """Returns the teacher's logits in its epochs, then those of the SNN."""
         return super().validation_logits(images) if self.distils else self.forward(images)
 
     def extra_logits(self, name: str, images: Tensor, batch_idx: int) -> Tensor:
-        """The teacher's."""
+        """Returns the teacher's logits."""
         logits: Tensor = self.teacher.eval()(images)
         return logits

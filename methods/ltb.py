@@ -3,31 +3,32 @@
 Bu, Li, Yu: Inference-Scale Complexity in ANN-SNN Conversion, CVPR 2025,
 https://arxiv.org/abs/2409.03368
 
-A trained ReLU net, batch normalisation folded, runs over unlabelled images. Each ReLU is clip(z, 0, theta_c) with a
-threshold for each channel that starts at 0 and is raised by what it cuts off,
+A trained ReLU net with folded batch normalisation runs over unlabelled images. Each ReLU becomes clip(z, 0, theta_c),
+with a threshold for each channel. It starts at 0 and is raised by what it cuts off,
 
     theta_c  <-  theta_c + 2 eta mean( (z - theta_c) [z > theta_c] ),
 
-before the layer sends clip(z, 0, theta_c) on, so that all layers balance at once and each on clipped input. The mean
-is over images and positions; the step is one of gradient descent on the mean square of what clipping takes away, with
-no labels, no backward pass and no look at another layer. The SNN: IF, soft reset, theta_c, v_0 = theta_c / 2.
+before the layer passes clip(z, 0, theta_c) on. All layers are balanced at once, each on clipped input. The mean is over
+images and positions. The step is gradient descent on the mean square of what clipping takes away; it needs no labels,
+no backward pass and no other layer. The SNN: IF, soft reset, theta_c, v_0 = theta_c / 2.
 
-Where max-pooling follows a ReLU, it comes before it and pools currents: the same for ReLU, and no pooling of spikes.
+Max-pooling after a ReLU is moved before it and pools currents. The ReLU net computes the same, and no spikes are
+pooled.
 
-The first steps of an answer come before the last layers have fired. The delayed read-out leaves them out
-(``--snn.delay auto``, for any method; ``bench.snn.readout``): with
+In the first steps the last layers have not fired yet. The delayed read-out (``--snn.delay auto``, for any method;
+``bench.snn.readout``) leaves these steps out: with
 
     t_0 = sum over layers of  min over neurons of  (theta - v_0) / mean relu(z)
 
 the answer at T is the mean over steps t_0 + 1 .. T, or over the last four if fewer would be left. T counts from the
 first input.
 
-From the paper or its authors' code: the above; eta = 1, batches of 100 images, 1,000 to 5,000 of them.
-Chosen here: plain images (the authors' are augmented), ``calibration_images`` of them again and again; t_0 with the
-thresholds of channels, rounded down; a neuron fires at equality, as all here do, and not only above theta.
+From the paper or its authors' code: the above; eta = 1, 1,000 to 5,000 batches of 100 images.
+Chosen here: images without augmentation (the authors augment), ``calibration_images`` of them, repeated; t_0 with the
+thresholds of channels, rounded down; a neuron fires at equality, as all neurons here do, and not only above theta.
 The rule only raises theta. From 0 and with eta = 1 it overshoots if more than half of a channel's inputs lie above
-theta (inputs all equal to c give 2c after one batch) and stays there; a smaller eta is the cure. A channel that no
-image has activated keeps theta = 0 and sends nothing.
+theta (if all inputs equal c, theta is 2c after one batch), and theta stays too high; a smaller eta avoids this. A
+channel that no image activates keeps theta = 0 and sends nothing.
 """
 
 from __future__ import annotations
@@ -56,12 +57,12 @@ class BalancingActivation(Activation):
 
     Args:
         eta: step size.
-        per_channel: one threshold for each channel, ``[C, 1, 1]`` or ``[F]``; else a scalar.
+        per_channel: one threshold for each channel, ``[C, 1, 1]`` or ``[F]``; otherwise a scalar.
 
     Attributes:
         threshold: theta; ``None`` before the first batch.
-        change: by how much the last batch has raised theta, as a fraction of it; mean over channels.
-        loss: mean square of what clipping has taken from the last batch.
+        change: increase of theta in the last batch, as a fraction of theta; mean over channels.
+        loss: mean square of what clipping took from the last batch.
     """
 
     def __init__(self, eta: float, per_channel: bool) -> None:
@@ -71,7 +72,7 @@ class BalancingActivation(Activation):
         self.change = self.loss = math.inf
 
     def forward(self, z: Tensor) -> Tensor:
-        """One batch of pre-activations ``[B, C, H, W]`` or ``[B, F]``."""
+        """Updates the threshold on one batch of pre-activations ``[B, C, H, W]`` or ``[B, F]``, then clips it."""
         over = [0, *range(2, z.ndim)] if self.per_channel else list(range(z.ndim))
         shape = z.shape[1:2] + (1,) * (z.ndim - 2) if self.per_channel else ()
         old = z.new_zeros(shape) if self.threshold is None else self.threshold
@@ -86,16 +87,16 @@ class LTB(ConversionModule):
     """Local threshold balancing (https://arxiv.org/abs/2409.03368).
 
     Args:
-        net: trained network with ReLU activations; it may have max-pooling behind them.
-        calibration_images: training images, without augmentation, that are run over.
-        iterations: batches, at most; fewer than 1,000 leave thresholds that clip the ANN itself.
+        net: trained network with ReLU activations; max-pooling may follow them.
+        calibration_images: number of training images, without augmentation.
+        iterations: maximal number of batches; with fewer than 1,000 the thresholds still clip the ANN itself.
         batch: images in a batch.
         eta: step size.
-        tolerance: stop where a batch raises the thresholds by less than this fraction of them, on average.
+        tolerance: stop if a batch raises the thresholds by less than this fraction, on average.
         granularity: one threshold for each channel or layer.
 
     Attributes:
-        settling: of each batch, the mean over layers of the raise of theta (a fraction) and of the clip loss.
+        settling: for each batch, the relative increase of theta and the clip loss, both as means over layers.
     """
 
     pools_currents = True
@@ -130,7 +131,7 @@ class LTB(ConversionModule):
 
     @torch.no_grad()
     def calibrate(self, net: nn.Module, calibration: Sequence[Batch], T: int, image: ImageShape = None) -> None:
-        """Balances all thresholds on the images, batch after batch."""
+        """Balances all thresholds on the images, batch by batch."""
         layers: dict[str, BalancingActivation] = {}
         per_channel = self.granularity == "channel"
         replace(net, Activation, lambda name, _: layers.setdefault(name, BalancingActivation(self.eta, per_channel)))
@@ -146,12 +147,12 @@ class LTB(ConversionModule):
             if change < self.tolerance:
                 break
         print(
-            f"LTB: after {len(self.settling)} batches one more raises theta by {100 * change:.2g} %, and clipping "
-            f"takes {loss:.2g} (mean square) from an activation"
+            f"LTB: after {len(self.settling)} batches; the last one raised theta by {100 * change:.2g} %, and the mean "
+            f"square of what clipping takes from an activation is {loss:.2g}"
         )
         replace(net, BalancingActivation, lambda _, __: ReLUActivation())
         set_thresholds(net, {name: layer.threshold for name, layer in layers.items() if layer.threshold is not None})
 
     def neuron(self, name: str, activation: Activation, T: int) -> SpikingNeuron:
-        """IF with soft reset and v_0 = theta / 2."""
+        """Returns an IF neuron with soft reset and v_0 = theta / 2."""
         return IFNode(*silencing(threshold_of(activation), 0.5))

@@ -7,13 +7,13 @@ The paper's data-based normalisation rescales the weights of layer l by lambda_{
 
     lambda_l = max a_l   over the training images,
 
-so that no neuron is ever asked for more than one spike in a step. With theta_l = lambda_l and the weights as they are,
-the network is the same: dividing a layer's current and threshold by one number changes no spike.
+so that no neuron needs more than one spike in a step. With theta_l = lambda_l and unchanged weights the network is the
+same: dividing a layer's current and threshold by one number changes no spike.
 
 From the paper: the maximum, the constant bias current, and v_0 = 0.
 Chosen here: soft reset (the paper resets to zero, which loses what exceeds the threshold; Rueckauer et al., 2017,
-introduced the subtraction), constant input in place of Poisson trains, BN folded, and the maximum over
-``calibration_images`` of the training images instead of all of them.
+introduced the subtraction), constant input instead of Poisson trains, BN folded, and the maximum over
+``calibration_images`` training images instead of all.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class MaxNorm(ThresholdRule):
 
     Args:
         net: trained network with ReLU activations.
-        calibration_images: training images, without augmentation, over which the maximum is taken.
+        calibration_images: number of training images, without augmentation, over which the maximum is taken.
     """
 
     def __init__(self, net: nn.Module, calibration_images: int = 1000) -> None:

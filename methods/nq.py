@@ -3,22 +3,24 @@
 Huang, Ding, Pan, Li, Fang, Yu, Liu: Converting High-Performance and Low-Latency SNNs through Explicit Modelling of
 Residual Error in ANNs, 2024, https://arxiv.org/abs/2404.17456
 
-A converted QCFS net differs from its ANN by what arrives unevenly, an error that grows from layer to layer. The ANN can
-learn to live with it: each quantised activation is trained with noise of the size of that error,
+A converted QCFS net differs from its ANN because spikes arrive unevenly. This error grows from layer to layer. The ANN
+can learn to tolerate it: each quantised activation is trained with noise of the size of that error,
 
     x = clip(z / lambda, 0, 1),   q = lambda floor(x L + 1/2) / L,   a = q - sigma_l eps,   eps ~ N(0, 1),
 
-one sigma for each layer, drawn anew for each element and step, added after quantisation, not clipped afterwards, and
-constant to the gradient. sigma is measured, not chosen: it begins at 0; after each epoch, on a held-out tenth of the
-training images with the training augmentation, the SNN of T_val steps and the noise-free ANN run end to end, and
+with one sigma for each layer. The noise is drawn for each element and training step and added after quantisation. It is
+not clipped afterwards, and it is a constant to the gradient. sigma is measured, not chosen. It starts at 0. After each
+epoch the SNN of T_val steps and the noise-free ANN run end to end on a held-out tenth of the training images, with the
+training augmentation, and
 
     gap_l = q_l - theta_l count_l / T_val,     sigma_l = sqrt( mean over batches of Var(gap_l) )
 
-serves in the next epoch. Conversion and inference are those of QCFS, without noise.
+is used in the next epoch. Conversion and inference are those of QCFS, without noise.
 
 From the paper or its authors' code: the above; T_val = 4, L = 4, learning rate 0.05, weight decay 5e-4, 400 epochs,
 batch 256 (CIFAR-10), lambda = 8 at the start, 45,000 / 5,000 images.
-The paper's "ANN" column was evaluated with the noise on. A record's ``ann`` is without it.
+The paper's "ANN" column was evaluated with the noise on. In a record, ``ann`` is without noise and ``ann_noisy`` with
+it.
 """
 
 from __future__ import annotations
@@ -39,9 +41,9 @@ from methods.qcfs import QCFS
 
 
 def standard_normal(like: Tensor) -> Tensor:
-    """Noise of the shape and memory layout of a tensor ``[B, ...]``.
+    """Draws noise with the shape and memory layout of a tensor ``[B, ...]``.
 
-    On a CPU torch draws normal numbers into contiguous memory ten times as fast as into channels-last.
+    On a CPU torch draws normal numbers ten times as fast into contiguous memory as into channels-last memory.
     """
     if like.ndim == 4 and like.is_contiguous(memory_format=torch.channels_last):
         return torch.randn_like(like.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -49,7 +51,7 @@ def standard_normal(like: Tensor) -> Tensor:
 
 
 class NoisyQCFSActivation(QCFSActivation):
-    """QCFS plus, in training, Gaussian noise of the layer's measured standard deviation.
+    """QCFS activation. In training it adds Gaussian noise with the layer's measured standard deviation.
 
     Attributes:
         sigma: standard deviation in units of the activation; 0 until it is measured.
@@ -63,19 +65,19 @@ class NoisyQCFSActivation(QCFSActivation):
         self.noisy_in_evaluation = False
 
     def forward(self, z: Tensor) -> Tensor:
-        """Quantises; the noise is a constant to the gradient, and absent in evaluation unless asked for."""
+        """Quantises and, in training or on request, adds noise, which is a constant to the gradient."""
         q = clip_floor_shift(z, self.threshold, self.L, self.region)
         noisy = self.training or self.noisy_in_evaluation
         return q - self.sigma.to(q.dtype) * standard_normal(q) if noisy else q
 
 
 class HeldOut(Protocol):
-    """What is asked of a data module."""
+    """What NQ needs from a data module."""
 
     val_augment: bool
 
     def split(self, name: str) -> Sized:
-        """The images called ``val``."""
+        """Returns the images of a split, such as ``val``."""
 
 
 class NQ(QCFS):
@@ -83,7 +85,7 @@ class NQ(QCFS):
 
     Args:
         net: a network with ``nn.ReLU`` modules; changed in place.
-        T_val: steps of the SNN that sigma is measured with.
+        T_val: steps of the SNN with which sigma is measured.
         **kwargs: options of :class:`methods.qcfs.QCFS`.
     """
 
@@ -97,15 +99,15 @@ class NQ(QCFS):
         self._variances: dict[str, list[Tensor]] = {}
 
     def activation(self, name: str) -> NoisyQCFSActivation:
-        """QCFS with noise."""
+        """Returns a QCFS activation with noise."""
         return NoisyQCFSActivation(self.L, self.lambda_init, self.region)
 
     def extra_logits(self, name: str, images: Tensor, batch_idx: int) -> Tensor:
-        """What the paper prints as its ANN: the noise left on."""
+        """Returns the ANN's logits with the noise on, as in the paper's ANN column."""
         layers = [module for module in self.net.modules() if isinstance(module, NoisyQCFSActivation)]
         for layer in layers:
             layer.noisy_in_evaluation = True
-        # The draw depends on the batch's number alone, so that an evaluation can be repeated.
+        # The draw depends only on the batch's number, so that an evaluation can be repeated.
         with torch.random.fork_rng([images.device] if images.is_cuda else []):
             torch.manual_seed(batch_idx)
             logits = self.forward(images)
@@ -114,10 +116,10 @@ class NQ(QCFS):
         return logits
 
     def on_fit_start(self) -> None:
-        """Refuses a run without held-out images, and says where they are not the paper's.
+        """Refuses a run without held-out images, and prints a note if they are not augmented as in the paper.
 
         Raises:
-            UserError: nothing is held out.
+            UserError: no images are held out.
         """
         datamodule: HeldOut | None = getattr(self.trainer, "datamodule", None)
         assert datamodule is not None
@@ -125,30 +127,30 @@ class NQ(QCFS):
             raise UserError("nq measures its noise on held-out training images; give --data.val_split N (a tenth)")
         if not datamodule.val_augment and self.trainer.is_global_zero:
             print(
-                "note: nq measures its noise on plain held-out images here, and the paper on augmented ones: "
+                "note: nq measures its noise on plain held-out images here; the paper uses augmented ones: "
                 "--data.val_augment true"
             )
 
     def on_validation_epoch_start(self) -> None:
-        """Converts the present net."""
+        """Converts the current net."""
         self._variances = {}
         with torch.inference_mode(False), torch.no_grad():
-            # Each process has seen other batches, and all of them measure the error of one net.
+            # Each process has seen different batches, but all must measure the error of the same net.
             share(self.net.buffers())
-            # In a list, or Lightning would take it for a part of the model.
+            # In a list, or Lightning would register it as part of the model.
             self._snn = [self.convert(self.T_val, [])]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds the variance of each layer's gap on one batch."""
         super().validation_step(batch, batch_idx)
-        # Half precision and TF32 would move spikes about, and sigma is to be the error of the SNN that is evaluated.
+        # Half precision and TF32 would change spikes, and sigma must be the error of the SNN that is evaluated.
         with torch.autocast(batch[0].device.type, enabled=False), full_precision():
             gaps = layer_gaps(self.net, self._snn[0], batch[0].float(), self.T_val)
         for name, gap in gaps.items():
             self._variances.setdefault(name, []).append(gap.var())
 
     def on_validation_epoch_end(self) -> None:
-        """Sets each sigma for the next epoch, and logs their mean."""
+        """Sets each sigma for the next epoch and logs their mean."""
         sigmas = []
         for name, variances in self._variances.items():
             mean = torch.stack(variances).mean()

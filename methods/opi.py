@@ -7,20 +7,21 @@ With a constant current z in [0, V_th], an IF neuron with soft reset sends, in T
 
     N = floor( (z T + v_0) / V_th ),     and     V_th N / T  is off from z by less than V_th / T.
 
-For z uniform over a whole number of the intervals between two counts, the expected error is zero, and its mean square
-the least, at
+For z uniform over a whole number of the intervals between two counts, the expected error is zero and its mean square
+is smallest at
 
     v_0 = V_th / 2,
 
-whatever T is. The network and its weights stay as they are.
+for any T. The network and its weights are not changed.
 
-The texts disagree on the source net. Abstract and later surveys have an unchanged ReLU net, V_th being the largest
-activation of each layer (``source="relu"``, the default here, with ``percentile``); others describe a trainable
-clip(z, 0, lambda) with an L2 penalty of unknown strength, V_th = lambda (``source="clip"``, a net that ``tcl`` trains).
+The texts disagree on the source net. The abstract and later surveys describe an unchanged ReLU net, with V_th the
+largest activation of each layer (``source="relu"``, the default here, with ``percentile``). Others describe a trainable
+clip(z, 0, lambda) with an L2 penalty of unknown strength and V_th = lambda (``source="clip"``, a net trained by
+``tcl``).
 
-From the paper: the initial value and the compared ones (zero, a constant, uniform and Gaussian draws).
-Chosen here: the parameters of the draws, which were not found: uniform on [0, V_th), and a Gaussian of the same mean
-and variance, so that they differ in shape alone; one draw for each neuron, the same for all images.
+From the paper: the initial value, and those it is compared with (zero, a constant, uniform and Gaussian draws).
+Chosen here: the parameters of the draws, which were not found: uniform on [0, V_th), and a Gaussian with the same mean
+and variance, so that the two differ only in shape; one draw for each neuron, the same for all images.
 """
 
 from __future__ import annotations
@@ -45,17 +46,18 @@ Draw = Literal["uniform", "gaussian"]
 
 
 class OPI(ThresholdRule):
-    """Membrane potentials that start at V_th / 2 (https://arxiv.org/abs/2202.01440).
+    """Initial membrane potentials of V_th / 2 (https://arxiv.org/abs/2202.01440).
 
     Args:
         net: trained network with ReLU (``source="relu"``) or clipped ReLU (``source="clip"``) activations.
-        source: what V_th is: a percentile of the activations of a ReLU net, or the trained ceiling of a clipped one.
-        calibration_images: training images, without augmentation, over which the percentile is taken; this and the
-            next two are for a ReLU net alone.
-        percentile: of all activations of a layer; 100 is their maximum.
+        source: where V_th comes from: a percentile of the activations of a ReLU net (``relu``), or the trained ceiling
+            of a clipped one (``clip``).
+        calibration_images: number of training images, without augmentation, over which the percentile is taken. This
+            and the next two options are for a ReLU net only.
+        percentile: percentile of all activations of a layer; 100 is their maximum.
         granularity: one threshold for each layer, channel or neuron.
-        v_init: initial membrane potential as a fraction of V_th, or how it is drawn.
-        draw_seed: of the draws; only where ``v_init`` is one.
+        v_init: initial membrane potential as a fraction of V_th, or the distribution from which it is drawn.
+        draw_seed: seed of the draws; only if ``v_init`` is a distribution.
     """
 
     def __init__(
@@ -72,7 +74,7 @@ class OPI(ThresholdRule):
             raise UserError(f"--model.v_init {v_init}: must be at least 0 and below 1, or uniform or gaussian")
         if draw_seed != 0 and not isinstance(v_init, str):
             raise UserError(
-                f"--model.draw_seed {draw_seed}: --model.v_init {v_init} is not drawn; leave the seed out, or give "
+                f"--model.draw_seed {draw_seed}: --model.v_init {v_init} is not random; leave the seed out, or give "
                 "--model.v_init uniform or gaussian"
             )
         if source == "relu":
@@ -85,7 +87,7 @@ class OPI(ThresholdRule):
             ):
                 if value != default:
                     raise UserError(
-                        f"--model.{option} {value}: --model.source clip takes V_th as it was trained; leave it out"
+                        f"--model.{option} {value}: --model.source clip uses the trained V_th; leave the option out"
                     )
             require_activation(net, ClippedReLU, "OPI with --model.source clip", "clipped")
             ConversionModule.__init__(self, net)
@@ -93,7 +95,7 @@ class OPI(ThresholdRule):
         self.source, self.start, self.draw_seed = source, v_init, draw_seed
 
     def calibrate(self, net: nn.Module, calibration: Sequence[Batch], T: int, image: ImageShape = None) -> None:
-        """V_th from the activations, or as trained; neurons that start at a draw, which has their layer's shape."""
+        """Sets V_th of a ReLU net; if ``v_init`` is drawn, also inserts the neurons, which need their layer's shape."""
         if self.source == "relu":
             super().calibrate(net, calibration, T, image)
         if isinstance(self.start, str):
@@ -101,13 +103,13 @@ class OPI(ThresholdRule):
             replace(net, Activation, lambda name, old: self.drawn(name, threshold_of(old), shapes[name]))
 
     def neuron(self, name: str, activation: Activation, T: int) -> SpikingNeuron:
-        """IF with soft reset that starts at ``v_init``."""
+        """Returns an IF neuron with soft reset that starts at ``v_init``."""
         assert not isinstance(self.start, str)
         return IFNode(threshold_of(activation), self.start)
 
     def drawn(self, name: str, threshold: Tensor, shape: torch.Size) -> IFNode:
-        """The same with a start that is drawn for each neuron."""
-        # Each layer has its own stream, so that no other layer's size changes it.
+        """Returns IF neurons with soft reset, each with an initial potential drawn for it."""
+        # Each layer has its own random stream, so that it does not depend on the size of other layers.
         generator = torch.Generator().manual_seed(zlib.crc32(f"{self.draw_seed}/{name}".encode()))
         if self.start == "uniform":
             start = torch.rand(shape, generator=generator)

@@ -3,31 +3,31 @@
 Hao, Ma, Chen, Zhang, Yu, Huang: Faster and Stronger: When ANN-SNN Conversion Meets Parallel Spiking Calculation, ICML
 2025, https://arxiv.org/abs/2412.13610
 
-A layer gets all T steps of its input, takes their mean x, and T comparators decide all steps at once:
+A layer waits for all T steps of its input and takes their mean x. T comparators then decide all steps at once:
 
     s(t) = theta [ (T / t) x + v_0 / t >= theta ],     t = 1 .. T,     v_0 = theta / 2.
 
-The number of spikes is clip( floor( T x / theta + 1/2 ), 0, T ) whatever the order of the input: on a QCFS net with L =
-T the SNN is the quantised ANN, exactly and by construction. For other nets, DA-QCFS aligns distributions. With shifts
-phi and gains psi of each channel, the activation of T levels is
+The number of spikes is clip( floor( T x / theta + 1/2 ), 0, T ) for any order of the input. On a QCFS net with L = T
+the SNN is therefore exactly the quantised ANN. For other nets, DA-QCFS aligns distributions. With a shift phi and a
+gain psi for each channel, the activation of T levels is
 
     a = clip( floor( (z + phi) T / theta + 1/2 ) / T, 0, 1 ) (theta + psi),
 
-and moving averages over batches of training images, of weight 0.01, bring together the means of each channel in this
-network and in the net as it was trained (of L levels, or a ReLU clipped at its channel's maximum):
+and moving averages with weight 0.01 over batches of training images align the means of each channel in this network
+with those in the net as it was trained (of L levels, or a ReLU clipped at its channel's maximum):
 
     phi <- 0.99 phi + 0.01 ( mean z of that net  -  mean z of this ),
     psi <- 0.99 psi + 0.01 ( mean a of that net  -  mean a of this ).
 
-Both networks see the same images, and each layer of this one the aligned output of those before it.
-Sources: a net trained by QCFS, theta = lambda (L = T needs no images), or a ReLU net, theta = the largest activation of
-a channel.
+Both networks see the same images, and each layer of this one sees the aligned output of the layers before it.
+Sources: a net trained by QCFS, with theta = lambda (L = T needs no images), or a ReLU net, with theta the largest
+activation of a channel.
 
-From a third party's copy of the authors' code (https://github.com/bjourne/hao_s2025): the above, the early steps firing
-first (the paper's formula fills the late ones first: the count is the same).
-Chosen here: number of images and batches; linear layers are aligned as well, which the code leaves out. A channel that
-no image has activated sends nothing.
-Each layer waits T steps for its predecessor: the latency is T for each layer on top of T.
+From a third party's copy of the authors' code (https://github.com/bjourne/hao_s2025): the above. The early steps fire
+first; the paper's formula fills the late ones first, with the same count.
+Chosen here: number of images and batches; linear layers are aligned as well, which that code leaves out. A channel that
+no image activates sends nothing.
+Each layer waits T steps for its predecessor, so each layer adds T steps to the latency.
 """
 
 from __future__ import annotations
@@ -61,16 +61,16 @@ WEIGHT = 0.01
 
 
 class AlignedActivation(Activation):
-    """The activation of T levels, with shift and gain; learns these while ``targets`` are there.
+    """The activation of T levels, with shift and gain. It learns both while ``targets`` is set.
 
     Args:
         threshold: theta.
         start: initial potential as a fraction of theta.
-        T: levels.
+        T: number of levels.
 
     Attributes:
-        shift: phi, per channel once learnt.
-        gain: psi.
+        shift: phi; one for each channel after learning.
+        gain: psi, likewise.
         targets: mean pre-activation and mean activation of each channel in the net as it was trained.
     """
 
@@ -89,7 +89,7 @@ class AlignedActivation(Activation):
         self.targets: tuple[Tensor, Tensor] | None = None
 
     def forward(self, z: Tensor) -> Tensor:
-        """Pre-activations ``[B, C, H, W]`` or ``[B, F]``."""
+        """Quantises pre-activations ``[B, C, H, W]`` or ``[B, F]``."""
         if self.targets is not None:
             self.shift = (1 - WEIGHT) * self.shift + WEIGHT * (self.targets[0] - per_channel(z.mean(0)))
         count = torch.floor((z + self.shift) * (self.T / self.threshold) + self.start).clamp(0, self.T)
@@ -103,7 +103,7 @@ class ParallelNode(CountFirstNode):
     """Decides all steps at once from the sum of its input.
 
     Args:
-        activation: whose count it sends.
+        activation: the activation whose count the neuron sends.
     """
 
     shift: Tensor
@@ -123,7 +123,7 @@ class ParallelNode(CountFirstNode):
         return out_TBX, v - fires.sum(0) * self.threshold
 
     def twin(self, T: int) -> nn.Module:
-        """The activation itself, which it equals."""
+        """Returns the activation itself, which the neuron equals."""
         twin = AlignedActivation(self.threshold, self.v_init, T)
         twin.shift, twin.gain = self.shift.clone(), self.gain.clone()
         return twin
@@ -135,9 +135,9 @@ class Parallel(CountFirst):
     Args:
         net: trained network with QCFS (``source="qcfs"``) or ReLU (``source="relu"``) activations.
         source: kind of the net.
-        align: ``auto`` aligns distributions unless the net is a QCFS net with L = T; ``never`` does not.
-        calibration_images: training images, without augmentation.
-        iterations: batches, of 50 images; after 500, 0.7 % of the start are left in an average.
+        align: ``auto`` aligns distributions unless the net is a QCFS net with L = T; ``never`` does not align.
+        calibration_images: number of training images, without augmentation.
+        iterations: number of batches of 50 images; after 500 the initial value has a weight of 0.7 % in an average.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class Parallel(CountFirst):
 
     @torch.no_grad()
     def calibrate(self, net: nn.Module, calibration: Sequence[Batch], T: int, image: ImageShape = None) -> None:
-        """Puts aligned activations of T levels in the activations' places."""
+        """Replaces the activations by aligned activations of T levels."""
         ann = copy.deepcopy(net)
         if self.source == "relu":
             found = activation_percentiles(net, calibration, 100.0, "channel")
@@ -192,6 +192,6 @@ class Parallel(CountFirst):
             layer.targets = None
 
     def neuron(self, name: str, activation: Activation, T: int) -> SpikingNeuron:
-        """The same count as spikes."""
+        """Returns the neuron that sends the activation's count as spikes."""
         assert isinstance(activation, AlignedActivation)
         return ParallelNode(activation)

@@ -1,23 +1,24 @@
-"""PASCAL: spikes counted, corrected and sent again.
+"""PASCAL: spikes are counted, corrected and sent again.
 
 Ramesh, Srinivasan: PASCAL: Precise and Efficient ANN-SNN Conversion using Spike Accumulation and Adaptive Layerwise
 Activation, TMLR 2025, https://arxiv.org/abs/2505.01730
 
-A layer runs as IF neurons do on the T steps of its input, from v_0 = theta / 2, and keeps the number n of its spikes to
-itself. In T - 1 further steps without input it corrects this number by what is left in the membrane,
+A layer of IF neurons runs on the T steps of its input, from v_0 = theta / 2. It counts its spikes, n, and does not send
+them yet. In T - 1 further steps without input it corrects this number by what is left in the membrane,
 
     n <- n + 1,  v <- v - theta   if  v >= theta  and  n < T;
     n <- n - 1,  v <- v + theta   if  v < 0  and  n > 0,
 
-and then sends n spikes in T steps. T - 1 are enough: a neuron that has fired at the last step has no surplus, and one
-that has not has no deficit. The number is that of the quantised activation, whatever the order of the input: on a QCFS
-net with L = T the SNN is the quantised ANN, exactly and by construction.
+and then sends n spikes in T steps. T - 1 steps are enough: a neuron that fired at the last step has no surplus, and one
+that did not has no deficit. The corrected number is that of the quantised activation, for any order of the input. On a
+QCFS net with L = T the SNN is therefore exactly the quantised ANN.
 
-From the authors' code (https://github.com/BrainSeek-Lab/PASCAL): the three phases; theta / L and the sum of spikes
-there are theta and their mean here. Its nets have an L of their own for each layer, chosen and trained by the paper's
-second part, and T as printed is a mean over layers; here all layers have the net's L, and a net of another L is
-converted with T levels. Chosen here: no tolerance in the comparison (there -8e-5). Each layer waits 2 T - 1 steps for
-its predecessor. Corrections are signed and stay inside the neuron; the spikes that are sent are binary.
+From the authors' code (https://github.com/BrainSeek-Lab/PASCAL): the three phases. theta / L and the sum of spikes
+there are theta and the mean of spikes here. In its nets each layer has its own L, chosen and trained by the second part
+of the paper, and T as printed is a mean over layers. Here all layers have the net's L, and a net with another L is
+converted with T levels.
+Chosen here: no tolerance in the comparison (there -8e-5). Each layer waits 2 T - 1 steps for its predecessor.
+Corrections are signed and stay inside the neuron; the spikes that are sent are binary.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from methods.counting import CountFirst, CountFirstNode
 
 
 class CorrectedCountNode(CountFirstNode):
-    """Counts the spikes of an IF neuron, corrects their number, sends it.
+    """Counts the spikes of an IF neuron, corrects their number and sends it.
 
     Args:
         threshold: theta.
@@ -49,7 +50,7 @@ class CorrectedCountNode(CountFirstNode):
         return self.probing
 
     def add_up(self, x_TBX: Tensor) -> Tensor:
-        """Integrates, fires and corrects; what is left."""
+        """Integrates, fires and corrects; returns the potential that is left."""
         v, count = self.initial(x_TBX[0]), torch.zeros_like(x_TBX[0])
         for current in x_TBX:
             v = v + current
@@ -69,7 +70,7 @@ class CorrectedCountNode(CountFirstNode):
 
 
 class PASCAL(CountFirst):
-    """Counted, corrected and sent again, on a QCFS net (https://arxiv.org/abs/2505.01730).
+    """Counts, corrects and sends spikes again, on a QCFS net (https://arxiv.org/abs/2505.01730).
 
     Args:
         net: trained network with QCFS activations.
@@ -80,6 +81,6 @@ class PASCAL(CountFirst):
         super().__init__(net)
 
     def neuron(self, name: str, activation: Activation, T: int) -> SpikingNeuron:
-        """Theta = lambda, v_0 = theta / 2."""
+        """Uses theta = lambda and v_0 = theta / 2."""
         assert isinstance(activation, QCFSActivation)
         return CorrectedCountNode(activation.threshold, T)

@@ -3,20 +3,22 @@
 Bu, Fang, Ding, Dai, Yu, Huang: Optimal ANN-SNN Conversion for High-accuracy and Ultra-low-latency Spiking Neural
 Networks, ICLR 2022, https://arxiv.org/abs/2303.04347
 
-Training replaces ReLU by, with a trainable threshold lambda for each layer,
+Training replaces ReLU by
 
-    a = lambda clip( floor(z L / lambda + 1/2) / L, 0, 1 ).
+    a = lambda clip( floor(z L / lambda + 1/2) / L, 0, 1 )
 
-Conversion keeps the weights and sets theta = lambda and v_0 = theta / 2. An IF neuron with soft reset then answers
-a constant current z with exactly clip(floor(z T / theta + 1/2), 0, T) spikes in T steps: the same function with
-T for L, so the expected conversion error is 0 for any T and L.
+with a trainable threshold lambda for each layer.
+
+Conversion keeps the weights and sets theta = lambda and v_0 = theta / 2. For a constant current z, an IF neuron with
+soft reset then sends exactly clip(floor(z T / theta + 1/2), 0, T) spikes in T steps. This is the same function with T
+instead of L, so the expected conversion error is 0 for any T and L.
 
 From the paper or its authors' code: L = 4 on CIFAR-10, lambda = 8 at the start, SGD with momentum 0.9, learning rate
-0.1 with a cosine to 0, weight decay 5e-4 on everything, 300 epochs. The derivative for lambda printed as Eq. 19
-of the camera-ready is wrong, as its authors say; the right one is in ``bench.snn.activations``.
-Not stated in the paper: batch size, Cutout hole and the region of the gradient, in which the released codes differ;
-docs/recipes.md says what the recipes take and why. Our choice: a start of lambda from data (``lambda_percentile``) for
-recipes too short to bring 8 down.
+0.1 with a cosine to 0, weight decay 5e-4 on all parameters, 300 epochs. The derivative for lambda printed as Eq. 19
+of the camera-ready is wrong, as its authors say; the correct one is in ``bench.snn.activations``.
+Not stated in the paper: batch size, Cutout hole and the region of the gradient. The released codes differ in these;
+docs/recipes.md says which values the recipes use and why.
+Chosen here: an initial lambda measured on data (``lambda_percentile``), for recipes too short to bring it down from 8.
 """
 
 from __future__ import annotations
@@ -37,13 +39,13 @@ from methods.training import TrainingModule
 
 
 def qcfs_node(activation: Activation) -> SpikingNeuron:
-    """The neuron of a QCFS activation: theta = lambda, v_0 = theta / 2."""
+    """Returns the neuron of a QCFS activation: theta = lambda, v_0 = theta / 2."""
     assert isinstance(activation, QCFSActivation)
     return IFNode(activation.threshold, v_init=0.5)
 
 
 class QCFSConversion(ConversionModule):
-    """The conversion alone, for a net that was trained elsewhere.
+    """The QCFS conversion without training, for a net that was trained elsewhere.
 
     Args:
         net: trained network with QCFS activations.
@@ -63,13 +65,14 @@ class QCFS(TrainingModule):
 
     Args:
         net: a network with ``nn.ReLU`` modules; changed in place.
-        L: quantisation steps in training; small is better at low T, large has the higher ceiling.
-        lambda_init: start of every threshold.
-        lambda_percentile: start each threshold at this percentile of its layer's positive pre-activations on 100
-            training images instead, for short recipes.
+        L: quantisation steps in training; a small L is better at low T, a large L reaches a higher accuracy at high T.
+        lambda_init: initial value of every threshold.
+        lambda_percentile: if given, each threshold starts at this percentile of its layer's positive pre-activations on
+            100 training images instead; for short recipes.
         lambda_lr_scale: learning rate of the thresholds as a fraction of ``lr``. Their gradient is a sum over a whole
-            layer, so where they start at the activations' own scale a full step can throw them across zero.
-        region: where the gradient passes; ``clip_first`` is the authors' final code, ``floor_first`` their first.
+            layer, so a full step can push thresholds below zero if they start at the scale of the activations.
+        region: region in which the gradient passes; ``clip_first`` as in the authors' final code, ``floor_first`` as in
+            their first.
         **kwargs: optimiser settings of :class:`methods.training.TrainingModule`.
     """
 
@@ -100,15 +103,15 @@ class QCFS(TrainingModule):
         self.install(self.activation)
 
     def activation(self, name: str) -> QCFSActivation:
-        """QCFS with its own lambda."""
+        """Returns a QCFS activation with its own lambda."""
         return QCFSActivation(self.L, self.lambda_init, self.region)
 
     def neuron(self, name: str, activation: Activation, T: int) -> SpikingNeuron:
-        """The paper's: theta = lambda, v_0 = theta / 2."""
+        """Returns the paper's neuron: theta = lambda, v_0 = theta / 2."""
         return qcfs_node(activation)
 
     def prepare(self, calibration: Iterable[Batch]) -> None:
-        """Starts lambda at the activations' own scale where ``lambda_percentile`` asks for it."""
+        """Sets the initial lambda from data if ``lambda_percentile`` is given."""
         if self.lambda_percentile is not None:
             images = torch.cat([images for images, _ in calibration])
             set_thresholds_by_percentile(self.net, images, self.lambda_percentile)
@@ -116,10 +119,10 @@ class QCFS(TrainingModule):
 
 @torch.no_grad()
 def set_thresholds_by_percentile(net: nn.Module, images: Tensor, percentile: float) -> None:
-    """Sets each threshold to a percentile of its layer's positive inputs, with ReLU in the activations' place.
+    """Sets each threshold to a percentile of its layer's positive inputs, measured with ReLU as the activation.
 
     Args:
-        net: network with :class:`QCFSActivation`; its BN statistics stay untouched.
+        net: network with :class:`QCFSActivation`; its BN statistics are not changed.
         images: one batch ``[B, C, H, W]``.
         percentile: between 0 and 100.
     """

@@ -1,10 +1,10 @@
 """ReLU networks: the common source of the methods that convert a trained net.
 
-Trained as any ReLU net is, with average pooling in the place of max-pooling unless told otherwise
-(``--model.max_pool keep``, for ``burst``, whose LIPooling then pools the plain spikes as well). Converted by itself it
-has each threshold at the largest activation of its layer and starts empty, which is the rule of ``max_norm``
-(Diehl, Neil, Binas, Cook, Liu, Pfeiffer: Fast-classifying, high-accuracy spiking deep networks through weight and
-threshold balancing, IJCNN 2015, https://doi.org/10.1109/IJCNN.2015.7280696); the other rules read the same checkpoint.
+The net is trained like any ReLU net. Max-pooling is replaced by average pooling unless ``--model.max_pool keep`` is
+given, for ``burst``, whose LIPooling then also pools the plain spikes. Converted by itself, each threshold is the
+largest activation of its layer and membranes start at 0. This is the rule of ``max_norm`` (Diehl, Neil, Binas, Cook,
+Liu, Pfeiffer: Fast-classifying, high-accuracy spiking deep networks through weight and threshold balancing, IJCNN 2015,
+https://doi.org/10.1109/IJCNN.2015.7280696). The other rules read the same checkpoint.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from methods.training import TrainingModule
 
 
 class PooledMaxNorm(MaxNorm):
-    """``max_norm`` of a net that may have kept its max-pooling."""
+    """``max_norm`` for a net that may have kept its max-pooling."""
 
     pools_by_inhibition = True
 
 
 class ReLU(TrainingModule):
-    """A plain ReLU net, converted by its layers' largest activations (Diehl et al., IJCNN 2015).
+    """A ReLU net, converted with thresholds at its layers' largest activations (Diehl et al., IJCNN 2015).
 
     Args:
         net: a network with ``nn.ReLU`` modules; changed in place.
-        calibration_images: training images, without augmentation, from which thresholds are read.
+        calibration_images: number of training images, without augmentation, from which thresholds are read.
         **kwargs: pooling and optimiser settings of :class:`methods.training.TrainingModule`.
     """
 
@@ -47,6 +47,6 @@ class ReLU(TrainingModule):
         self.install(lambda _: ReLUActivation())
 
     def convert(self, T: int, calibration: Sequence[Batch], image: ImageShape = None) -> SpikingNetwork:
-        """By the rule of ``max_norm``."""
+        """Converts by the rule of ``max_norm``."""
         rule = PooledMaxNorm(self.net, self.calibration_images)
         return rule.convert(T, calibration, image or self.image)

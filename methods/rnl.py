@@ -3,27 +3,27 @@
 Ding, Yu, Tian, Huang: Optimal ANN-SNN Conversion for Fast and Accurate Inference in Deep Spiking Neural Networks, IJCAI
 2021, https://arxiv.org/abs/2105.11654
 
-A rate norm layer gives what an IF neuron can say, a rate:
+A rate norm layer outputs a rate, as an IF neuron does:
 
-    theta = sigmoid(q) M + 1e-6,     a = clip( relu(z) / theta, 0, 1 ),
+    theta = sigmoid(q) M + 1e-6,     a = clip( relu(z) / theta, 0, 1 ).
 
-M being an exponential average (momentum 0.1) of the batch's largest relu(z), updated in training only. The next layer
+M is an exponential average (momentum 0.1) of the batch's largest relu(z), updated in training only. The next layer
 reads rates, so the weights convert unchanged, spikes have amplitude 1, v_0 = 0, and the reset is soft.
 
-Stage 1 (accuracy): q fixed at 10; cross-entropy. Stage 2 (speed): weights frozen, M locked, one q for all layers,
-from 4:
+Stage 1 (accuracy): q fixed at 10; cross-entropy. Stage 2 (speed): weights frozen, M locked, one q for all layers that
+starts at 4:
 
     loss = 1 - cos( teacher logits, logits ) + beta mean_l Omega_l,
     Omega_l = |r_l|_1 / ( |r_l|_2^2 + 1e-5 ),
 
-over the batch of each layer's rates, and of relu(logits) / max. Larger rates converge sooner, and Omega asks for them.
-The teacher is the frozen net of stage 1: weights and M being locked, that is this net with q = 10. (The released code
-takes the student for its own teacher, and the cosine vanishes.)
+over the batch, for each layer's rates and for relu(logits) / max. Larger rates converge sooner, and Omega favours them.
+The teacher is the frozen net of stage 1. Since weights and M are locked, it is this net with q = 10. (In the released
+code the student is its own teacher, and the cosine term vanishes.)
 
 From the paper or its authors' code: the above; SGD 0.1, momentum 0.9, weight decay 1e-4, batch 50, 200 epochs, learning
 rate x 0.1 after 100 and 150; stage 2 with SGD 1e-3 (0.01 in their fast training), momentum 0.9; beta = 0.1.
-Chosen here: the length of stage 2 (``stage2_epochs``, the last ones of the run) and BN in evaluation mode there; the
-first batch as the start of M (in the released code 1.0); and for q a constant learning rate and no weight decay (there
+Chosen here: the length of stage 2 (``stage2_epochs``, the last epochs of the run), with BN in evaluation mode; M starts
+at the first batch's value (in the released code at 1.0); q has a constant learning rate and no weight decay (there
 x 0.1 after 100 and 150 epochs, and 1e-4).
 """
 
@@ -49,7 +49,7 @@ class RateNorm(Activation):
     """``clip(relu(z) / theta, 0, 1)`` with ``theta = sigmoid(q) M + 1e-6``.
 
     Args:
-        momentum: of the average of the batch maximum.
+        momentum: momentum of the average of the batch maximum.
     """
 
     M: Tensor
@@ -63,11 +63,11 @@ class RateNorm(Activation):
 
     @property
     def threshold(self) -> Tensor:
-        """Theta, a scalar."""
+        """The threshold theta, a scalar."""
         return torch.sigmoid(self.q) * self.M + 1e-6
 
     def forward(self, z: Tensor) -> Tensor:
-        """Rates of pre-activations of any shape."""
+        """Maps pre-activations of any shape to rates."""
         if self.training:
             with torch.no_grad():
                 largest = z.relu().max().to(self.M.dtype)
@@ -80,10 +80,10 @@ class RNL(TrainingModule):
 
     Args:
         net: a network with ``nn.ReLU`` modules; changed in place.
-        stage2_epochs: how many of the last epochs are stage 2; 0 for stage 1 alone.
-        q_init: start of q in stage 2.
+        stage2_epochs: number of epochs of stage 2, the last of the run; 0 for stage 1 only.
+        q_init: initial q of stage 2.
         q_lr: learning rate of q.
-        q_momentum: of the SGD on q.
+        q_momentum: momentum of the SGD on q.
         beta: weight of Omega.
         **kwargs: pooling and optimiser settings of :class:`methods.training.TrainingModule`.
     """
@@ -112,7 +112,7 @@ class RNL(TrainingModule):
         self.install(lambda _: RateNorm())
 
     def neuron(self, name: str, activation: Activation, T: int) -> SpikingNeuron:
-        """Theta of the rate norm layer, v_0 = 0, spikes of amplitude 1."""
+        """Uses theta of the rate norm layer, v_0 = 0 and spikes of amplitude 1."""
         assert isinstance(activation, RateNorm)
         node = IFNode(activation.threshold, v_init=0.0)
         node.unit_spikes = True
@@ -124,7 +124,7 @@ class RNL(TrainingModule):
         return [module for module in self.net.modules() if isinstance(module, RateNorm)]
 
     def set_q(self, q: Tensor) -> None:
-        """Gives all layers one q; gradients flow to it."""
+        """Sets the same q in all layers; gradients flow to it."""
         for layer in self.layers:
             layer.q = q.to(layer.M).clone()
 
@@ -134,16 +134,16 @@ class RNL(TrainingModule):
         return (self.trainer.max_epochs or 0) - self.stage2_epochs
 
     def on_fit_start(self) -> None:
-        """Refuses a run in which nothing is left for stage 1, or that DDP would end at its second step.
+        """Refuses a run without epochs for stage 1, or one that DDP would stop at its second step.
 
         Raises:
             UserError: stage 2 takes all epochs, or the strategy expects gradients of all parameters at every step.
         """
-        # Lightning has no public way to ask a strategy for the options that it gives to DDP.
+        # Lightning has no public access to the options that a strategy passes to DDP.
         wrapped: dict[str, object] = getattr(self.trainer.strategy, "_ddp_kwargs", {})
         if self.trainer.world_size > 1 and not wrapped.get("find_unused_parameters"):
             raise UserError(
-                "rnl: each of its stages trains other parameters; with several processes give "
+                "rnl: its two stages train different parameters; with several processes give "
                 "--trainer.strategy ddp_find_unused_parameters_true"
             )
         if self.stage1_epochs < 1:
@@ -151,13 +151,13 @@ class RNL(TrainingModule):
             raise UserError(f"--model.stage2_epochs {self.stage2_epochs}: leaves none of {epochs} epochs to stage 1")
 
     def on_train_epoch_start(self) -> None:
-        """Freezes the weights where stage 2 begins (or goes on, after a resumption)."""
+        """Freezes the weights when stage 2 begins (or continues in a resumed run)."""
         second = self.current_epoch >= self.stage1_epochs
         self.net.requires_grad_(not second)
         self.q.requires_grad_(second)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Cross-entropy, or the loss of stage 2."""
+        """Returns the cross-entropy, or the loss of stage 2."""
         if self.current_epoch < self.stage1_epochs:
             return super().training_step(batch, batch_idx)
         images, labels = batch
@@ -166,7 +166,7 @@ class RNL(TrainingModule):
         return loss
 
     def speed_loss(self, images: Tensor) -> Tensor:
-        """The loss of stage 2, whose only variable is q."""
+        """Returns the loss of stage 2, whose only variable is q."""
         self.net.eval()
         with torch.no_grad():
             self.set_q(torch.tensor(Q_ACCURATE))
@@ -177,7 +177,7 @@ class RNL(TrainingModule):
         logits = self.net(images).float()
         for hook in hooks:
             hook.remove()
-        # The layers keep values only: a copy of the model must not drag this step's graph along.
+        # Layers keep the value without its graph, so that a copy of the model does not hold the graph of this step.
         self.set_q(self.q.detach())
         positive = logits.relu()
         rates.append(positive / positive.max().clamp_min(1e-5))
@@ -185,13 +185,13 @@ class RNL(TrainingModule):
         return (1 - F.cosine_similarity(teacher, logits).mean()) + self.beta * omega.mean()
 
     def on_train_epoch_end(self) -> None:
-        """What stage 2 has learnt so far goes to the layers, and with them into the checkpoint."""
+        """Writes the present q to the layers, so that the checkpoint contains it."""
         super().on_train_epoch_end()
         self.set_q(self.q.detach() if self.current_epoch >= self.stage1_epochs else torch.tensor(Q_ACCURATE))
         self.log("q", self.q.detach(), rank_zero_only=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """SGD; the weights' learning rate falls tenfold at one half and at three quarters of stage 1."""
+        """Returns SGD; the weights' learning rate falls tenfold after half and after three quarters of stage 1."""
         weights: dict[str, object] = {"params": list(self.net.parameters())}
         q: dict[str, object] = {"params": [self.q], "lr": self.q_lr, "momentum": self.q_momentum, "weight_decay": 0.0}
         optimizer = torch.optim.SGD([weights, q], self.lr, self.momentum, weight_decay=self.weight_decay)

@@ -1,21 +1,23 @@
-"""RTS: clipped ReLU, and a shift of half a quantisation step.
+"""RTS: clipped ReLU and a shift by half a quantisation step.
 
 Deng, Gu: Optimal Conversion of Conventional Artificial Neural Networks to Spiking Neural Networks, ICLR 2021,
 https://arxiv.org/abs/2103.00476
 
-The count of an IF neuron rounds down, so over T steps a rate is too low by V_th / 2T on average. The paper trains with
-a ceiling, a = min( max(z, 0), y_th ), which keeps outliers from setting the threshold, and gives the converted neuron
-that half step back at each time step:
+The spike count of an IF neuron rounds down, so a rate over T steps is too low by V_th / 2T on average. The paper trains
+with a ceiling, a = min( max(z, 0), y_th ), so that outliers do not set the threshold, and adds the missing half step to
+the converted neuron in each time step:
 
     u(t) = v(t-1) + I(t) + theta / (2T),     theta = max a   over the training images,     v_0 = 0.
 
-After T steps the shifts sum to theta / 2, which is what v_0 = theta / 2 gives from the start; before step T the two
-differ, so a conversion is for one T. ``v_init`` says how much of the half is there at the start and the shift brings
-the rest, (1/2 - v_init) theta / T: 0 is the paper's, 0.5 has no shift and is OPI's initial potential on an RTS net.
+After T steps the shifts sum to theta / 2, the same as v_0 = theta / 2 from the start. Before step T the two differ, so
+a conversion holds for one T only. ``v_init`` is the part of theta that is there at the start; the shift adds the rest
+of the half, (1/2 - v_init) theta / T. 0 is the paper's value. 0.5 has no shift and is OPI's initial potential on an RTS
+net.
 
 From the paper or its authors' code: ceiling, layer maximum, the shift in every layer.
-Chosen here: the value of the ceiling (1, of a BN's output about its standard deviation), as the authors' nets of the
-same names are other nets (``leaderboards/reported/deng2021rts.yaml``); the number of calibration images; the optimiser.
+Chosen here: the value of the ceiling, 1 (about the standard deviation of a BN's output), because the authors' nets of
+the same names are different nets (``leaderboards/reported/deng2021rts.yaml``); the number of calibration images; the
+optimiser.
 """
 
 from __future__ import annotations
@@ -40,8 +42,8 @@ class RTS(TrainingModule):
 
     Args:
         net: a network with ``nn.ReLU`` modules; changed in place.
-        ceiling: of every activation in training (the paper's y_th).
-        calibration_images: training images, without augmentation, over which the layer's maximum is taken.
+        ceiling: upper limit of every activation in training (the paper's y_th).
+        calibration_images: number of training images, without augmentation, over which the layer's maximum is taken.
         v_init: initial membrane potential as a fraction of theta, at most 0.5.
         **kwargs: pooling and optimiser settings of :class:`methods.training.TrainingModule`.
     """
@@ -63,14 +65,14 @@ class RTS(TrainingModule):
         self.install(lambda _: ClippedReLU(ceiling, trainable=False))
 
     def calibrate(self, net: nn.Module, calibration: Sequence[Batch], T: int, image: ImageShape = None) -> None:
-        """Theta is the layer's largest activation, at most the ceiling."""
+        """Sets theta to the layer's largest activation, at most the ceiling."""
         set_thresholds(net, activation_percentiles(net, calibration, 100.0))
 
     def neuron(self, name: str, activation: Activation, T: int) -> SpikingNeuron:
-        """IF that starts empty (by default) and gets theta / (2T) at every step."""
+        """Returns an IF neuron that starts at 0 (by default) and gets theta / (2T) at every step."""
         assert isinstance(activation, ClippedReLU)
         return rounding_node(activation.threshold, T, self.v_init)
 
     def spiking(self, net: nn.Module, T: int, image: ImageShape = None) -> SpikingNetwork:
-        """Good for the T of its shift alone."""
+        """Builds an SNN that holds only for the T of its shift."""
         return SpikingNetwork(net, only_T=T, image=image)

@@ -3,22 +3,23 @@
 Wang, Zhang, Chen, Qu: Signed Neuron with Memory: Towards Simple, Accurate and High-Efficient ANN-SNN Conversion, IJCAI
 2022, https://doi.org/10.24963/ijcai.2022/347
 
-A neuron that has sent too many spikes cannot take them back; this one can. With m(t) the sum of the spikes sent so far,
+A plain neuron that has sent too many spikes cannot take them back; this one can. With m(t) the sum of the spikes sent
+so far,
 
     s(t) = +1  if  u(t) >= theta,
            -1  if  u(t) <= -theta  and  m(t-1) > 0,
             0  otherwise;
     v(t) = u(t) - theta s(t),     m(t) = m(t-1) + s(t),
 
-so m never falls below 0, as a rate of a ReLU must not. Thresholds are normalised for each neuron (the paper's
-neuron-wise normalisation): theta is the neuron's own largest activation over the calibration images.
+so m never falls below 0, just as a ReLU's output. Thresholds are normalised for each neuron (the paper's neuron-wise
+normalisation): theta is the neuron's own largest activation over the calibration images.
 
 From the paper: the rule, its memory, and neuron-wise normalisation. From the authors' code: v_0 = 0 (``v_init``),
 which the text does not state.
-Chosen here: the number of calibration images, plain ones; the released code takes the maxima over the whole augmented
-training set. A neuron that none of them activated has the smallest threshold there is, and in the test may send spikes
-of either sign that weigh nothing (:func:`bench.snn.calibration.activation_percentiles`).
-The alphabet is ternary: each spike carries a sign, and its row is not that of a binary network.
+Chosen here: the number of calibration images, without augmentation; the released code takes the maxima over the whole
+augmented training set. A neuron that no calibration image activates has the smallest possible threshold. In the test it
+may send spikes of either sign that weigh nothing (:func:`bench.snn.calibration.activation_percentiles`).
+The alphabet is ternary: each spike carries a sign, so results are not comparable with those of a binary network.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from methods.thresholds import ThresholdRule
 
 
 class SignedIFNode(SpikingNeuron):
-    """IF neuron that takes a spike back where its potential falls to ``-theta`` and it has one to take back."""
+    """IF neuron that takes a spike back if its potential falls to ``-theta`` and it has sent one before."""
 
     alphabet = "ternary"
 
@@ -41,7 +42,7 @@ class SignedIFNode(SpikingNeuron):
         self.sent: Tensor | None = None
 
     def reset(self) -> None:
-        """Forgets potential and memory."""
+        """Resets the potential and the memory."""
         super().reset()
         self.sent = None
 
@@ -66,7 +67,7 @@ class SNM(ThresholdRule):
 
     Args:
         net: trained network with ReLU activations.
-        calibration_images: training images, without augmentation, over which maxima are taken.
+        calibration_images: number of training images, without augmentation, over which maxima are taken.
         granularity: one threshold for each neuron, as in the paper, or for each channel or layer.
         v_init: initial membrane potential as a fraction of theta.
     """
@@ -81,5 +82,5 @@ class SNM(ThresholdRule):
         super().__init__(net, calibration_images, percentile=100.0, granularity=granularity, v_init=v_init)
 
     def node(self, threshold: Tensor) -> SpikingNeuron:
-        """The signed neuron."""
+        """Returns the signed neuron."""
         return SignedIFNode(threshold, self.v_init)

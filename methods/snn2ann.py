@@ -1,29 +1,29 @@
-"""SNN2ANN: an ANN that shares its weights with an SNN and is trained on that one's spike counts.
+"""SNN2ANN: an ANN that shares its weights with an SNN and is trained on the SNN's spike counts.
 
 Tang, Lai, Xie, Yang, Zhu: SNN2ANN: A Fast and Memory-Efficient Training Framework for Spiking Neural Networks, 2022,
 https://arxiv.org/abs/2206.09449
 
-Backpropagation through time is paid for every step. Here the SNN runs its T steps without a gradient, and the ANN runs
-once, with each activation's value swapped for what the SNN's neurons have sent,
+The cost of backpropagation through time grows with the number of steps. Here the SNN runs its T steps without a
+gradient. The ANN runs once, with each activation's value replaced by what the SNN's neurons have sent,
 
     spikes to activation units (STSU):       a  =  r,
     spikes to ReLU activation units (ReSU):  a  =  r [z > 0],
     backward:                                da / dz  =  [z > 0], ReLU's own,
 
-so that the weights are trained at the spikes that they cause, at the cost of an ANN. The neurons reset to 0,
+so that the weights are trained on the spikes that they cause, at the cost of an ANN. The neurons reset to 0,
 
     u_t = v_{t-1} + x_t,    s_t = [u_t > theta],    v_t = u_t (1 - s_t),    v_0 = 0,
 
-with a threshold of its own for each, drawn from U(0, 1). Thresholds are not trained but raised by 0.01 where the two
-branches disagree: where more than a tenth of a layer's neurons that spike have an ANN unit at 0.
+and each neuron has its own threshold, drawn from U(0, 1). Thresholds are not trained. A layer's thresholds are raised
+by 0.01 if the two branches disagree, that is, if more than a tenth of its spiking neurons have an ANN unit at 0.
 
-From the paper or its authors' code: the above; batch normalisation folded in the SNN, whose statistics are the
-ANN's; Adam with learning rate 1e-3, which the method needs: ReLU's gradient at values that are not ReLU's grows or
-shrinks from layer to layer; T = 4 (VGG-13) or 5 (ResNet-17); weight decay 5e-4, batch 512, 200 epochs.
-Chosen here: r is the mean output over T (there the count); a spike weighs 1, but theta where training begins from a
-net, whose conversion that is; thresholds are drawn at least 0.01; no dropout, neither of activations nor, as there, of
-membranes; a cosine for the learning rate. From random weights the statistics of batch normalisation are measured
-first, through the spikes, layer after layer: those that a network is born with would fold another SNN.
+From the paper or its authors' code: the above; the SNN uses the ANN's batch normalisation statistics, folded; Adam with
+learning rate 1e-3; T = 4 (VGG-13) or 5 (ResNet-17); weight decay 5e-4, batch 512, 200 epochs. The method needs Adam:
+ReLU's gradient at values that are not ReLU's grows or shrinks from layer to layer.
+Chosen here: r is the mean output over T (there the count). A spike weighs 1, or theta if training begins from a net,
+because that is the net's conversion. Thresholds are at least 0.01. There is no dropout, neither of activations nor (as
+there) of membranes. The learning rate follows a cosine. From random weights, the statistics of batch normalisation are
+first measured through the spikes, layer by layer, because folding the initial statistics would give a different SNN.
 """
 
 from __future__ import annotations
@@ -44,19 +44,19 @@ from methods.base import Batch
 from methods.spike_training import SpikeTrainingModule, SpikingActivation
 
 Unit = Literal["stsu", "resu"]
-# Of a layer's spiking neurons, how many may have an ANN unit at 0; by how much thresholds rise where more have.
+# Tolerated fraction of a layer's spiking neurons whose ANN unit is 0, and the rise of its thresholds if more have.
 TOLERATED, RISE = 0.1, 0.01
 SMALLEST = 0.01
 
 
 class _Context(FunctionCtx):
-    """What the function keeps for its gradient; torch types neither."""
+    """Type of what the function saves for its gradient, which torch does not type."""
 
     saved_tensors: tuple[Tensor, ...]
 
 
 class _Swap(torch.autograd.Function):
-    """The SNN's rate forward, ReLU's gradient backward."""
+    """Uses the SNN's rate in the forward pass and ReLU's gradient in the backward pass."""
 
     @staticmethod
     def forward(ctx: _Context, z: Tensor, rate: Tensor, gated: bool) -> Tensor:
@@ -72,12 +72,12 @@ class _Swap(torch.autograd.Function):
 
 
 def swap(z: Tensor, rate: Tensor, unit: Unit) -> Tensor:
-    """The value of an ANN unit in training.
+    """Returns the value of an ANN unit in training.
 
     Args:
         z: pre-activations ``[B, ...]``.
         rate: mean output of the spiking neurons, likewise.
-        unit: ``stsu``, or ``resu``, where a unit that is not active has 0.
+        unit: ``stsu``, or ``resu``, which sets inactive units to 0.
 
     Returns:
         The rate (gated by ``z > 0`` for ``resu``), with the gradient of ``relu(z)``.
@@ -87,9 +87,9 @@ def swap(z: Tensor, rate: Tensor, unit: Unit) -> Tensor:
 
 
 class HardResetRate(Activation):
-    """Inference only: the mean output of :class:`HardResetNode` for a constant current.
+    """The mean output of :class:`HardResetNode` for a constant current; for inference only.
 
-    With ``z > 0`` it fires at every k-th step, ``k = floor(theta / z) + 1``, so ``floor(T / k)`` times.
+    With ``z > 0`` the neuron fires at every k-th step, ``k = floor(theta / z) + 1``, so ``floor(T / k)`` times.
     """
 
     threshold: Tensor
@@ -107,7 +107,7 @@ class HardResetRate(Activation):
 
 
 class HardResetNode(SpikingNeuron):
-    """IF neuron that fires above theta, sends theta (or 1), and begins at 0 again."""
+    """IF neuron that fires above theta, sends theta (or 1), and is reset to 0."""
 
     reset_rule = "hard"
 
@@ -129,15 +129,15 @@ class HardResetNode(SpikingNeuron):
 
 
 class SwappedActivation(SpikingActivation):
-    """A spiking neuron while the SNN runs, and in the ANN's pass its swapped unit.
+    """A spiking neuron while the SNN runs, and the swapped unit in the ANN's pass.
 
     Args:
         thresholds: theta of each neuron.
-        unit: how it is swapped.
+        unit: kind of the swapped unit.
 
     Attributes:
-        sent: the SNN's mean output for the present batch; ``None`` outside of training.
-        weighs_one: whether a spike weighs 1 and not theta.
+        sent: the SNN's mean output for the current batch; ``None`` outside of training.
+        weighs_one: whether a spike weighs 1 instead of theta.
     """
 
     weighs_one: Tensor
@@ -155,16 +155,16 @@ class SwappedActivation(SpikingActivation):
         return node
 
     def spikes(self, x_TBX: Tensor) -> Tensor:
-        """No gradient passes the SNN."""
+        """Returns the neuron's output, without a gradient."""
         return self.emit(x_TBX) / self.unit_of_rates
 
     @property
     def unit_of_rates(self) -> Tensor:
-        """What the outputs of a neuron that sends theta are divided by."""
+        """The divisor for the outputs of a neuron that sends theta."""
         return torch.where(self.weighs_one, self.threshold, 1.0)
 
     def rate(self, z: Tensor) -> Tensor:
-        """The swapped unit in training; else the clipped rate."""
+        """Returns the swapped unit in training, otherwise the clipped rate."""
         if self.sent is None:
             return super().rate(z) / self.unit_of_rates
         if z.requires_grad:
@@ -175,14 +175,14 @@ class SwappedActivation(SpikingActivation):
 
 
 class SNN2ANN(SpikeTrainingModule):
-    """Weight sharing with an ANN that sees the SNN's spike counts (https://arxiv.org/abs/2206.09449).
+    """Trains an ANN that shares weights with the SNN and sees its spike counts (https://arxiv.org/abs/2206.09449).
 
     Args:
         net: a network with ``nn.ReLU`` modules; changed in place.
-        T: steps of training.
+        T: steps in training.
         unit: ``stsu`` or ``resu``.
-        percentile: of its layer's activations, as which thresholds start where ``--ckpt`` gives a ReLU net.
-        lr: learning rate of Adam, with a cosine to 0; ``momentum`` is that of its gradient.
+        percentile: percentile of the layer's activations at which thresholds start if ``--ckpt`` gives a ReLU net.
+        lr: learning rate of Adam, with a cosine to 0; ``momentum`` is Adam's first beta.
         **kwargs: optimiser settings of :class:`methods.training.TrainingModule`.
     """
 
@@ -200,7 +200,7 @@ class SNN2ANN(SpikeTrainingModule):
         self.install(lambda name: SwappedActivation(torch.rand(shapes[name]).clamp_min(SMALLEST), unit))
 
     def start_at(self, thresholds: dict[str, Tensor]) -> None:
-        """A converted net's spikes weigh theta."""
+        """Starts from the conversion of a net; its spikes weigh theta."""
         super().start_at(thresholds)
         for layer in self.layers.values():
             assert isinstance(layer, SwappedActivation)
@@ -208,7 +208,7 @@ class SNN2ANN(SpikeTrainingModule):
 
     @torch.no_grad()
     def prepare(self, calibration: Iterable[Batch]) -> None:
-        """Measures the statistics of batch normalisation; each pass makes those of one more layer right."""
+        """Measures the statistics of batch normalisation; each pass corrects those of one more layer."""
         images = torch.cat([images for images, _ in calibration])
         norms = {norm: norm.momentum for norm in self.net.modules() if isinstance(norm, BatchNorm)}
         self.net.train()
@@ -220,9 +220,9 @@ class SNN2ANN(SpikeTrainingModule):
             norm.momentum = momentum
 
     def training_logits(self, images: Tensor) -> Tensor:
-        """The ANN's, with the SNN's spikes in it."""
+        """Returns the ANN's logits, computed with the SNN's spikes as activations."""
         sent: dict[str, Tensor] = {}
-        # In evaluation mode, as batch normalisation is folded in the SNN.
+        # In evaluation mode, because batch normalisation is folded in the SNN.
         with watching(
             self.net, lambda name, _, output: sent.update({name: self.clock.unfold(output).mean(0)}), SwappedActivation
         ):
@@ -238,6 +238,6 @@ class SNN2ANN(SpikeTrainingModule):
                 layer.sent = None
 
     def optimizer(self) -> torch.optim.Optimizer:
-        """Adam."""
+        """Returns Adam."""
         betas = (self.momentum, 0.999)
         return torch.optim.Adam(self.parameter_groups(), lr=self.lr, betas=betas, weight_decay=self.weight_decay)

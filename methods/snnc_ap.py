@@ -1,33 +1,33 @@
-"""SNNC, advanced pipeline: weights and initial potentials, too.
+"""SNNC, advanced pipeline: calibrates weights and initial potentials as well.
 
 Li, Deng, Dong, Gong, Gu: A Free Lunch From ANN: Towards Efficient, Accurate Spiking Neural Networks Calibration, ICML
 2021, https://arxiv.org/abs/2106.06984
 
-The light pipeline (``methods/snnc_lp.py``), and for each layer, first to last,
+Adds two steps to the light pipeline (``methods/snnc_lp.py``), for each layer from first to last:
 
-1. before its neuron is there, a refit of the weights and biases that feed it, against the activations of the ANN:
+1. before its neuron is inserted, a refit of the weights and biases that feed it to the activations of the ANN,
 
     min over W and b of  || clip-floor( W xbar + b + theta / (2T) ; T, theta ) - a ||^2,
 
-   xbar being the mean spike input over T steps that really arrives, with a straight-through gradient;
-2. after the bias correction, for each neuron, an initial potential that makes up for the rest:
+   where xbar is the mean over T steps of the spike input that arrives, with a straight-through gradient;
+2. after the bias correction, for each neuron, an initial potential that corrects the remaining error,
 
     v_0 = T ( mean of the ANN's output  -  mean of the SNN's ),
 
-   on top of ``v_init``, which is 0 in the paper.
+   in addition to ``v_init``, which is 0 in the paper.
 
 From the paper or its authors' code (https://github.com/yhhhli/SNN_Calibration): Adam with a cosine, learning rate 1e-5
 to 4e-5, about 5,000 iterations, batches of 32 of 1,024 images.
-Chosen here, where that code does otherwise:
+Chosen here, different from that code:
 
-- The refit's floor has the shift theta / (2T), as the neuron has, and so rounds to nearest; theirs is a plain
+- The floor of the refit has the shift theta / (2T), like the neuron, and so rounds to nearest. Theirs is a plain
   clip-floor, half a step lower.
-- Biases are fitted as well, and all layers that feed a neuron jointly (a shortcut's and its block's last convolution);
-  theirs fits weights alone, one layer at a time, what a shortcut brings being given.
-- The bias correction of the light pipeline follows; their advanced pipeline has none.
-- A layer gets all its corrections before the next is looked at; theirs refits all weights first, then sets all
-  potentials, on augmented images.
-- Weights are refitted on CIFAR too, where their script calibrates potentials alone (``iterations`` 0 comes nearest).
+- Biases are fitted as well, and all layers that feed a neuron are fitted jointly (the convolution of a shortcut and the
+  last one of its block). Theirs fits weights only, one layer at a time, with the shortcut's contribution fixed.
+- The bias correction of the light pipeline follows. Their advanced pipeline has none.
+- Each layer gets all its corrections before the next layer. Theirs refits all weights first, then sets all potentials,
+  on augmented images.
+- Weights are also refitted on CIFAR. Their CIFAR script calibrates potentials only (``iterations`` 0 comes nearest).
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ class SNNCAdvanced(SNNCLight):
 
     Args:
         net: trained network with ReLU activations.
-        iterations: steps of Adam for each layer; 0 leaves the weights.
+        iterations: steps of Adam for each layer; 0 keeps the weights.
         calibration_lr: learning rate of Adam, decayed to 0 by a cosine.
         calibration_batch: images in one step.
-        **kwargs: options of :class:`methods.snnc_lp.SNNCLight`; the correction comes on top of ``v_init``.
+        **kwargs: options of :class:`methods.snnc_lp.SNNCLight`; the potential found is added to ``v_init``.
     """
 
     def __init__(
@@ -74,10 +74,10 @@ class SNNCAdvanced(SNNCLight):
         self.iterations, self.calibration_lr, self.calibration_batch = iterations, calibration_lr, calibration_batch
 
     def before(self, work: Work, name: str, threshold: Tensor) -> None:
-        """Refits the weights between the neurons before and this layer."""
+        """Refits the weights between the previous neurons and this layer."""
         part, sources = segment(work.net, name, work.trains.images.shape[1:])
-        # Weights that feed several neurons (the stem of a pre-activation net) belong to the first: a later refit would
-        # undo what was corrected behind it.
+        # Weights that feed several neurons (the stem of a pre-activation net) are refitted for the first one only: a
+        # later refit would undo corrections already made.
         weights = [parameter for parameter in part.parameters() if parameter not in work.refitted]
         work.refitted |= set(weights)
         if not self.iterations or not weights:
@@ -88,7 +88,7 @@ class SNNCAdvanced(SNNCLight):
         target = torch.cat(found)
         optimizer = torch.optim.Adam(weights, self.calibration_lr)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.iterations)
-        # A generator of its own: a conversion must not depend on what ran before it.
+        # Own generator: a conversion must not depend on what ran before it.
         generator = torch.Generator().manual_seed(0)
         with torch.enable_grad():
             for parameter in weights:
@@ -104,7 +104,7 @@ class SNNCAdvanced(SNNCLight):
         part.requires_grad_(False)
 
     def correct(self, work: Work, name: str, node: IFNode) -> None:
-        """Bias correction, and the initial potential from what it leaves."""
+        """Corrects the bias, then sets the initial potential from the remaining error."""
         super().correct(work, name, node)
         missing = work.means[name] - work.mean_rate(name)
         start = self.v_init + work.T * missing / node.threshold

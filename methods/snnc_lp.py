@@ -1,20 +1,20 @@
-"""SNNC, light pipeline: thresholds by least error, and bias correction layer by layer.
+"""SNNC, light pipeline: thresholds of least error and bias correction, layer by layer.
 
 Li, Deng, Dong, Gong, Gu: A Free Lunch From ANN: Towards Efficient, Accurate Spiking Neural Networks Calibration, ICML
 2021, https://arxiv.org/abs/2106.06984
 
 For a given T and a trained ReLU net with folded BN:
 
-1. theta_l by a grid search, theta = max a (1 - 0.01 i), i = 0 .. 94, for the least square error between a and
+1. a grid search over theta = max a (1 - 0.01 i), i = 0 .. 94, finds theta_l with the least square error between a and
    clip-floor(a; T, theta) = theta / T clip( floor(a T / theta), 0, T ), as a running average (0.9) over batches;
-2. each neuron gets theta / (2T) at every step, so that the floor rounds to nearest (``v_init`` of it at the start and
-   the rest at every step: 0.5 is OPI's initial potential instead of the shift);
-3. from the first layer to the last, each channel's bias is corrected by what the layer lacks on the spikes that really
-   arrive:
+2. each neuron gets theta / (2T) at every step, so that the floor rounds to nearest (with ``v_init`` a part of the half
+   step is there at the start and the rest is added at every step; 0.5 is OPI's initial potential without a shift);
+3. from the first layer to the last, each channel's bias is corrected by the error of the layer's output on the spikes
+   that arrive:
 
     b_c  <-  b_c - ( mean of the SNN's output over T, images and positions  -  mean of the ANN's ).
 
-The last layer stays analogue. A conversion is for one T.
+The last layer stays analogue. A conversion holds for one T only.
 
 From the paper or its authors' code: the above; channel-wise thresholds are the authors' option.
 Chosen here: 1,024 calibration images, as the advanced pipeline has them.
@@ -42,16 +42,16 @@ from methods.thresholds import require_v_init, rounding_node
 
 @dataclass
 class Work:
-    """A calibration under way.
+    """The state of a calibration.
 
     Attributes:
-        ann: the network as it was, BN folded.
-        net: the network, whose activations become neurons from the first to the last.
+        ann: the original network, BN folded.
+        net: the network under conversion; its activations become neurons from the first to the last.
         batches: calibration images.
         T: steps.
-        means: of each neuron's activation in the ANN, by layer name.
-        trains: the images as spikes, as far as there are neurons.
-        refitted: weights that belong to a layer that is done.
+        means: for each layer name, the mean activation of each neuron in the ANN.
+        trains: the spike trains of the layers converted so far.
+        refitted: weights already refitted for an earlier layer.
     """
 
     ann: nn.Module
@@ -63,7 +63,7 @@ class Work:
     refitted: set[nn.Parameter] = field(default_factory=set)
 
     def mean_rate(self, name: str) -> Tensor:
-        """Mean output over T and images of one layer of the SNN, ``[C, H, W]``."""
+        """Returns the mean output of one layer of the SNN over T and images, ``[C, H, W]``."""
         return self.trains.rates(name).double().mean(0).float()
 
 
@@ -72,7 +72,7 @@ class SNNCLight(ConversionModule):
 
     Args:
         net: trained network with ReLU activations.
-        calibration_images: training images, without augmentation.
+        calibration_images: number of training images, without augmentation.
         granularity: one threshold for each layer or channel.
         v_init: initial membrane potential as a fraction of theta, at most 0.5.
     """
@@ -93,7 +93,7 @@ class SNNCLight(ConversionModule):
         self.calibration_images, self.granularity, self.v_init = calibration_images, granularity, v_init
 
     def calibrate(self, net: nn.Module, calibration: Sequence[Batch], T: int, image: ImageShape = None) -> None:
-        """Puts neurons in the activations' places, first to last, each corrected before the next is looked at."""
+        """Replaces the activations by neurons, first to last, and corrects each before it goes on to the next."""
         thresholds = mse_thresholds(net, calibration, T, self.granularity)
         means = mean_activations(net, calibration)
         work = Work(copy.deepcopy(net), net, calibration, T, means, SpikeTrains(net, calibration, T))
@@ -108,17 +108,17 @@ class SNNCLight(ConversionModule):
             work.trains.keep(name)
 
     def before(self, work: Work, name: str, threshold: Tensor) -> None:
-        """What is done to a layer's weights before its neuron is there: nothing in the light pipeline."""
+        """Changes a layer's weights before its neuron is inserted; the light pipeline changes nothing."""
 
     def correct(self, work: Work, name: str, node: IFNode) -> None:
-        """Bias correction of one layer."""
+        """Corrects the bias of one layer."""
         assert node.bias is not None
         node.bias = node.bias - per_channel(work.mean_rate(name) - work.means[name])
 
     def spiking(self, net: nn.Module, T: int, image: ImageShape = None) -> SpikingNetwork:
-        """Good for the T of its calibration alone."""
-        # The twin is the ANN itself, quantised: the corrections make up for spikes that come unevenly, and without
-        # these they would be errors.
+        """Builds an SNN that holds only for the T of its calibration."""
+        # The twin is the uncorrected ANN, quantised: the corrections compensate for spikes that arrive unevenly. The
+        # twin has no spikes, so in it they would be errors.
         twin = self.folded(image)
         thresholds = {name: module.threshold for name, module in net.named_modules() if isinstance(module, IFNode)}
         replace(twin, Activation, lambda name, _: QuantisedReLU(thresholds[name], T))

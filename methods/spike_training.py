@@ -1,15 +1,15 @@
-"""The base of methods that train through spikes: the network is unrolled over T steps in every training step.
+"""The base class of methods that train through spikes: every training step unrolls the network over T steps.
 
-Time is folded into the batch as in evaluation (``bench.snn.neurons``), and what an activation sends in training is what
-the neuron of the conversion sends: that very neuron is run, and the method gives the gradient. So nothing is left to
-convert but batch normalisation, which is folded. In training its statistics are those of the input currents over the
-images and the steps together.
+Time is folded into the batch as in evaluation (``bench.snn.neurons``). In training an activation runs the neuron of the
+conversion, so it sends exactly what the SNN sends; the method provides the gradient. Conversion therefore only has to
+fold batch normalisation. In training the statistics of batch normalisation are those of the input currents over images
+and steps together.
 
-Outside of an unrolled pass an activation is the rate that its neuron tends to, ``clip(z, 0, theta)``: that is the ANN
-whose accuracy the record has beside the SNN's.
+Outside of an unrolled pass an activation returns the rate that its neuron tends to, ``clip(z, 0, theta)``. This is the
+ANN whose accuracy the record has beside the SNN's.
 
-A training may begin from a trained net (``--ckpt``), whose conversion it then tunes: weights and statistics are that
-net's, and each theta is its trained one, or for a ReLU net a percentile of the layer's activations.
+Training may start from a trained net (``--ckpt``) and then tunes its conversion. Weights and statistics are taken from
+that net. Each theta is the trained one or, for a ReLU net, a percentile of the layer's activations.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ Emit = Callable[[Tensor], Tensor]
 
 
 class _Context(FunctionCtx):
-    """What a function keeps for its gradient; torch types neither."""
+    """Type of what a function saves for its gradient, which torch does not type."""
 
     saved_tensors: tuple[Tensor, ...]
     needs_input_grad: tuple[bool, ...]
 
 
 class _RateGradient(torch.autograd.Function):
-    """Spikes forward, the gradient of the rate backward."""
+    """Sends spikes in the forward pass and uses the gradient of the rate in the backward pass."""
 
     @staticmethod
     def forward(ctx: _Context, x_TBX: Tensor, ceiling: Tensor, emit: Emit) -> Tensor:
@@ -51,7 +51,7 @@ class _RateGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: _Context, grad_TBX: Tensor) -> tuple[Tensor, Tensor | None, None]:
         mean_BX, ceiling = ctx.saved_tensors
-        # The rate is the mean of what is sent, so its gradient is the sum over the steps.
+        # The rate is the mean of the output, so its gradient is the sum over the steps.
         grad_BX = grad_TBX.sum(0)
         above = mean_BX > ceiling
         inside = (mean_BX >= 0) & ~above
@@ -62,15 +62,15 @@ class _RateGradient(torch.autograd.Function):
 
 
 def rate_gradient(x_TBX: Tensor, ceiling: Tensor, emit: Emit) -> Tensor:
-    """What a neuron sends, with the gradient of ``r = clip(mean over T of x, 0, ceiling)``, the rate it stands for.
+    """Returns a neuron's output with the gradient of its rate, ``r = clip(mean over T of x, 0, ceiling)``.
 
-    With ``d`` the gradient for ``r``, which is the sum over the steps of that for the output: ``dx_t = d / T`` at each
-    step if the mean is in ``[0, ceiling]``, ``dceiling = d`` if it is above; else both are 0.
+    The gradient ``d`` for ``r`` is the sum over the steps of the gradient for the output. If the mean is in
+    ``[0, ceiling]``, ``dx_t = d / T`` at each step; if it is above, ``dceiling = d``; otherwise both are 0.
 
     Args:
         x_TBX: input currents ``[T, B, ...]``.
-        ceiling: broadcastable to one image's input; infinite for ReLU.
-        emit: gives the output of the neuron for input currents.
+        ceiling: upper limit of the rate, broadcastable to one image's input; infinite for ReLU.
+        emit: returns the output of the neuron for input currents.
 
     Returns:
         The output, ``[T, B, ...]``.
@@ -80,15 +80,15 @@ def rate_gradient(x_TBX: Tensor, ceiling: Tensor, emit: Emit) -> Tensor:
 
 
 class SpikingActivation(Activation, Timed):
-    """A spiking neuron while its network is unrolled, and outside the rate that it tends to.
+    """A spiking neuron while its network is unrolled; otherwise the rate that the neuron tends to.
 
     Args:
-        threshold: theta, or where it starts.
+        threshold: theta, or its initial value.
         v_init: initial membrane potential as a fraction of theta.
         trainable: whether theta is a parameter.
 
     Attributes:
-        clock: of the unrolled pass; its ``T`` is 0 outside.
+        clock: clock of the unrolled pass; its ``T`` is 0 outside of one.
     """
 
     threshold: Tensor
@@ -103,27 +103,30 @@ class SpikingActivation(Activation, Timed):
             self.register_buffer("threshold", theta)
 
     def reset(self) -> None:
-        """Nothing is kept from one pass to the next."""
+        """Does nothing: no state is kept between passes."""
 
     def neuron(self) -> SpikingNeuron:
-        """The neuron that stands for this activation, in training and after it."""
+        """Returns the neuron of this activation, in training and in the converted SNN."""
         return IFNode(self.threshold, self.v_init)
 
     def emit(self, x_TBX: Tensor) -> Tensor:
-        """What that neuron sends, without a gradient; ``[T, B, ...]``."""
+        """Returns the neuron's output ``[T, B, ...]``, without a gradient."""
         with torch.no_grad():
             return self.neuron().run(x_TBX)
 
     def spikes(self, x_TBX: Tensor) -> Tensor:
-        """:meth:`emit` with the method's gradient."""
+        """Returns the output of :meth:`emit` with the method's gradient."""
         raise NotImplementedError
 
     def rate(self, z: Tensor) -> Tensor:
-        """The mean output for a constant current, as T grows."""
+        """Returns the mean output for a constant current in the limit of large T."""
         return clip(z, self.threshold)
 
     def forward(self, z: Tensor) -> Tensor:
-        """``[B, ...]`` to the same; unrolled, ``[B, ...]`` (a constant current) or ``[T*B, ...]`` to ``[T*B, ...]``."""
+        """Maps ``[B, ...]`` to rates ``[B, ...]``, or in an unrolled pass to outputs ``[T*B, ...]``.
+
+        In an unrolled pass the input is ``[T*B, ...]``, or ``[B, ...]`` for a constant current.
+        """
         if not self.clock.T:
             return self.rate(z)
         x_TBX = self.clock.unfold(z).to(torch.promote_types(z.dtype, self.threshold.dtype))
@@ -131,17 +134,17 @@ class SpikingActivation(Activation, Timed):
 
 
 class SpikeTrainingModule(TrainingModule):
-    """Trains an SNN, spikes and all.
+    """Trains an SNN through its spikes.
 
     Args:
         net: a network with ``nn.ReLU`` modules; changed in place.
-        T: steps of training; the SNN is evaluated at any.
+        T: steps in training; the SNN may be evaluated at any number of steps.
         v_init: initial membrane potential as a fraction of theta.
-        percentile: of its layer's activations, as which each theta starts where ``--ckpt`` gives a ReLU net.
+        percentile: percentile of the layer's activations at which each theta starts if ``--ckpt`` gives a ReLU net.
         **kwargs: optimiser settings of :class:`methods.training.TrainingModule`.
     """
 
-    # Neurons run as they are evaluated, which torch.compile could but cut into pieces.
+    # Training runs the neurons used in evaluation; torch.compile would only break the graph at each of them.
     compilable = False
 
     def __init__(
@@ -157,7 +160,7 @@ class SpikeTrainingModule(TrainingModule):
         self.clock = Clock(T=0)
 
     def install(self, activation: Callable[[str], Activation]) -> None:
-        """Puts spiking activations, which share one clock, in the place of the network's ReLUs."""
+        """Replaces the network's ReLUs by spiking activations that share one clock."""
         super().install(activation)
         for layer in self.layers.values():
             layer.clock = self.clock
@@ -165,14 +168,14 @@ class SpikeTrainingModule(TrainingModule):
 
     @property
     def layers(self) -> dict[str, SpikingActivation]:
-        """The spiking activations by name."""
+        """The spiking activations, by name."""
         return {name: module for name, module in self.net.named_modules() if isinstance(module, SpikingActivation)}
 
     def unrolled(self, images: Tensor) -> Tensor:
-        """Runs T steps with the gradient of the method.
+        """Runs T steps with the method's gradient.
 
         Args:
-            images: ``[B, C, H, W]``, presented unchanged at every step.
+            images: ``[B, C, H, W]``, shown unchanged at every step.
 
         Returns:
             Logits of each step, ``[T, B, classes]``.
@@ -186,34 +189,32 @@ class SpikeTrainingModule(TrainingModule):
         return logits.view(self.T, len(images), *logits.shape[1:])
 
     def training_logits(self, images: Tensor) -> Tensor:
-        """Mean over T of the SNN's logits."""
+        """Returns the SNN's logits, averaged over T."""
         return self.unrolled(images).mean(0)
 
     def validation_logits(self, images: Tensor) -> Tensor:
-        """Those of the SNN at the T of training."""
+        """Returns the SNN's logits at the T of training."""
         return self.unrolled(images).mean(0)
 
     def neuron(self, name: str, activation: Activation, T: int) -> SpikingNeuron:
-        """The one that was trained."""
+        """Returns the neuron that was trained."""
         assert isinstance(activation, SpikingActivation)
         return activation.neuron()
 
     def start_from(self, source: nn.Module, calibration: Iterable[Batch]) -> None:
-        """Takes over a trained net, whose conversion this training tunes.
+        """Starts from a trained net, whose conversion this training tunes.
 
         Args:
             source: the same network with other activations.
-            calibration: plain training images, for the thresholds of a ReLU net.
+            calibration: training images without augmentation, for the thresholds of a ReLU net.
 
         Raises:
-            UserError: it is another network.
+            UserError: ``source`` is a different network.
         """
         theirs = {name: module for name, module in source.named_modules() if isinstance(module, Activation)}
         pools = [name for name, module in source.named_modules() if isinstance(module, MAX_POOLS)]
         if set(theirs) != set(self.layers) or pools:
-            raise UserError(
-                "--ckpt: the net given has other activations, or max-pooling; train it with average pooling"
-            )
+            raise UserError("--ckpt: the net has different activations, or max-pooling; train it with average pooling")
         weights = {k: v for k, v in source.state_dict().items() if k.rpartition(".")[0] not in theirs}
         self.net.load_state_dict(weights, strict=False)
         given: dict[str, Tensor | None] = {name: getattr(module, "threshold", None) for name, module in theirs.items()}
@@ -224,6 +225,6 @@ class SpikeTrainingModule(TrainingModule):
 
     @torch.no_grad()
     def start_at(self, thresholds: dict[str, Tensor]) -> None:
-        """Thresholds of the conversion that is tuned, by layer."""
+        """Sets the initial threshold of each layer, by layer name."""
         for name, layer in self.layers.items():
             layer.threshold.copy_(thresholds[name])

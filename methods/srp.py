@@ -1,15 +1,15 @@
-"""SRP: eliminating unevenness error by the residual membrane potential.
+"""SRP: uses the residual membrane potential to eliminate the unevenness error.
 
 Hao, Bu, Ding, Huang, Yu: Reducing ANN-SNN Conversion Error through Residual Membrane Potential, AAAI 2023,
 https://arxiv.org/abs/2302.02091
 
 A neuron whose residual potential is negative after tau steps has sent too many spikes: its mean input is (nearly
-always) at most 0, and it should be silent. All layers of a QCFS net run tau steps together; then each neuron stores
+always) at most 0, so it should be silent. All layers of a QCFS net run tau steps together. Then each neuron stores
 
     mask = [ v(tau) > eps theta ],   eps = 1e-3,
 
-sets v = theta / 2, and in the T steps that follow integrates, fires and resets as before, but sends mask * theta * s.
-Logits are summed over those T steps only: T as printed excludes tau, the latency is tau + T.
+and sets v = theta / 2. In the T steps that follow it integrates, fires and resets as before but sends mask * theta * s.
+Logits are summed over those T steps only. T as printed excludes tau; the latency is tau + T.
 
 From the paper or its authors' code: tau = 4 on CIFAR, 14 (VGG-16) or 8 (ResNet-34) on ImageNet; eps.
 """
@@ -27,7 +27,7 @@ from methods.base import ConversionModule
 
 
 class SRPNode(IFNode):
-    """IF neuron that is silenced after ``tau`` steps where its residual potential says so.
+    """IF neuron that is silent after ``tau`` steps unless its residual potential is positive.
 
     Args:
         threshold: theta.
@@ -43,7 +43,7 @@ class SRPNode(IFNode):
         self.mask: Tensor | None = None
 
     def reset(self) -> None:
-        """Forgets potential, step count and mask."""
+        """Resets the potential, the step count and the mask."""
         super().reset()
         self.elapsed, self.mask = 0, None
 
@@ -52,15 +52,15 @@ class SRPNode(IFNode):
         if self.mask is None and self.elapsed == self.tau:
             self.mask = v > self.epsilon * self.threshold
             v = self.initial(v)
-        # Not counted further, which would be compiled anew for each pass.
+        # Counts up to tau only: a growing number would make compiled code recompile for each pass.
         self.elapsed = min(self.elapsed + 1, self.tau)
         out, v = super().step(v, current)
-        # Masked step by step: an operation on all of them would be fused with each step's whole past.
+        # Masked step by step: an operation on all steps would be fused with all previous steps of each.
         return (out if self.mask is None else torch.where(self.mask, out, 0.0)), v
 
 
 class SRP(ConversionModule):
-    """Residual-membrane-potential masks on a QCFS net (https://arxiv.org/abs/2302.02091).
+    """Silences neurons by their residual membrane potential, on a QCFS net (https://arxiv.org/abs/2302.02091).
 
     Args:
         net: trained network with QCFS activations.
@@ -77,6 +77,6 @@ class SRP(ConversionModule):
         self.warmup = tau
 
     def neuron(self, name: str, activation: Activation, T: int) -> SpikingNeuron:
-        """Theta = lambda, v_0 = theta / 2, and the mask after tau."""
+        """Uses theta = lambda, v_0 = theta / 2, and the mask after tau."""
         assert isinstance(activation, QCFSActivation)
         return SRPNode(activation.threshold, self.tau, self.epsilon)

@@ -1,26 +1,26 @@
-"""Surrogate gradients: backpropagation through time, the reference of the methods that train through spikes.
+"""Surrogate gradients: backpropagation through time, the reference for the methods that train through spikes.
 
 Ledinauskas, Ruseckas, Jursenas, Burachas: Training Deep Spiking Neural Networks, 2020,
 https://arxiv.org/abs/2006.04436
 
-A spike is a step of the membrane potential, whose derivative is zero wherever it exists. Forward the neuron is what it
-is,
+A spike is a step function of the membrane potential, so its derivative is zero wherever it exists. The forward pass
+uses the neuron unchanged,
 
     u_t = v_{t-1} + x_t,    s_t = [u_t >= theta],    v_t = u_t - theta s_t,
 
-and backward the step has the derivative of a smooth function that rises at the threshold,
+and the backward pass replaces the derivative of the step by that of a smooth function that rises at the threshold,
 
     d s_t / d u_t  =  1 / (1 + alpha |u_t - theta|)^2,
 
-so that gradients flow through all layers and steps. Batch normalisation works on the input currents, its statistics
-taken over the images and the steps together.
+so that gradients flow through all layers and steps. Batch normalisation works on the input currents, with statistics
+over images and steps together.
 
 From the paper: the above with theta = 1, and batch normalisation.
-Not found there: alpha, cited elsewhere as about 10, and whether gradients pass the reset; here they do not
-(``detach_reset``), which is the common choice. Chosen here: potentials are measured in units of theta, so that a
-converted net, whose thresholds are of any size, has the same derivative (the output theta s_t then has the very
-derivative above with |u_t / theta - 1|); v_0 = theta / 2, as conversions start; theta stays as it is, 1 or that of the
-net given; read-out by the mean of the logits; this suite's SGD.
+Not found there: alpha, cited elsewhere as about 10, and whether gradients pass the reset. Here they do not
+(``detach_reset``), which is the common choice.
+Chosen here: potentials are measured in units of theta, so that a converted net has the same derivative whatever its
+thresholds (the output theta s_t then has the derivative above with |u_t / theta - 1|); v_0 = theta / 2, as in
+conversions; a fixed theta, 1 or that of the given net; read-out by the mean of the logits; this suite's SGD.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from methods.spike_training import Emit, SpikeTrainingModule, SpikingActivation
 
 
 class _Context(FunctionCtx):
-    """What the function keeps for its gradient; torch types neither."""
+    """Type of what the function saves for its gradient, which torch does not type."""
 
     saved_tensors: tuple[Tensor, ...]
     alpha: float
@@ -45,7 +45,7 @@ class _Context(FunctionCtx):
 
 
 class _ThroughTime(torch.autograd.Function):
-    """An IF neuron's T steps, backward in time."""
+    """Runs an IF neuron for T steps, and its backward pass backward in time."""
 
     @staticmethod
     def forward(
@@ -76,14 +76,14 @@ class _ThroughTime(torch.autograd.Function):
 def through_time(
     x_TBX: Tensor, v_0: Tensor, theta: Tensor, emit: Emit, alpha: float, detach_reset: bool = True
 ) -> Tensor:
-    """What an IF neuron with soft reset sends, with the surrogate's gradient.
+    """Returns the output of an IF neuron with soft reset, with the surrogate's gradient.
 
     Args:
         x_TBX: input currents ``[T, B, ...]``.
         v_0: initial potential, broadcastable to one image's input.
         theta: threshold, likewise.
-        emit: gives the output of the neuron for input currents.
-        alpha: how narrow the derivative is.
+        emit: returns the output of the neuron for input currents.
+        alpha: sharpness of the derivative.
         detach_reset: whether the reset is a constant to the gradient.
 
     Returns:
@@ -99,7 +99,7 @@ class SurrogateActivation(SpikingActivation):
     Args:
         threshold: theta.
         v_init: initial membrane potential as a fraction of theta.
-        alpha: how narrow the derivative is.
+        alpha: sharpness of the derivative.
         detach_reset: whether the reset is a constant to the gradient.
     """
 
@@ -118,10 +118,10 @@ class Surrogate(SpikeTrainingModule):
 
     Args:
         net: a network with ``nn.ReLU`` modules; changed in place.
-        alpha: how narrow the derivative is, in units of 1 / theta.
+        alpha: sharpness of the derivative, in units of 1 / theta.
         detach_reset: whether the reset is a constant to the gradient.
-        theta: threshold of every neuron where no net is given.
-        **kwargs: steps, start of the potential and optimiser settings of
+        theta: threshold of every neuron if no net is given.
+        **kwargs: steps, initial potential and optimiser settings of
             :class:`methods.spike_training.SpikeTrainingModule`.
     """
 

@@ -3,22 +3,23 @@
 Wu, Xu, Han, Zhou, Zhang, Li, Tan: Progressive Tandem Learning for Pattern Recognition with Deep Spiking Neural
 Networks, TPAMI 2021, https://arxiv.org/abs/2007.01204
 
-The layers of a trained ReLU net become spiking ones after another, from the first, and after each the rest learns to
-live with the spikes that really arrive. A converted layer is a tandem of two with the same weights,
+The layers of a trained ReLU net become spiking layers one after another, from the first. After each conversion the rest
+of the net learns to cope with the spikes that arrive. A converted layer is a tandem of two layers with the same
+weights,
 
     forward:   u_t = v_{t-1} + x_t,   s_t = [u_t >= theta],   v_t = u_t - theta s_t,   v_0 = 0,   for T steps,
     backward:  the gradient of a = relu( mean over T of x_t ), the ReLU layer that sees the spike counts,
 
-with theta the 99.9th percentile of its activation on one batch when it is converted. In stage k the layers 1 .. k
-spike, those behind still are ReLU of the mean, the weights before layer k are frozen, and the rest is trained. The
+with theta the 99.9th percentile of its activation on one batch at the time of conversion. In stage k the layers 1 .. k
+spike and the later ones are still ReLU of the mean; the weights before layer k are frozen, and the rest is trained. The
 classifier is analogue.
 
 From the paper or its authors' code: the above; T = 16; a stage ends when the held-out accuracy has not risen for 6
 epochs (``patience``; that code has Adam, 1e-3, batch 512).
 Chosen here: a spike weighs theta and a layer's activation is the mean over T, as everywhere in this suite, so that the
-start is the function of the ReLU net itself (there a spike weighs 1, a count is passed on, and batch normalisation
-takes the scale up; theta is then the percentile / T); the image is shown at every step (there as one current at the
-first); this suite's SGD; stages of a fixed length (``epochs_per_layer``) for runs too short for the paper's rule.
+initial function is that of the ReLU net (there a spike weighs 1, a count is passed on, batch normalisation absorbs the
+scale, and theta is the percentile / T); the image is shown at every step (there as one current at the first step); this
+suite's SGD; stages of a fixed length (``epochs_per_layer``) for runs too short for the paper's rule.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from methods.spike_training import SpikeTrainingModule, SpikingActivation, rate_
 
 
 class TandemActivation(SpikingActivation):
-    """A ReLU of the mean current, until its threshold is finite; then spikes with that ReLU's gradient.
+    """A ReLU of the mean current while its threshold is infinite; afterwards spikes with that ReLU's gradient.
 
     Args:
         v_init: initial membrane potential as a fraction of theta.
@@ -54,7 +55,7 @@ class TandemActivation(SpikingActivation):
 
     @property
     def converted(self) -> bool:
-        """Whether it spikes."""
+        """Whether the layer spikes."""
         return bool(torch.isfinite(self.threshold))
 
     def emit(self, x_TBX: Tensor) -> Tensor:
@@ -71,12 +72,13 @@ class Tandem(SpikeTrainingModule):
 
     Args:
         net: a network with ``nn.ReLU`` modules; changed in place.
-        T: steps of training.
+        T: steps in training.
         v_init: initial membrane potential as a fraction of theta.
-        ann_epochs: epochs in which the ReLU net is trained first; 0 where ``--ckpt`` gives one.
-        epochs_per_layer: length of a stage, which may be a part of an epoch; ``None`` for the paper's rule.
-        patience: epochs without a rise of the held-out accuracy after which a stage ends, by the paper's rule.
-        percentile: of its layer's activations, as which each theta is set.
+        ann_epochs: epochs at the start in which the ReLU net is trained; 0 if ``--ckpt`` gives one.
+        epochs_per_layer: length of a stage, which may be a fraction of an epoch; ``None`` for the paper's rule.
+        patience: for the paper's rule, the number of epochs without a rise of the held-out accuracy after which a stage
+            ends.
+        percentile: percentile of the layer's activations to which each theta is set.
         **kwargs: optimiser settings of :class:`methods.training.TrainingModule`.
     """
 
@@ -103,44 +105,44 @@ class Tandem(SpikeTrainingModule):
             raise UserError(f"--model.patience {patience}: must be at least 1")
         super().__init__(net, T=T, v_init=v_init, percentile=percentile, **kwargs)
         self.ann_epochs, self.epochs_per_layer, self.patience = ann_epochs, epochs_per_layer, patience
-        # What the paper's rule has to remember.
+        # State of the paper's rule, kept in checkpoints.
         self.register_buffer("stage", torch.tensor(1))
         self.register_buffer("best", torch.tensor(-1.0))
         self.register_buffer("waited", torch.tensor(0))
         self.install(lambda _: TandemActivation(self.v_init))
         self.order = execution_order(net, self.image)
-        # What computes each layer's input; in a list, or Lightning would take them for further parts of the model.
+        # The part that computes each layer's input; in a list, or Lightning would register it as part of the model.
         self._segments = [[segment(net, name, self.image)[0] for name in self.order]]
 
     def prepare(self, calibration: Iterable[Batch]) -> None:
         """Refuses to convert random weights.
 
         Raises:
-            UserError: no net is given, and no epochs to train one.
+            UserError: neither a net nor epochs to train one are given.
         """
         if not self.ann_epochs:
             raise UserError(
                 "tandem begins from a trained ReLU net: give one with --ckpt, or train it in the first epochs of this "
-                "run by --model.ann_epochs N"
+                "run with --model.ann_epochs N"
             )
 
     def start_at(self, thresholds: dict[str, Tensor]) -> None:
-        """The net is trained; thresholds are set one after the other.
+        """Keeps all thresholds infinite; they are set layer by layer in training.
 
         Raises:
-            UserError: epochs are kept for what is done.
+            UserError: epochs are reserved for training a ReLU net although one is given.
         """
         if self.ann_epochs:
             raise UserError(f"--model.ann_epochs {self.ann_epochs}: the net that --ckpt gives is trained; give 0")
 
     def on_fit_start(self) -> None:
-        """Refuses a schedule that does not come to its end, and several processes.
+        """Refuses a schedule that does not finish, and training in several processes.
 
         Raises:
-            UserError: says what to change.
+            UserError: names the option to change.
         """
         if self.trainer.world_size > 1:
-            raise UserError("tandem: freezes one layer after the other, each with a threshold from one batch; train it "
+            raise UserError("tandem: freezes one layer after another, each with a threshold from one batch; train it "
                             "in one process")  # fmt: skip
         epochs, layers = self.trainer.max_epochs or 0, len(self.order)
         if self.ann_epochs >= epochs:
@@ -148,7 +150,7 @@ class Tandem(SpikeTrainingModule):
         if self.epochs_per_layer is None:
             if self.trainer.limit_val_batches == 0:
                 raise UserError(
-                    "tandem: a stage ends by the accuracy on held-out images; give --data.val_split N, or "
+                    "tandem: the accuracy on held-out images decides when a stage ends; give --data.val_split N, or "
                     "--model.epochs_per_layer E"
                 )
         elif (layers - 1) * self.epochs_per_layer >= epochs - self.ann_epochs:
@@ -158,10 +160,10 @@ class Tandem(SpikeTrainingModule):
             )
 
     def stage_of(self, batch_idx: int) -> int:
-        """How many layers spike by now.
+        """Returns how many layers spike at this batch.
 
-        In the last epoch it is all of them by the paper's rule; by stages of a fixed length, which may begin between
-        two batches, in the last batch.
+        With the paper's rule all layers spike in the last epoch. With stages of a fixed length, which may begin between
+        two batches, all layers spike in the last batch.
         """
         if self.current_epoch < self.ann_epochs:
             return 0
@@ -174,7 +176,7 @@ class Tandem(SpikeTrainingModule):
         return min(1 + math.floor(done / self.epochs_per_layer + 1e-9), len(self.order))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Cross-entropy, after converting the layers that are due and freezing those before the last of them."""
+        """Converts the layers that are due, freezes those before the last of them, and returns the cross-entropy."""
         stage = self.stage_of(batch_idx)
         for name in self.order[:stage]:
             if not self.converted(name):
@@ -187,21 +189,21 @@ class Tandem(SpikeTrainingModule):
         return super().training_step(batch, batch_idx)
 
     def training_logits(self, images: Tensor) -> Tensor:
-        """Those of the ReLU net, or of the net whose first layers spike."""
+        """Returns the logits of the ReLU net, or of the net whose first layers spike."""
         return super().training_logits(images) if self.converted(self.order[0]) else self.forward(images)
 
     def validation_logits(self, images: Tensor) -> Tensor:
-        """Likewise."""
+        """Returns the logits of the ReLU net, or of the net whose first layers spike."""
         return super().validation_logits(images) if self.converted(self.order[0]) else self.forward(images)
 
     def converted(self, name: str) -> bool:
-        """Whether a layer spikes."""
+        """Returns whether a layer spikes."""
         layer = self.layers[name]
         assert isinstance(layer, TandemActivation)
         return layer.converted
 
     def convert_layer(self, name: str, images: Tensor) -> None:
-        """Sets one threshold, from the activations that the spikes of the layers before it cause."""
+        """Sets one threshold from the activations caused by the spikes of the previous layers."""
         found: list[Tensor] = []
 
         def see(seen: str, _: Tensor, output: Tensor) -> None:
@@ -215,7 +217,7 @@ class Tandem(SpikeTrainingModule):
         self.layers[name].threshold.copy_(found[0].clamp_min(torch.finfo(torch.float32).tiny))
 
     def on_train_epoch_end(self) -> None:
-        """The paper's rule: the next stage begins after ``patience`` epochs without a rise."""
+        """Applies the paper's rule: begins the next stage after ``patience`` epochs without a rise."""
         super().on_train_epoch_end()
         if self.epochs_per_layer is not None or self.current_epoch < self.ann_epochs:
             return

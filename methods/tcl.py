@@ -2,16 +2,16 @@
 
 Ho, Chang: TCL: an ANN-to-SNN Conversion with Trainable Clipping Layers, DAC 2021, https://arxiv.org/abs/2008.04509
 
-Thresholds taken from a trained net trade accuracy (too low: saturation) for latency (too high: slow neurons). TCL
-trains the trade: after each layer
+Thresholds read from a trained net trade accuracy against latency: too low, and neurons saturate; too high, and neurons
+are slow. TCL trains this trade-off: after each layer
 
     a = clip( z, 0, lambda ),     d a / d lambda = 1 where z > lambda, else 0,
 
 with an L2 penalty on lambda that pulls it down. Conversion: theta = lambda, v_0 = 0, soft reset, weights unchanged.
 
 From the paper: the clipping, lambda = 4 at the start on CIFAR-10, the penalty.
-Not found there: the strength of the penalty. Here it is the weight decay of everything else
-(``lambda_weight_decay``, default ``weight_decay``), as are the optimiser's settings.
+Not found there: the strength of the penalty and the optimiser's settings. Here lambda has the weight decay and the
+settings of all other parameters (``lambda_weight_decay``, default ``weight_decay``).
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class TCL(TrainingModule):
 
     Args:
         net: a network with ``nn.ReLU`` modules; changed in place.
-        lambda_init: start of every ceiling.
-        lambda_weight_decay: strength of the L2 penalty on the ceilings; ``None`` for ``weight_decay``.
+        lambda_init: initial value of every ceiling.
+        lambda_weight_decay: strength of the L2 penalty on the ceilings; ``None`` uses ``weight_decay``.
         **kwargs: pooling and optimiser settings of :class:`methods.training.TrainingModule`.
     """
 
@@ -46,6 +46,6 @@ class TCL(TrainingModule):
         self.install(lambda _: ClippedReLU(lambda_init, trainable=True))
 
     def neuron(self, name: str, activation: Activation, T: int) -> SpikingNeuron:
-        """Theta = lambda, v_0 = 0."""
+        """Uses theta = lambda and v_0 = 0."""
         assert isinstance(activation, ClippedReLU)
         return IFNode(activation.threshold, v_init=0.0)

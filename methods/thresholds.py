@@ -1,4 +1,4 @@
-"""The base of methods that read their thresholds from the activations of a trained net."""
+"""The base class of methods that read their thresholds from the activations of a trained net."""
 
 from __future__ import annotations
 
@@ -34,21 +34,22 @@ def require_v_init(v_init: float, most: float | None = None) -> None:
 
 
 def threshold_of(activation: Activation) -> Tensor:
-    """Theta of an activation that a calibration has given one, or a training."""
+    """Returns theta of an activation whose threshold was set by calibration or training."""
     assert isinstance(activation, (ReLUActivation, ClippedReLU)) and activation.threshold is not None
     return activation.threshold
 
 
-# A start so far below theta that no current makes up for it; theta itself must be positive and of ordinary size.
+# An initial potential so far below theta that no current makes up for it. Theta itself must be positive and of ordinary
+# size.
 _NEVER = -1e9
 
 
 def silencing(threshold: Tensor, v_init: float) -> tuple[Tensor, Tensor | float]:
-    """Theta and initial potential of neurons of which those without a threshold never fire.
+    """Returns theta and the initial potential such that neurons with threshold 0 never fire.
 
     Args:
-        threshold: theta; 0 for a channel or neuron that no calibration image has activated.
-        v_init: initial potential of the others, as a fraction of theta.
+        threshold: theta; 0 for a channel or neuron that no calibration image activates.
+        v_init: initial potential of the other neurons, as a fraction of theta.
     """
     active = threshold > 0
     if bool(active.all()):
@@ -57,23 +58,23 @@ def silencing(threshold: Tensor, v_init: float) -> tuple[Tensor, Tensor | float]
 
 
 def rounding_node(threshold: Tensor, T: int, v_init: float) -> IFNode:
-    """An IF neuron that gets half a quantisation step in all, so that its count at step T rounds to the nearest.
+    """Returns an IF neuron with half a quantisation step added in all, so that its count at step T rounds to nearest.
 
     Args:
         threshold: theta.
-        T: steps over which the rest is spread.
-        v_init: how much of the half is there at the start, as a fraction of theta.
+        T: steps over which the rest of the half step is spread.
+        v_init: the part of the half step that is there at the start, as a fraction of theta.
     """
     return IFNode(threshold, v_init, bias=(0.5 - v_init) * threshold / T)
 
 
 class ThresholdRule(ConversionModule):
-    """A ReLU net, left as it is: each threshold is a percentile of its layer's activations.
+    """Sets each threshold to a percentile of its layer's activations and leaves the ReLU net unchanged.
 
     Args:
         net: trained network with ReLU activations.
-        calibration_images: training images, without augmentation, from which thresholds are read.
-        percentile: of the activations; 100 is their maximum.
+        calibration_images: number of training images, without augmentation, from which thresholds are read.
+        percentile: percentile of the activations; 100 is their maximum.
         granularity: one threshold for each layer, channel or neuron.
         v_init: initial membrane potential as a fraction of the threshold.
     """
@@ -104,5 +105,5 @@ class ThresholdRule(ConversionModule):
         return self.node(threshold_of(activation))
 
     def node(self, threshold: Tensor) -> SpikingNeuron:
-        """IF with soft reset."""
+        """Returns an IF neuron with soft reset."""
         return IFNode(threshold, self.v_init)

@@ -3,19 +3,19 @@
 Bojkovic, Wu, Gu: Temporal Misalignment in ANN-SNN Conversion and its Mitigation via Probabilistic Spiking Neurons, ICML
 2025, https://arxiv.org/abs/2502.14487
 
-The paper finds that a converted net gains accuracy if each neuron's spikes go on in a random order: it is their timing,
-not their number, that is wrong (``--snn.permute true``, on any method; ``bench.snn.readout``). Its neuron has such an
+The paper finds that a converted net gains accuracy if each neuron's spikes are sent in a random order: their timing is
+wrong, not their number (``--snn.permute true``, for any method; ``bench.snn.readout``). The paper's neuron has such an
 order by construction. It first adds up the whole input of T steps, v = sum of x(t), and then sends, for t = 1 .. T,
 
     s(t) = 1  with probability  clip( v / (theta (T - t + 1)), 0, 1 ),     v <- v - theta s(t),
 
-so a potential of a whole number n of thetas gives n spikes, at random steps. The mean count of others is not v / theta:
-for 0 < v < theta it is 1 - prod_{k=1..T} (1 - v / (k theta)).
+so a potential of n theta, with n a whole number, gives n spikes at random steps. For other potentials the mean count is
+not v / theta: for 0 < v < theta it is 1 - prod_{k=1..T} (1 - v / (k theta)).
 Source: a net trained by QCFS, theta = lambda.
 
 From the paper: the two phases, the probability.
-Chosen here: v_0 = 0, which was found in no text. With theta / 2 the half step of QCFS would count twice, as a random
-rounding needs none. Accuracy and costs are means over five runs of each image; ``draw_seed`` says which.
+Chosen here: v_0 = 0, as no text states it. With theta / 2 the half step of QCFS would count twice, because random
+rounding needs no half step. Accuracy and costs are means over five runs of each image; ``draw_seed`` is their seed.
 Each layer waits T steps for its predecessor.
 """
 
@@ -32,12 +32,12 @@ from methods.counting import CountFirst, CountFirstNode
 
 
 class ProbabilisticNode(CountFirstNode):
-    """Sends what it has added up at random steps.
+    """Adds up its input, then sends the sum as spikes at random steps.
 
     Args:
         threshold: theta.
-        T: steps.
-        draws: random numbers.
+        T: steps of input and of output.
+        draws: source of random numbers.
     """
 
     def __init__(self, threshold: Tensor, T: int, draws: Draws) -> None:
@@ -54,7 +54,7 @@ class ProbabilisticNode(CountFirstNode):
         return torch.stack(sent), v
 
     def twin(self, T: int) -> nn.Module:
-        """Rounded to the nearest, not at random."""
+        """Returns a quantised activation that rounds to nearest instead of at random."""
         return QuantisedReLU(self.threshold, T, 0.5, unit=self.unit_spikes)
 
 
@@ -63,7 +63,7 @@ class TPP(CountFirst):
 
     Args:
         net: trained network with QCFS activations.
-        draw_seed: of the random numbers.
+        draw_seed: seed of the random numbers.
     """
 
     random = True
@@ -76,6 +76,6 @@ class TPP(CountFirst):
         self.draw_seed = draw_seed
 
     def neuron(self, name: str, activation: Activation, T: int) -> SpikingNeuron:
-        """Theta = lambda, v_0 = 0."""
+        """Uses theta = lambda and v_0 = 0."""
         assert isinstance(activation, QCFSActivation)
         return ProbabilisticNode(activation.threshold, T, Draws(self.draw_seed, name))

@@ -1,4 +1,4 @@
-"""The base of methods that train: the papers' optimiser, and their own activation in ReLU's place."""
+"""The base class of methods that train: provides the papers' optimiser and replaces ReLU by the method's activation."""
 
 from __future__ import annotations
 
@@ -22,31 +22,32 @@ from methods.base import Batch, ConversionModule
 
 
 class TrainingModule(ConversionModule):
-    """Trains an ANN that is made to be converted.
+    """Trains an ANN for conversion.
 
-    Beside the base's ``neuron``, a method calls :meth:`install` at the end of its ``__init__`` with what stands for
-    ReLU in training.
+    A method implements ``neuron`` and calls :meth:`install` at the end of its ``__init__`` with the activation that
+    replaces ReLU in training.
 
     Args:
         net: a network with ``nn.ReLU`` modules; changed in place.
         lr: learning rate of SGD, decayed to 0 by a cosine over all epochs, stepped per epoch.
-        momentum: of SGD.
-        weight_decay: on all parameters, thresholds and BN included.
-        label_smoothing: of the cross-entropy.
-        init: start of the weights. ``default`` is the net's own (the papers' CIFAR nets start as the QCFS authors'
-            code does); ``kaiming_normal`` draws every convolution from Kaiming's normal distribution by fan-out and
-            sets all biases to 0, as this suite once did in all of its own nets.
-        max_pool: ``average`` puts average pooling in the place of max-pooling, as all methods but ``relu`` need;
-            ``keep`` leaves it.
-        image: shape of one image, where known; a ``forward`` may ask for it.
+        momentum: momentum of SGD.
+        weight_decay: weight decay on all parameters, thresholds and BN included.
+        label_smoothing: label smoothing of the cross-entropy.
+        init: initial weights. ``default`` keeps the net's own (the papers' CIFAR nets start as in the QCFS authors'
+            code). ``kaiming_normal`` draws every convolution from Kaiming's normal distribution by fan-out and sets all
+            biases to 0; earlier versions of this suite did so in all of their own nets.
+        max_pool: ``average`` replaces max-pooling by average pooling, as all methods except ``relu`` need; ``keep``
+            leaves max-pooling.
+        image: shape of one image, if known; the network's ``forward`` may depend on it.
 
     Attributes:
-        start_images: plain training images that :meth:`prepare` sees; a fixed number, so that no batch size decides.
+        start_images: number of training images without augmentation that :meth:`prepare` gets; fixed, so that it does
+            not depend on the batch size.
         compilable: whether training steps may be compiled.
 
     Raises:
-        UserError: the network has something that cannot be converted, which the message names, or an option is out of
-            its range.
+        UserError: the network contains a module that cannot be converted (the message names it), or an option is out
+            of range.
     """
 
     start_images = 100
@@ -86,18 +87,18 @@ class TrainingModule(ConversionModule):
         self.check_pooling(net)
 
     def install(self, activation: Callable[[str], Activation]) -> None:
-        """Puts activations in the place of the network's ReLUs.
+        """Replaces the network's ReLUs by activations.
 
         Args:
-            activation: makes that of the layer whose name it is given.
+            activation: returns the activation for a layer name.
         """
         replace(self.net, nn.ReLU, lambda name, _: activation(name))
 
     def prepare(self, calibration: Iterable[Batch]) -> None:
-        """Called once before training from scratch, for starts that depend on data."""
+        """Sets initial values that depend on data; called once before training from scratch."""
 
     def start_from(self, source: nn.Module, calibration: Iterable[Batch]) -> None:
-        """Called once in the place of :meth:`prepare` where a training begins from a trained net."""
+        """Starts from a trained net; called once instead of :meth:`prepare` if one is given."""
         raise NotImplementedError
 
     def compile_step(self) -> None:
@@ -106,15 +107,15 @@ class TrainingModule(ConversionModule):
         self._step_net = [compiled_for_training(self.net)]
 
     def training_logits(self, images: Tensor) -> Tensor:
-        """Logits ``[B, classes]`` that are trained."""
+        """Returns the logits that are trained, ``[B, classes]``."""
         return self._step_net[0](images)
 
     def validation_logits(self, images: Tensor) -> Tensor:
-        """Logits ``[B, classes]`` whose accuracy on held-out images is logged."""
+        """Returns the logits whose accuracy on held-out images is logged, ``[B, classes]``."""
         return self.forward(images)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Cross-entropy on one batch."""
+        """Returns the cross-entropy on one batch."""
         images, labels = batch
         logits = self.training_logits(images)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
@@ -126,7 +127,7 @@ class TrainingModule(ConversionModule):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """Stops where a trained threshold has left the positive numbers: such a net cannot be converted.
+        """Stops training if a trained threshold is no longer positive, because such a net cannot be converted.
 
         Raises:
             UserError: names the layer.
@@ -137,23 +138,23 @@ class TrainingModule(ConversionModule):
                 higher = " or a higher --model.lambda_init" if hasattr(self, "lambda_init") else ""
                 raise UserError(
                     f"lambda of {name} is {threshold.min().item():.4g} after epoch {self.current_epoch}, and a "
-                    f"threshold must be positive; begin anew with a lower --model.lr{higher}, and --overwrite"
+                    f"threshold must be positive; start again with a lower --model.lr{higher}, and --overwrite"
                 )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Accuracy on the held-out training images."""
+        """Logs the accuracy on the held-out training images."""
         images, labels = batch
         accuracy = (self.validation_logits(images).argmax(1) == labels).float().mean()
         self.log("val/acc", accuracy, prog_bar=True, sync_dist=True, batch_size=len(labels))
 
     def threshold_options(self, **options: float | None) -> None:
-        """Gives the activations' parameters SGD settings of their own.
+        """Sets separate SGD settings for the activations' parameters.
 
         Args:
-            **options: ``lr`` or ``weight_decay``; ``None`` for that of everything else.
+            **options: ``lr`` or ``weight_decay``; ``None`` keeps the value of all other parameters.
 
         Raises:
-            UserError: one is negative or not finite.
+            UserError: a value is negative or not finite.
         """
         for name, value in options.items():
             if value is None:
@@ -163,7 +164,7 @@ class TrainingModule(ConversionModule):
             self._threshold_options[name] = value
 
     def parameter_groups(self) -> list[dict[str, object]]:
-        """What SGD trains: one group, or two where thresholds have settings of their own."""
+        """Returns the parameter groups of SGD: one, or two if thresholds have separate settings."""
         if not self._threshold_options:
             return [{"params": list(self.parameters())}]
         activations = [module for module in self.net.modules() if isinstance(module, Activation)]
@@ -172,22 +173,22 @@ class TrainingModule(ConversionModule):
         return [{"params": others}, {"params": list(thresholds.values()), **self._threshold_options}]
 
     def optimizer(self) -> torch.optim.Optimizer:
-        """SGD."""
+        """Returns SGD."""
         return torch.optim.SGD(
             self.parameter_groups(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
         )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """:meth:`optimizer` with a cosine to 0 over all epochs."""
+        """Returns :meth:`optimizer` with a cosine to 0 over all epochs."""
         optimizer = self.optimizer()
         epochs = self.trainer.max_epochs
         if not epochs or epochs < 1:
-            raise UserError("--trainer.max_epochs: must be at least 1, the cosine schedule ends there")
+            raise UserError("--trainer.max_epochs: must be at least 1; the cosine schedule ends there")
         return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)]
 
 
 def start_from_kaiming_normal(net: nn.Module) -> None:
-    """Draws convolutions from Kaiming's normal distribution by fan-out; sets biases, linear layers' too, to 0."""
+    """Draws convolutions from Kaiming's normal distribution by fan-out, and sets all biases to 0."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

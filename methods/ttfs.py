@@ -3,25 +3,25 @@
 Rueckauer, Liu: Conversion of Analog to Spiking Neural Networks Using Sparse Temporal Coding, ISCAS 2018,
 https://doi.org/10.1109/ISCAS.2018.8351295
 
-A neuron sends one spike at most, and when it does so is its activation: the larger, the earlier. With a window of T
-steps for each layer,
+A neuron sends at most one spike, and the time of the spike encodes the activation: the larger, the earlier. With a
+window of T steps for each layer,
 
-    t  =  T (1 - a / theta),
+    t  =  T (1 - a / theta).
 
-and from its arrival to the end of the window a spike adds w theta / T to the potential of its receiver in each step, so
-w a in all. A layer fires in the window after that of its predecessor, once its input is complete, at the first step at
-which its potential reaches a threshold that falls,
+From its arrival to the end of the window a spike adds w theta / T to its receiver's potential in each step, so w a in
+all. A layer fires in the window after that of its predecessor, when its input is complete. It fires at the first step
+at which its potential reaches a falling threshold,
 
     v  >=  theta (1 - t / T),      t = 0 .. T - 1,
 
-and so it sends the activation rounded down to one of T + 1 levels; with v_0 = theta / 2T rounded to the nearest. The
-SNN equals the ANN quantised in T levels, whatever its depth, and pays for it by waiting: T steps for each layer.
+so it sends the activation rounded down to one of T + 1 levels, or to the nearest with v_0 = theta / 2T. At any depth
+the SNN equals the ANN quantised in T levels. The price is latency: T steps for each layer.
 
 From the paper: one spike, the coding by its time, the windows. Its data set is MNIST.
-Chosen here: v_0 (``v_init``, in units of theta / T), which makes a QCFS net of L = T exact; theta the 99.9th percentile
-of a ReLU net's activations or the trained one of a QCFS net. The simulation writes a spike's whole effect on its window
-into its step, ``theta (T - t)``, as nobody reads before the window's end; so a sum over the steps is right at T alone,
-and a net is converted for one T.
+Chosen here: v_0 (``v_init``, in units of theta / T), which makes a QCFS net with L = T exact; theta is the 99.9th
+percentile of a ReLU net's activations or the trained one of a QCFS net. The simulation writes a spike's whole effect on
+its window into one step, ``theta (T - t)``, because receivers read only at the window's end. A sum over steps is
+therefore right at T only, and a conversion holds for one T.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from methods.thresholds import ThresholdRule, require_v_init
 
 
 class TTFSNode(SpikingNeuron):
-    """Gets a whole window of T steps, and in the next sends one spike at most.
+    """Reads a whole window of T steps and sends at most one spike in the next window.
 
     Args:
         threshold: theta.
@@ -56,7 +56,7 @@ class TTFSNode(SpikingNeuron):
         self.T = self.lookahead = T
 
     def run(self, x_TBX: Tensor) -> Tensor:
-        """See :class:`bench.snn.neurons.SpikingNeuron`; potentials are T times the currents' mean."""
+        """See :class:`bench.snn.neurons.SpikingNeuron`; potentials are T times the mean current."""
         if len(x_TBX) != self.T:
             raise UserError(
                 f"TTFS has a window of {self.T} steps and got {len(x_TBX)}; run it through bench.snn.simulate"
@@ -75,14 +75,15 @@ class TTFSNode(SpikingNeuron):
 
 
 class TTFS(ThresholdRule):
-    """One spike for each neuron, whose time is the activation (https://doi.org/10.1109/ISCAS.2018.8351295).
+    """Encodes each activation in the time of one spike (https://doi.org/10.1109/ISCAS.2018.8351295).
 
     Args:
         net: trained network with ReLU (``source="relu"``) or QCFS (``source="qcfs"``) activations.
-        source: what theta is: a percentile of the activations of a ReLU net, or the trained one of a QCFS net.
-        calibration_images: training images, without augmentation, over which the percentile is taken; this and the
-            next are for a ReLU net alone.
-        percentile: of all activations of a layer.
+        source: where theta comes from: a percentile of the activations of a ReLU net (``relu``), or the trained theta
+            of a QCFS net (``qcfs``).
+        calibration_images: number of training images, without augmentation, over which the percentile is taken. This
+            and the next option are for a ReLU net only.
+        percentile: percentile of all activations of a layer.
         v_init: initial membrane potential in units of theta / T; 0.5 rounds to the nearest level, 0 down.
     """
 
@@ -103,7 +104,9 @@ class TTFS(ThresholdRule):
             ("percentile", percentile, 99.9),
         ):
             if value != default:
-                raise UserError(f"--model.{option} {value}: --model.source qcfs takes theta as trained; leave it out")
+                raise UserError(
+                    f"--model.{option} {value}: --model.source qcfs uses the trained theta; leave the option out"
+                )
         require_v_init(v_init)
         require_activation(net, QCFSActivation, "TTFS with --model.source qcfs", "QCFS")
         ConversionModule.__init__(self, net)
@@ -115,11 +118,11 @@ class TTFS(ThresholdRule):
             super().calibrate(net, calibration, T, image)
 
     def neuron(self, name: str, activation: Activation, T: int) -> SpikingNeuron:
-        """A neuron with a window of T steps."""
+        """Returns a neuron with a window of T steps."""
         threshold = activation.threshold
         assert isinstance(threshold, Tensor)
         return TTFSNode(threshold, T, self.v_init)
 
     def spiking(self, net: nn.Module, T: int, image: ImageShape = None) -> SpikingNetwork:
-        """Good for windows of T steps alone."""
+        """Builds an SNN that holds only for windows of T steps."""
         return SpikingNetwork(net, only_T=T, image=image)

@@ -1,4 +1,4 @@
-"""What the tests compare the suite with: a step-by-step simulator, and small nets that really spike.
+"""A step-by-step reference simulator for the tests, and small nets that spike.
 
 Nothing here uses bench.snn.neurons or bench.snn.simulate.
 """
@@ -23,7 +23,7 @@ from methods.training import TrainingModule
 
 
 class StepNeuron(nn.Module):
-    """One layer of IF neurons that is called once per time step; keeps every spike it sent."""
+    """One layer of IF neurons, called once per time step; records every spike."""
 
     def __init__(self, theta: Tensor, v_init: float) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class StepNeuron(nn.Module):
 
 
 def stepped(ann: nn.Module, v_init: float = 0.5) -> tuple[nn.Module, dict[str, StepNeuron]]:
-    """A copy of a QCFS net whose activations are neurons that are called once per step, and these by name."""
+    """Returns a copy of a QCFS net with a :class:`StepNeuron` for each activation, and these neurons by name."""
     snn = copy.deepcopy(ann).eval()
     layers: dict[str, StepNeuron] = {}
     for name, module in ann.named_modules():
@@ -64,7 +64,7 @@ def step_by_step(ann: nn.Module, images: Tensor, T: int, v_init: float = 0.5) ->
 
 
 class PreActivationNet(nn.Module):
-    """The first shortcut leaves before the first neuron: a constant current meets spikes at the addition."""
+    """The first shortcut starts before the first neuron, so its addition sums a constant current and spikes."""
 
     def __init__(self, width: int = 5, classes: int = 4) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ def wide_resnet_like() -> nn.Module:
 
 
 def vgg_like() -> nn.Module:
-    """CifarVGG, average pooling included, with hidden linear layers of 24 for 4096."""
+    """CifarVGG, with average pooling and with 24 instead of 4096 units in the hidden linear layers."""
     net = CifarVGG(((4, 4), (6,), (8, 8), (8,), (12,)), num_classes=7)
     net.classifier = nn.Sequential(
         nn.Flatten(), nn.Linear(12, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 7)
@@ -126,13 +126,13 @@ SIDE = {"vgg": 32, "linear": 8}
 
 
 def images_for(net: str, batch: int = 3, seed: int = 0) -> Tensor:
-    """Normal noise of the size that ``net`` takes, in double precision."""
+    """Normal noise in the image size of ``net``, in double precision."""
     side = SIDE.get(net, 16)
     return torch.randn(batch, 3, side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def randomise(net: nn.Module, seed: int) -> None:
-    """Non-trivial BN statistics, BN weights and biases, as if the net had been trained."""
+    """Sets weights, biases and BN statistics to random non-trivial values, as if the net had been trained."""
     generator = torch.Generator().manual_seed(seed)
 
     def uniform(like: Tensor, low: float, high: float) -> Tensor:
@@ -148,7 +148,7 @@ def randomise(net: nn.Module, seed: int) -> None:
                 module.weight.copy_(uniform(module.weight, 0.5, 1.5))
                 module.bias.copy_(uniform(module.bias, -0.3, 0.5))
             elif isinstance(module, (nn.Conv2d, nn.Linear)):
-                # Drawn here and not by the constructors, so that no test depends on the global generator.
+                # Drawn here instead of in the constructors, so that no test depends on the global generator.
                 bound = (6 / module.weight[0].numel()) ** 0.5
                 module.weight.copy_(uniform(module.weight, -bound, bound))
                 if module.bias is not None:
@@ -156,7 +156,7 @@ def randomise(net: nn.Module, seed: int) -> None:
 
 
 def calibrate(net: nn.Module, images: Tensor, quantile: float = 0.9) -> None:
-    """Sets each threshold to a quantile of its layer's positive inputs, so that every layer sends some spikes."""
+    """Sets each threshold to a quantile of its layer's positive inputs, so that every layer spikes."""
 
     def at_quantile(activation: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(activation, QCFSActivation)
@@ -171,7 +171,7 @@ def calibrate(net: nn.Module, images: Tensor, quantile: float = 0.9) -> None:
 
 
 def trained(net: nn.Module, images: Tensor, L: int = 4, seed: int = 0) -> QCFS:
-    """A QCFS model in double precision that looks like a trained one."""
+    """Returns a QCFS model in double precision that looks trained."""
     model = QCFS(net, L=L, image=images.shape[1:]).double().eval()
     randomise(model, seed)
     calibrate(model.net, images)
@@ -179,20 +179,20 @@ def trained(net: nn.Module, images: Tensor, L: int = 4, seed: int = 0) -> QCFS:
 
 
 def named_model(name: str, L: int = 4) -> tuple[QCFS, Tensor]:
-    """One of :data:`NETS` as if trained, and three images for it."""
+    """Returns one of :data:`NETS` as if trained, and three images for it."""
     images = images_for(name)
     return trained(NETS[name](), images, L), images
 
 
 def relu_net(pool: nn.Module | None = None, seed: int = 0) -> nn.Module:
-    """Two convolutions marked for conversion, in double precision, with BN statistics as of a trained net."""
+    """Two convolutions ready for conversion, in double precision, with non-trivial BN statistics."""
     model = ReLU(TwoConvolutions(pool), max_pool="keep").double().eval()
     randomise(model, seed)
     return model.net
 
 
 def decayed(model: TrainingModule) -> dict[str, float]:
-    """By what part one step of SGD without any gradient shrinks each parameter, as weight decay does."""
+    """Returns by what fraction weight decay shrinks each parameter in one step of SGD with zero gradients."""
     optimizer = torch.optim.SGD(model.parameter_groups(), lr=model.lr, weight_decay=model.weight_decay)
     before = copy.deepcopy(dict(model.named_parameters()))
     for parameter in model.parameters():
@@ -204,14 +204,14 @@ def decayed(model: TrainingModule) -> dict[str, float]:
 
 @contextmanager
 def refused(pattern: str) -> Iterator[None]:
-    """A ``UserError`` of one line."""
+    """Expects a ``UserError`` with a message of one line that matches ``pattern``."""
     with pytest.raises(UserError, match=pattern) as error:
         yield
     assert "\n" not in str(error.value)
 
 
 def assert_lively(logits_TBK: Tensor, spikes: dict[str, Tensor]) -> None:
-    """A test on a silent or saturated net would prove nothing."""
+    """Checks that no layer is silent or saturated, because a test on such a net proves nothing."""
     for name, fired in spikes.items():
         assert 0.005 < fired.double().mean() < 0.95, f"{name} is silent or saturated"
     sums = logits_TBK.sum(0)

@@ -1,8 +1,8 @@
-"""A user's network run once per time-step, as the papers describe a spiking network.
+"""Runs a user's network once per time step, as the papers describe a spiking network.
 
-The network stays as its author wrote it: nothing is traced, folded or rebuilt. Calls of ReLU, of its clipped forms and
-of max-pooling are caught where PyTorch dispatches functions, and neurons answer for them. Nothing here uses
-bench.snn.neurons, bench.snn.simulate or bench.snn.graph.
+The network is not changed: nothing is traced, folded or rebuilt. Calls of ReLU, of its clipped forms and of max-pooling
+are intercepted in PyTorch's function dispatch and answered by neurons. Nothing here uses bench.snn.neurons,
+bench.snn.simulate or bench.snn.graph.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _POOLS = {F.max_pool1d, F.max_pool2d, F.max_pool3d, F.adaptive_max_pool2d}
 
 
 class Neuron:
-    """IF with soft reset and up to ``levels`` spikes in a step; keeps what it has sent."""
+    """IF neurons with soft reset and up to ``levels`` spikes in a step; adds up the mean spikes and the calls."""
 
     def __init__(self, theta: Tensor, v_init: float, levels: int) -> None:
         self.theta, self.v, self.levels = theta.detach().clone(), v_init * theta.detach().clone(), levels
@@ -39,7 +39,7 @@ class Neuron:
 
 
 class Pool:
-    """Its outputs sum to the maxima of its inputs' sums."""
+    """Max-pooling of spikes: the sum of the outputs is the maximum over the sums of the inputs."""
 
     def __init__(self) -> None:
         self.sums: Tensor | float = 0.0
@@ -53,7 +53,7 @@ class Pool:
 
 
 class Spiking(TorchFunctionMode):
-    """Inside, the n-th call of a rectifier in a pass is the n-th neuron's."""
+    """A context in which the n-th neuron answers the n-th call of a rectifier in each pass."""
 
     def __init__(self, neurons: Sequence[Neuron]) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Spiking(TorchFunctionMode):
         self.begin()
 
     def begin(self) -> None:
-        """A new time-step."""
+        """Begins a new time step."""
         self.rectified = self.pooled = 0
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -81,7 +81,7 @@ class Spiking(TorchFunctionMode):
 def steps_of(
     net: nn.Module, images: Tensor, T: int, thresholds: Sequence[Tensor], v_init: float = 0.5, levels: int = 1
 ) -> tuple[Tensor, list[float]]:
-    """Outputs of each step ``[T, B, ...]``, and each layer's spikes per neuron and step."""
+    """Returns the outputs of each step ``[T, B, ...]`` and each layer's spikes per neuron and step."""
     own, neurons = copy.deepcopy(net).eval(), [Neuron(theta, v_init, levels) for theta in thresholds]
     outputs = []
     with torch.no_grad(), Spiking(neurons) as mode:

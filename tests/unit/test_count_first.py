@@ -283,7 +283,7 @@ def test_layers_wait_for_one_another_and_nothing_is_paid_twice(kind: type[CountF
         assert neuron.alphabet == "binary"
         assert int(spikes.sum()) == int((sent[name] != 0).sum())
     assert snn.membrane_updates(T) == 2 * T * snn.num_neurons
-    with pytest.raises(UserError, match="sends once it has got 3 steps"):
+    with pytest.raises(UserError, match="sends after 3 steps of input"):
         snn(x, 2)
     with refused("T = 4: this network was converted for T = 3"):
         next(simulate(snn, x, 4))

@@ -1,4 +1,4 @@
-"""Small ReLU nets, and numpy versions of what a layer and a neuron do, for the tests of the conversion rules.
+"""Small ReLU nets, and numpy versions of layers and neurons, for the tests of the conversion rules.
 
 Nothing here uses bench.snn.neurons, bench.snn.calibration or bench.snn.simulate.
 """
@@ -18,7 +18,7 @@ Array = np.ndarray
 
 
 class Wire(nn.Module):
-    """The image's numbers through one activation, and out: logits are activations."""
+    """Passes the image through one activation; the logits are the activations."""
 
     def __init__(self, features: int, activation: nn.Module) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Wire(nn.Module):
 
 
 class TwoConvolutions(nn.Module):
-    """Convolution, BN and ReLU twice; with a pooling between them."""
+    """Two blocks of convolution, BN and ReLU, with pooling between them."""
 
     def __init__(self, pool: nn.Module | None = None, classes: int = 3) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class TwoConvolutions(nn.Module):
 
 
 class Layers(nn.Module):
-    """Linear layers with ReLU between them, already marked for conversion, in double precision."""
+    """Linear layers with ReLU between them, ready for conversion, in double precision."""
 
     def __init__(
         self, widths: Sequence[int] = (6, 8, 7, 4), seed: int = 0, activation: type[nn.Module] = ReLUActivation
@@ -72,7 +72,7 @@ class Layers(nn.Module):
         return self.get_submodule(f"fc{self.depth + 1}")(x)
 
     def arrays(self) -> list[tuple[Array, Array]]:
-        """Weight and bias of each linear layer."""
+        """Returns weight and bias of each linear layer."""
         layers = [self.get_submodule(f"fc{index}") for index in range(1, self.depth + 2)]
         return [(numpy(layer.weight).copy(), numpy(layer.bias).copy()) for layer in layers]
 
@@ -87,13 +87,13 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 def batches(images: Tensor, sizes: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-    """Images in uneven batches, with labels that nobody reads."""
+    """Splits images into uneven batches, with labels that are not used."""
     assert sum(sizes) == len(images)
     return [(part, torch.zeros(len(part), dtype=torch.long)) for part in torch.split(images, list(sizes))]
 
 
 def convolve(x: Array, layer: nn.Conv2d) -> Array:
-    """Stride 1, as a sum over the places of the kernel."""
+    """Convolution with stride 1, as a sum over the positions of the kernel."""
     weight, bias = numpy(layer.weight), numpy(layer.bias)
     (pad, _), side = layer.padding, weight.shape[2]
     height, width = x.shape[2:]
@@ -107,7 +107,7 @@ def convolve(x: Array, layer: nn.Conv2d) -> Array:
 
 
 def normalise(x: Array, norm: nn.BatchNorm2d | nn.BatchNorm1d) -> Array:
-    """BN in evaluation mode."""
+    """Batch normalisation in evaluation mode."""
     mean, var, weight, bias = (
         numpy(value).reshape(1, -1, *[1] * (x.ndim - 2))
         for value in (norm.running_mean, norm.running_var, norm.weight, norm.bias)  # type: ignore[arg-type]
@@ -116,19 +116,19 @@ def normalise(x: Array, norm: nn.BatchNorm2d | nn.BatchNorm1d) -> Array:
 
 
 def average_pool(x: Array) -> Array:
-    """2x2."""
+    """Average pooling of 2x2 windows."""
     return (x[:, :, ::2, ::2] + x[:, :, 1::2, ::2] + x[:, :, ::2, 1::2] + x[:, :, 1::2, 1::2]) / 4
 
 
 def activations(net: TwoConvolutions, x: Array) -> tuple[Array, Array]:
-    """Both layers' ReLU outputs."""
+    """Returns the ReLU outputs of both layers."""
     first = np.maximum(normalise(convolve(x, net.conv1), net.bn1), 0)
     second = np.maximum(normalise(convolve(average_pool(first), net.conv2), net.bn2), 0)
     return first, second
 
 
 def spike_train(current: Array, theta: Array | float, start: Array | float, shift: Array | float = 0.0) -> Array:
-    """Output ``theta s_t`` of soft-reset neurons for the currents ``[T, ...]`` and a constant ``shift``."""
+    """Returns the output ``theta s_t`` of soft-reset neurons for the currents ``[T, ...]`` and a constant ``shift``."""
     v = np.zeros(current.shape[1:]) + start
     out = np.zeros(current.shape)
     for t in range(len(current)):
