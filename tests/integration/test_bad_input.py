@@ -58,7 +58,7 @@ def test_an_evaluation_on_apple_s_gpu_is_refused(bench, trained):
         (("fit",), ["--method"]),
         (("fit", "--method", "qfcs"), ["qfcs", "did you mean qcfs"]),
         (("fit", "--method"), ["--method", "expected one argument"]),
-        ((*FIT, "--arch", "resnet21"), ["resnet21", "did you mean resnet20"]),
+        ((*FIT, "--arch", "resnt20"), ["resnt20", "did you mean resnet20"]),
         ((*FIT, "--arch", "timm/resnet10"), ["timm/resnet10", "did you mean resnet10t"]),
         ((*FIT, "--data", "cifar"), ["cifar", "did you mean cifar10"]),
         ((*FIT, "--model.LL", "4"), ["--model.LL", "--model.L"]),
