@@ -42,6 +42,11 @@ def first_error(error: ValidationError, show_input: bool = False) -> str:
     return f"{where}:{shown} {first['msg']}"
 
 
+def first_line(error: BaseException, most: int = 150) -> str:
+    """The first line of an exception's message, at most so many characters; its name if it has no message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Returns `` (did you mean X?)``, or nothing where no choice is near."""
     near = difflib.get_close_matches(name, list(choices), n=1)

@@ -61,6 +61,17 @@ def require_folder(option: str, folder: Path) -> None:
         raise UserError(f"{option} {folder}: {'is no folder' if folder.exists() else 'no such folder'}")
 
 
+def require_absent(*paths: Path) -> None:
+    """Refuses to replace a file.
+
+    Raises:
+        UserError: names the first one that is there.
+    """
+    for path in paths:
+        if path.exists():
+            raise UserError(f"{path} is already there; give another --out, or --overwrite")
+
+
 def require_writable(folder: Path) -> None:
     """Fails now rather than after hours of training.
 

@@ -7,7 +7,7 @@ import itertools
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import NamedTuple, SupportsIndex
+from typing import Any, NamedTuple, SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 from torch.utils.data import Dataset
 
-from bench.errors import ConversionWarning, UserError, nearest
+from bench.errors import ConversionWarning, UserError, first_line, nearest
 from bench.registry.entries import lookup
 from bench.registry.methods import METHODS
 from bench.snn.activations import QCFSActivation, ReLUActivation
@@ -77,7 +77,8 @@ def convert(
     entry = lookup("method", method, METHODS)
     if T is not None and (not isinstance(T, SupportsIndex) or T.__index__() < 1):
         raise UserError(f"T = {T}: must be an integer, at least 1")
-    readout = Readout(**{name: options.pop(name) for name in ("delay", "permute") if name in options})  # type: ignore
+    asked: dict[str, Any] = {name: options.pop(name) for name in ("delay", "permute") if name in options}
+    readout = Readout(**asked)
     if T is None and entry.per_T:
         raise UserError(f"{method} converts for one T; give convert(..., T=...)")
     kind, found = entry.load(), None
@@ -237,7 +238,7 @@ def _copied(model: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(model, memo)
     except Exception as error:  # whatever an attribute may raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:150]
+        reason = first_line(error)
         raise UserError(f"{type(model).__name__} cannot be copied ({reason}); give a network without it") from error
 
 

@@ -187,7 +187,7 @@ def method_page(name: str) -> str:
         "file": f"`methods/{path.name}`",
     }
     lines = [f"# {entry.title}", "", f"**{heading}**", body, ""]
-    lines += [*generate.table(["", ""]), *(generate.line([key, value]) for key, value in facts.items()), ""]
+    lines += [*pages.table(["", ""]), *(pages.line([key, value]) for key, value in facts.items()), ""]
     lines += ["## Options", "", *method_options(kind), "", "## Results here", "", *results(name), ""]
     lines += ["## Printed in papers", "", *printed(name), "", "## Code", ""]
     lines += details(f"methods/{path.name}", ["```python", *path.read_text(encoding="utf-8").splitlines(), "```"])
@@ -218,7 +218,7 @@ def options(parser: argparse.ArgumentParser, prefix: str = "-") -> Iterator[str]
     if not actions:
         yield "None."
         return
-    yield from generate.table(["option", "default", "what it does"])
+    yield from pages.table(["option", "default", "what it does"])
     for action in actions:
         names = " ".join(f"`{option}`" for option in action.option_strings if option[-1] != "+")
         names = names or f"`{action.metavar}`"
@@ -226,7 +226,7 @@ def options(parser: argparse.ArgumentParser, prefix: str = "-") -> Iterator[str]
         text = cell(" ".join(str(action.help or "").split()).replace("%%", "%").removesuffix("."))
         default = "" if action.default in (None, argparse.SUPPRESS) else f"`{cell(action.default)}`"
         default = "required" if getattr(action, "required", False) and action.option_strings else default
-        yield generate.line([names, default, f"{text} ({values})" if text and values else text or values])
+        yield pages.line([names, default, f"{text} ({values})" if text and values else text or values])
 
 
 def kind_of(action: argparse.Action) -> str:
@@ -262,12 +262,12 @@ def results(name: str) -> Iterator[str]:
     yield "Top-1 in percent on the whole test set. [Read the board](../leaderboards/README.md) explains the columns."
     yield ""
     steps = [f"T = {T}" for T in STEPS]
-    yield from generate.table(["data set", "network", "n", "ANN", "warm-up", *steps, "recipe"])
+    yield from pages.table(["data set", "network", "n", "ANN", "warm-up", *steps, "recipe"])
     for cells in experiments:
         first = cells[0]
         place = [DATA[first.dataset].title, generate.title(first.arch)]
         facts = [*place, str(first.n), first.ann_shown, str(first.warmup)]
-        yield generate.line([*facts, *generate.accuracies(cells, STEPS), f"`{first.recipe}`"])
+        yield pages.line([*facts, *generate.accuracies(cells, STEPS), f"`{first.recipe}`"])
 
 
 def printed(name: str) -> Iterator[str]:
@@ -277,13 +277,13 @@ def printed(name: str) -> Iterator[str]:
     if not found:
         yield "No printed numbers for a network of this suite are on file."
         return
-    yield from generate.table(["data set", "network", "printed by", "kind", "L", "ANN", *(f"T = {T}" for T in STEPS)])
+    yield from pages.table(["data set", "network", "printed by", "kind", "L", "ANN", *(f"T = {T}" for T in STEPS)])
     for paper, row in found:
         place = [DATA[row.dataset].title, generate.title(str(row.same_as.arch))]
         source = row.who or f"[{paper.key}](../leaderboards/reported/{paper.key}.yaml)"
         top1 = [f"{row.top1[str(T)]:f}" if str(T) in row.top1 else "" for T in STEPS]
         facts = [*place, cell(source), row.kind.replace("_", " "), str(row.L or ""), f"{row.ann_top1 or ''}"]
-        yield generate.line([*facts, *top1])
+        yield pages.line([*facts, *top1])
 
 
 def data_sets() -> Iterator[str]:
@@ -326,8 +326,8 @@ def command_line() -> str:
         "`python -m bench COMMAND [options]`. Each command also explains itself with `--help`.",
         "",
     ]
-    lines += [*generate.table(["command", "what it does"])]
-    lines += [generate.line([f"[`{name}`](#{name})", cell(text)]) for name, text in command_lines.COMMANDS.items()]
+    lines += [*pages.table(["command", "what it does"])]
+    lines += [pages.line([f"[`{name}`](#{name})", cell(text)]) for name, text in command_lines.COMMANDS.items()]
     for name, text in command_lines.COMMANDS.items():
         lines += ["", f"## {name}", "", f"{text[0].upper()}{text[1:]}.", ""]
         lines += fit_options() if name == "fit" else list(options(parser_of(name)))

@@ -125,13 +125,13 @@ def reproduced(rows: Sequence[Row], papers: Sequence[Paper]) -> Iterator[str]:
             words += [f"--{option}", value]
         commands.append(shlex.join(words))
         name, ann = DATA[dataset].title, spread(cells[0].ann_top1, cells[0].ann_std)
-        lines.append(line([f"{name}, here: {training(cells[0])}", ann, *accuracies(cells, STEPS)]))
+        lines.append(pages.line([f"{name}, here: {training(cells[0])}", ann, *accuracies(cells, STEPS)]))
         theirs = printed(papers, REPRODUCED, dataset, cells[0].L)
         if theirs is not None:
             top1 = [f"{theirs.top1[str(T)]:f}" if str(T) in theirs.top1 else "" for T in STEPS]
-            lines.append(line([f"{name}, printed in the paper", fixed(theirs.ann_top1), *top1]))
+            lines.append(pages.line([f"{name}, printed in the paper", fixed(theirs.ann_top1), *top1]))
     yield from ("```bash", *commands, "```", "")
-    yield from table(["top-1 %", "ANN", *(f"T = {T}" for T in STEPS)])
+    yield from pages.table(["top-1 %", "ANN", *(f"T = {T}" for T in STEPS)])
     yield from lines
 
 
@@ -142,7 +142,9 @@ def training(row: Row) -> str:
 
 def which(registry: Mapping[str, MethodEntry], found: Board) -> Iterator[str]:
     """A line for each method with a result, then the names of the others."""
-    yield from table(["method", "paper", "retraining", "steps", "ANN", *(f"T = {T}" for T in FEW_AND_MANY), "recipe"])
+    yield from pages.table(
+        ["method", "paper", "retraining", "steps", "ANN", *(f"T = {T}" for T in FEW_AND_MANY), "recipe"]
+    )
     there = {name: found[name] for name in found if name in registry and not registry[name].source_only}
     for name, cells in there.items():
         entry, first = registry[name], cells[0]
@@ -150,7 +152,7 @@ def which(registry: Mapping[str, MethodEntry], found: Board) -> Iterator[str]:
         paper = f"[{paper}]({entry.published.link})" if entry.published.link else paper
         retraining = "yes" if entry.source is None else f"no: {' or '.join(f'`{source}`' for source in entry.sources)}"
         traits = [f"{entry.title} `{name}`", paper, retraining, reached(cells), spread(first.ann_top1, first.ann_std)]
-        yield line([*traits, *accuracies(cells, FEW_AND_MANY), f"`{first.recipe}`"])
+        yield pages.line([*traits, *accuracies(cells, FEW_AND_MANY), f"`{first.recipe}`"])
     others = [f"`{name}`" for name, entry in registry.items() if name not in there and not entry.source_only]
     if others:
         yield ""
@@ -169,12 +171,12 @@ def reached(cells: Sequence[Row]) -> str:
 
 def methods(registry: Mapping[str, MethodEntry]) -> Iterator[str]:
     """A line for each method: what it is, and where it comes from."""
-    yield from table(["method", "what it changes", "paper", "source net", "per T", "warm-up"])
+    yield from pages.table(["method", "what it changes", "paper", "source net", "per T", "warm-up"])
     yes = {True: "yes", False: "no"}
     for name, entry in registry.items():
         paper = f"[{entry.display}]({entry.published.link})" if entry.published.link else entry.display
         source = ", ".join(f"`{source}`" for source in entry.sources) or "trains"
-        yield line([f"[`{name}`]({name}.md)", entry.summary, paper, source, yes[entry.per_T], yes[entry.warmup]])
+        yield pages.line([f"[`{name}`]({name}.md)", entry.summary, paper, source, yes[entry.per_T], yes[entry.warmup]])
 
 
 def accuracies(cells: Sequence[Row], steps: Sequence[int]) -> list[str]:
@@ -186,17 +188,6 @@ def accuracies(cells: Sequence[Row], steps: Sequence[int]) -> list[str]:
 def title(arch: str) -> str:
     """A net as the papers write it."""
     return ARCHITECTURES[arch].title if arch in ARCHITECTURES else arch
-
-
-def line(cells: Sequence[str]) -> str:
-    """One of a Markdown table."""
-    return f"| {' | '.join(cells)} |"
-
-
-def table(head: Sequence[str]) -> Iterator[str]:
-    """The head of a Markdown table."""
-    yield line(head)
-    yield "|" + "---|" * len(head)
 
 
 def picture(rows: Sequence[Row], papers: Sequence[Paper]) -> Picture:

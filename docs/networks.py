@@ -53,20 +53,19 @@ def verdict(net: nn.Module, method: str, side: int) -> str:
     return "yes"
 
 
-def table() -> Iterator[str]:
+def verdicts() -> Iterator[str]:
     """A line for each net."""
-    yield f"| network | {' | '.join(f'`{method}`' for method in METHODS)} | why not |"
-    yield "|---|---|---|---|"
+    yield from pages.table(["network", *(f"`{method}`" for method in METHODS), "why not"])
     for library, names in (("torchvision", TORCHVISION), ("timm", TIMM)):
         for name in names:
             net = build(library, name).eval()
             found = [verdict(net, method, SIZES.get(name, 64)) for method in METHODS]
             reasons = dict.fromkeys(reason for reason in found if reason != "yes")
             marks = ["yes" if reason == "yes" else "no" for reason in found]
-            yield f"| {library} `{name}` | {' | '.join(marks)} | {'; '.join(reasons)} |"
+            yield pages.line([f"{library} `{name}`", *marks, "; ".join(reasons)])
 
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     page = pages.HERE / "networks.md"
-    sys.exit(pages.main(__doc__ or "", {page: lambda text: pages.filled(text, "networks.py", table())}))
+    sys.exit(pages.main(__doc__ or "", {page: lambda text: pages.filled(text, "networks.py", verdicts())}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,17 @@ def measurements(folder: Path) -> list[dict[str, Any]]:
         key = (read["arch"], machine["device"], machine["threads"], machine["torch"])
         joined.setdefault(key, {**read, "figures": []})["figures"] += read["figures"]
     return list(joined.values())
+
+
+def line(cells: Sequence[str]) -> str:
+    """One of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def table(head: Sequence[str]) -> Iterator[str]:
+    """The head of a Markdown table."""
+    yield line(head)
+    yield "|" + "---|" * len(head)
 
 
 def filled(page: str, script: str, lines: Iterable[str]) -> str:

@@ -24,6 +24,8 @@ class CountFirstNode(SpikingNeuron):
         v_init: initial membrane potential as a fraction of theta.
     """
 
+    needs = "this neuron sends after {} steps of input"
+
     def __init__(self, threshold: Tensor, T: int, v_init: float | Tensor) -> None:
         super().__init__(threshold, v_init)
         self.lookahead = self.probing = T
@@ -31,10 +33,8 @@ class CountFirstNode(SpikingNeuron):
     def run(self, x_TBX: Tensor) -> Tensor:
         """See :class:`bench.snn.neurons.SpikingNeuron`."""
         if self.v is not None or len(x_TBX) != self.lookahead:
-            raise UserError(
-                f"this neuron sends after {self.lookahead} steps of input and got {len(x_TBX)}; run it through "
-                "bench.snn.simulate"
-            )
+            needs = self.needs.format(self.lookahead)
+            raise UserError(f"{needs} and got {len(x_TBX)}; run it through bench.snn.simulate")
         out_TBX, self.v = self.send(self.add_up(x_TBX))
         return out_TBX
 

@@ -49,7 +49,14 @@ from torch import Tensor, nn
 
 from bench.errors import UserError
 from bench.snn.activations import Activation, ReLUActivation
-from bench.snn.calibration import Batch, activation_percentiles, require_activation, require_images, set_thresholds
+from bench.snn.calibration import (
+    Batch,
+    activation_percentiles,
+    require_activation,
+    require_images,
+    require_percentile,
+    set_thresholds,
+)
 from bench.snn.graph.pool_first import pool_first
 from bench.snn.graph.trace import ImageShape
 from bench.snn.neurons import SpikingNeuron, stack_steps
@@ -178,8 +185,7 @@ class DCGS(ConversionModule):
             raise UserError(f"--model.levels {levels}: must be at least 1 and at most 8")
         if not 1 <= quantiser_levels <= 2**16:
             raise UserError(f"--model.quantiser_levels {quantiser_levels}: must be at least 1 and at most {2**16}")
-        if not 0 < percentile <= 100:
-            raise UserError(f"--model.percentile {percentile}: must be above 0 and at most 100")
+        require_percentile(percentile)
         require_activation(net, ReLUActivation, type(self).__name__, "ReLU")
         super().__init__(pool_first(net))
         self.calibration_images, self.levels = calibration_images, levels if neuron == "graded" else None

@@ -40,7 +40,9 @@ from bench.snn.calibration import (
     activation_percentiles,
     observe,
     require_activation,
+    require_batch,
     require_images,
+    require_percentile,
     set_thresholds,
 )
 from bench.snn.graph.trace import ImageShape
@@ -110,14 +112,10 @@ class FTBC(ConversionModule):
         for name, count in (("batch", batch), ("passes", passes)):
             if count < 1:
                 raise UserError(f"--model.{name} {count}: must be at least 1")
-        if calibration_images < batch:
-            raise UserError(
-                f"--model.calibration_images {calibration_images}: must be at least one batch, --model.batch {batch}"
-            )
+        require_batch(calibration_images, batch)
         if not 0 < alpha <= 1:
             raise UserError(f"--model.alpha {alpha}: must be above 0 and at most 1")
-        if not 0 < percentile <= 100:
-            raise UserError(f"--model.percentile {percentile}: must be above 0 and at most 100")
+        require_percentile(percentile)
         if source == "qcfs" and percentile != 99.9:
             raise UserError(f"--model.percentile {percentile}: a QCFS net has trained thresholds; leave the option out")
         kind, called = (QCFSActivation, "QCFS") if source == "qcfs" else (ReLUActivation, "ReLU")

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -34,7 +33,7 @@ from bench.errors import UserError
 from bench.snn.calibration import activation_percentiles, watching
 from bench.snn.processes import share
 from methods.base import Batch
-from methods.spike_training import SpikeTrainingModule, SpikingActivation
+from methods.spike_training import FromTrainedNet, SpikingActivation
 from methods.surrogate import SurrogateActivation
 
 
@@ -55,46 +54,30 @@ def distillation(teacher: dict[str, Tensor], student: dict[str, Tensor]) -> Tens
     return torch.stack(distances).sum()
 
 
-class LaSNN(SpikeTrainingModule):
+class LaSNN(FromTrainedNet):
     """Layer-wise distillation (https://arxiv.org/abs/2304.09101).
 
     Args:
         net: a network with ``nn.ReLU`` modules; changed in place.
         beta: weight of the distillation loss.
         alpha: sharpness of the surrogate's derivative, in units of 1 / theta.
-        ann_epochs: epochs at the start in which the teacher, a ReLU net, is trained; 0 if ``--ckpt`` gives one.
-        **kwargs: steps, initial potential and optimiser settings of
-            :class:`methods.spike_training.SpikeTrainingModule`.
+        **kwargs: epochs of the teacher, a ReLU net, steps, initial potential and optimiser settings of
+            :class:`methods.spike_training.FromTrainedNet`.
     """
 
     extras = ("teacher",)
+    needs, rest = "lasnn distils a trained net", "the student"
 
-    def __init__(
-        self, net: nn.Module, beta: float = 1.0, alpha: float = 1.0, ann_epochs: int = 0, **kwargs: Any
-    ) -> None:
+    def __init__(self, net: nn.Module, beta: float = 1.0, alpha: float = 1.0, **kwargs: Any) -> None:
         if not 0 <= beta < math.inf:
             raise UserError(f"--model.beta {beta}: must be a finite number of at least 0")
         if not 0 < alpha < math.inf:
             raise UserError(f"--model.alpha {alpha}: must be positive and finite")
-        if ann_epochs < 0:
-            raise UserError(f"--model.ann_epochs {ann_epochs}: must be at least 0")
         super().__init__(net, **kwargs)
-        self.beta, self.ann_epochs = beta, ann_epochs
+        self.beta = beta
         # With an infinite threshold the first epochs train a plain ReLU net.
         self.install(lambda _: SurrogateActivation(math.inf, self.v_init, alpha, detach_reset=True))
         self.teacher = copy.deepcopy(net).requires_grad_(False)
-
-    def prepare(self, calibration: Iterable[Batch]) -> None:
-        """Refuses a teacher with random weights.
-
-        Raises:
-            UserError: neither a net nor epochs to train one are given.
-        """
-        if not self.ann_epochs:
-            raise UserError(
-                "lasnn distils a trained net: give one with --ckpt, or train it in the first epochs of this run with "
-                "--model.ann_epochs N"
-            )
 
     def start_at(self, thresholds: dict[str, Tensor]) -> None:
         """Starts student and teacher from the given net.
@@ -102,20 +85,9 @@ class LaSNN(SpikeTrainingModule):
         Raises:
             UserError: epochs are reserved for training a teacher although one is given.
         """
-        if self.ann_epochs:
-            raise UserError(f"--model.ann_epochs {self.ann_epochs}: the net that --ckpt gives is trained; give 0")
+        self.require_one_net()
         super().start_at(thresholds)
         self.teacher.load_state_dict(self.net.state_dict())
-
-    def on_fit_start(self) -> None:
-        """Refuses a run whose epochs all train the teacher.
-
-        Raises:
-            UserError: no epoch is left for the student.
-        """
-        epochs = self.trainer.max_epochs or 0
-        if self.ann_epochs >= epochs:
-            raise UserError(f"--model.ann_epochs {self.ann_epochs}: leaves none of {epochs} epochs to the student")
 
     @property
     def distils(self) -> bool:
@@ -148,7 +120,7 @@ class LaSNN(SpikeTrainingModule):
 
     def begin_student(self, batch: Batch) -> None:
         """Makes the trained net the teacher, and its conversion the student."""
-        SpikeTrainingModule.start_at(self, activation_percentiles(self.net, [batch], self.percentile))
+        super().start_at(activation_percentiles(self.net, [batch], self.percentile))
         share(self.net.buffers())
         self.teacher.load_state_dict(self.net.state_dict())
 

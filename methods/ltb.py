@@ -43,7 +43,7 @@ from torch import Tensor, nn
 
 from bench.errors import UserError
 from bench.snn.activations import Activation, ReLUActivation
-from bench.snn.calibration import Batch, require_activation, require_images, set_thresholds
+from bench.snn.calibration import Batch, require_activation, require_batch, require_images, set_thresholds
 from bench.snn.graph.pool_first import pool_first
 from bench.snn.graph.trace import ImageShape
 from bench.snn.neurons import IFNode, SpikingNeuron
@@ -115,10 +115,7 @@ class LTB(ConversionModule):
         for name, count in (("iterations", iterations), ("batch", batch)):
             if count < 1:
                 raise UserError(f"--model.{name} {count}: must be at least 1")
-        if calibration_images < batch:
-            raise UserError(
-                f"--model.calibration_images {calibration_images}: must be at least one batch, --model.batch {batch}"
-            )
+        require_batch(calibration_images, batch)
         if not 0 < eta <= 1:
             raise UserError(f"--model.eta {eta}: must be above 0 and at most 1")
         if not 0 <= tolerance < 1:

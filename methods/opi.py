@@ -40,7 +40,7 @@ from bench.snn.graph.trace import ImageShape, input_shapes
 from bench.snn.neurons import IFNode, SpikingNeuron
 from bench.snn.replace import replace
 from methods.base import ConversionModule
-from methods.thresholds import ThresholdRule, threshold_of
+from methods.thresholds import ThresholdRule, refuse_beside_trained, threshold_of
 
 Draw = Literal["uniform", "gaussian"]
 
@@ -80,15 +80,13 @@ class OPI(ThresholdRule):
         if source == "relu":
             super().__init__(net, calibration_images, percentile, granularity)
         else:
-            for option, value, default in (
-                ("calibration_images", calibration_images, 1000),
-                ("percentile", percentile, 100.0),
-                ("granularity", granularity, "layer"),
-            ):
-                if value != default:
-                    raise UserError(
-                        f"--model.{option} {value}: --model.source clip uses the trained V_th; leave the option out"
-                    )
+            refuse_beside_trained(
+                source,
+                "V_th",
+                calibration_images=(calibration_images, 1000),
+                percentile=(percentile, 100.0),
+                granularity=(granularity, "layer"),
+            )
             require_activation(net, ClippedReLU, "OPI with --model.source clip", "clipped")
             ConversionModule.__init__(self, net)
             self.calibration_images = 0  # the thresholds are trained

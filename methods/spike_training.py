@@ -15,7 +15,7 @@ that net. Each theta is the trained one or, for a ReLU net, a percentile of the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from torch.autograd.function import FunctionCtx
 
 from bench.errors import UserError
 from bench.snn.activations import Activation, clip
-from bench.snn.calibration import activation_percentiles
+from bench.snn.calibration import activation_percentiles, require_percentile
 from bench.snn.graph.check import MAX_POOLS, mixes_constant_input
 from bench.snn.neurons import Clock, IFNode, SpikingNeuron, Timed
 from methods.base import Batch
@@ -153,8 +153,7 @@ class SpikeTrainingModule(TrainingModule):
         if not 1 <= T <= 1024:
             raise UserError(f"--model.T {T}: must be at least 1 and at most 1024")
         require_v_init(v_init)
-        if not 0 < percentile <= 100:
-            raise UserError(f"--model.percentile {percentile}: must be above 0 and at most 100")
+        require_percentile(percentile)
         super().__init__(net, **kwargs)
         self.T, self.v_init, self.percentile = T, v_init, percentile
         self.clock = Clock(T=0)
@@ -228,3 +227,57 @@ class SpikeTrainingModule(TrainingModule):
         """Sets the initial threshold of each layer, by layer name."""
         for name, layer in self.layers.items():
             layer.threshold.copy_(thresholds[name])
+
+
+class FromTrainedNet(SpikeTrainingModule):
+    """A training through spikes that needs a trained ReLU net: one that is given, or one from the first epochs.
+
+    Args:
+        net: a network with ``nn.ReLU`` modules; changed in place.
+        ann_epochs: epochs at the start in which the ReLU net is trained; 0 if ``--ckpt`` gives one.
+        **kwargs: options of :class:`SpikeTrainingModule`.
+
+    Attributes:
+        needs: what the method does with the net, for messages.
+        rest: what the remaining epochs train, for messages.
+    """
+
+    needs: ClassVar[str]
+    rest: ClassVar[str]
+
+    def __init__(self, net: nn.Module, ann_epochs: int = 0, **kwargs: Any) -> None:
+        if ann_epochs < 0:
+            raise UserError(f"--model.ann_epochs {ann_epochs}: must be at least 0")
+        super().__init__(net, **kwargs)
+        self.ann_epochs = ann_epochs
+
+    def prepare(self, calibration: Iterable[Batch]) -> None:
+        """Refuses random weights.
+
+        Raises:
+            UserError: neither a net nor epochs to train one are given.
+        """
+        if not self.ann_epochs:
+            raise UserError(
+                f"{self.needs}: give one with --ckpt, or train it in the first epochs of this run with "
+                "--model.ann_epochs N"
+            )
+
+    def require_one_net(self) -> None:
+        """Refuses a given net beside epochs that would train one.
+
+        Raises:
+            UserError: epochs are reserved for training a net.
+        """
+        if self.ann_epochs:
+            raise UserError(f"--model.ann_epochs {self.ann_epochs}: the net that --ckpt gives is trained; give 0")
+
+    def on_fit_start(self) -> None:
+        """Refuses a run whose epochs all train the ReLU net.
+
+        Raises:
+            UserError: no epoch is left for the spikes.
+        """
+        epochs = self.trainer.max_epochs or 0
+        if self.ann_epochs >= epochs:
+            raise UserError(f"--model.ann_epochs {self.ann_epochs}: leaves none of {epochs} epochs to {self.rest}")

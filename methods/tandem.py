@@ -25,7 +25,6 @@ suite's SGD; stages of a fixed length (``epochs_per_layer``) for runs too short 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -37,7 +36,7 @@ from bench.snn.graph.check import BatchNorm
 from bench.snn.graph.trace import segment
 from bench.snn.layerwise import execution_order
 from methods.base import Batch
-from methods.spike_training import SpikeTrainingModule, SpikingActivation, rate_gradient
+from methods.spike_training import FromTrainedNet, SpikingActivation, rate_gradient
 
 
 class TandemActivation(SpikingActivation):
@@ -67,44 +66,42 @@ class TandemActivation(SpikingActivation):
         return rate_gradient(x_TBX, self.ceiling, self.emit)
 
 
-class Tandem(SpikeTrainingModule):
+class Tandem(FromTrainedNet):
     """Progressive tandem learning (https://arxiv.org/abs/2007.01204).
 
     Args:
         net: a network with ``nn.ReLU`` modules; changed in place.
         T: steps in training.
         v_init: initial membrane potential as a fraction of theta.
-        ann_epochs: epochs at the start in which the ReLU net is trained; 0 if ``--ckpt`` gives one.
         epochs_per_layer: length of a stage, which may be a fraction of an epoch; ``None`` for the paper's rule.
         patience: for the paper's rule, the number of epochs without a rise of the held-out accuracy after which a stage
             ends.
         percentile: percentile of the layer's activations to which each theta is set.
-        **kwargs: optimiser settings of :class:`methods.training.TrainingModule`.
+        **kwargs: epochs of the ReLU net and optimiser settings of :class:`methods.spike_training.FromTrainedNet`.
     """
 
     stage: Tensor
     best: Tensor
     waited: Tensor
 
+    needs, rest = "tandem begins from a trained ReLU net", "the spikes"
+
     def __init__(
         self,
         net: nn.Module,
         T: int = 16,
         v_init: float = 0.0,
-        ann_epochs: int = 0,
         epochs_per_layer: float | None = None,
         patience: int = 6,
         percentile: float = 99.9,
         **kwargs: Any,
     ) -> None:
-        if ann_epochs < 0:
-            raise UserError(f"--model.ann_epochs {ann_epochs}: must be at least 0")
         if epochs_per_layer is not None and not 0 < epochs_per_layer < math.inf:
             raise UserError(f"--model.epochs_per_layer {epochs_per_layer}: must be positive and finite")
         if patience < 1:
             raise UserError(f"--model.patience {patience}: must be at least 1")
         super().__init__(net, T=T, v_init=v_init, percentile=percentile, **kwargs)
-        self.ann_epochs, self.epochs_per_layer, self.patience = ann_epochs, epochs_per_layer, patience
+        self.epochs_per_layer, self.patience = epochs_per_layer, patience
         # State of the paper's rule, kept in checkpoints.
         self.register_buffer("stage", torch.tensor(1))
         self.register_buffer("best", torch.tensor(-1.0))
@@ -114,26 +111,13 @@ class Tandem(SpikeTrainingModule):
         # The part that computes each layer's input; in a list, or Lightning would register it as part of the model.
         self._segments = [[segment(net, name, self.image)[0] for name in self.order]]
 
-    def prepare(self, calibration: Iterable[Batch]) -> None:
-        """Refuses to convert random weights.
-
-        Raises:
-            UserError: neither a net nor epochs to train one are given.
-        """
-        if not self.ann_epochs:
-            raise UserError(
-                "tandem begins from a trained ReLU net: give one with --ckpt, or train it in the first epochs of this "
-                "run with --model.ann_epochs N"
-            )
-
     def start_at(self, thresholds: dict[str, Tensor]) -> None:
         """Keeps all thresholds infinite; they are set layer by layer in training.
 
         Raises:
             UserError: epochs are reserved for training a ReLU net although one is given.
         """
-        if self.ann_epochs:
-            raise UserError(f"--model.ann_epochs {self.ann_epochs}: the net that --ckpt gives is trained; give 0")
+        self.require_one_net()
 
     def on_fit_start(self) -> None:
         """Refuses a schedule that does not finish, and training in several processes.
@@ -144,9 +128,8 @@ class Tandem(SpikeTrainingModule):
         if self.trainer.world_size > 1:
             raise UserError("tandem: freezes one layer after another, each with a threshold from one batch; train it "
                             "in one process")  # fmt: skip
+        super().on_fit_start()
         epochs, layers = self.trainer.max_epochs or 0, len(self.order)
-        if self.ann_epochs >= epochs:
-            raise UserError(f"--model.ann_epochs {self.ann_epochs}: leaves none of {epochs} epochs to the spikes")
         if self.epochs_per_layer is None:
             if self.trainer.limit_val_batches == 0:
                 raise UserError(

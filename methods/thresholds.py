@@ -15,6 +15,7 @@ from bench.snn.calibration import (
     activation_percentiles,
     require_activation,
     require_images,
+    require_percentile,
     set_thresholds,
 )
 from bench.snn.graph.trace import ImageShape
@@ -31,6 +32,24 @@ def require_v_init(v_init: float, most: float | None = None) -> None:
     if not (0 <= v_init < 1 if most is None else 0 <= v_init <= most):
         limit = "below 1" if most is None else f"at most {most}"
         raise UserError(f"--model.v_init {v_init}: must be at least 0 and {limit}")
+
+
+def refuse_beside_trained(source: str, theta: str, **options: tuple[object, object]) -> None:
+    """Refuses options that only a calibration reads, for a net that has trained its thresholds.
+
+    Args:
+        source: kind of the net, ``--model.source``.
+        theta: what the method's paper calls the threshold.
+        **options: value and default of each option.
+
+    Raises:
+        UserError: names the first option that is not at its default.
+    """
+    for name, (value, default) in options.items():
+        if value != default:
+            raise UserError(
+                f"--model.{name} {value}: --model.source {source} uses the trained {theta}; leave the option out"
+            )
 
 
 def threshold_of(activation: Activation) -> Tensor:
@@ -89,8 +108,7 @@ class ThresholdRule(ConversionModule):
     ) -> None:
         require_images(calibration_images)
         require_v_init(v_init)
-        if not 0 < percentile <= 100:
-            raise UserError(f"--model.percentile {percentile}: must be above 0 and at most 100")
+        require_percentile(percentile)
         require_activation(net, ReLUActivation, type(self).__name__, "ReLU")
         super().__init__(net)
         self.calibration_images, self.percentile, self.granularity = calibration_images, percentile, granularity

@@ -32,49 +32,44 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from bench.errors import UserError
 from bench.snn.activations import Activation, QCFSActivation
 from bench.snn.calibration import require_activation
 from bench.snn.graph.trace import ImageShape
-from bench.snn.neurons import SpikingNeuron, stack_steps
-from bench.snn.simulate import SpikingNetwork
+from bench.snn.neurons import SpikingNeuron
 from methods.base import Batch, ConversionModule
-from methods.thresholds import ThresholdRule, require_v_init
+from methods.counting import CountFirst, CountFirstNode
+from methods.thresholds import ThresholdRule, refuse_beside_trained, require_v_init
 
 
-class TTFSNode(SpikingNeuron):
-    """Reads a whole window of T steps and sends at most one spike in the next window.
+class TTFSNode(CountFirstNode):
+    """Receives a whole window of T steps, and sends at most one spike in the next window.
 
     Args:
         threshold: theta.
-        T: steps of a window.
+        T: steps in a window.
         v_init: initial membrane potential in units of theta / T.
     """
 
-    def __init__(self, threshold: Tensor, T: int, v_init: float = 0.5) -> None:
-        super().__init__(threshold, v_init)
-        self.T = self.lookahead = T
+    needs = "TTFS has a window of {} steps"
 
-    def run(self, x_TBX: Tensor) -> Tensor:
-        """See :class:`bench.snn.neurons.SpikingNeuron`; potentials are T times the mean current."""
-        if len(x_TBX) != self.T:
-            raise UserError(
-                f"TTFS has a window of {self.T} steps and got {len(x_TBX)}; run it through bench.snn.simulate"
-            )
-        v = self.initial(x_TBX[0]) + x_TBX.sum(0)
-        waiting = torch.ones_like(v, dtype=torch.bool)
+    def __init__(self, threshold: Tensor, T: int, v_init: float = 0.5) -> None:
+        super().__init__(threshold, T, v_init)
+        self.probing = 0  # in the window of its spike the threshold falls, and the potential stays
+
+    def send(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        """See :class:`methods.counting.CountFirstNode`; potentials are T times the mean current."""
+        T, waiting = self.lookahead, torch.ones_like(v, dtype=torch.bool)
         sent = []
-        for t in range(self.T):
-            value = self.threshold * (self.T - t)
+        for t in range(T):
+            value = self.threshold * (T - t)
             fires = waiting & (v >= value)
             sent.append(torch.where(fires, value, 0.0))
             waiting = waiting & ~fires
-        out_TBX = stack_steps(sent, x_TBX)
-        self.v = v - out_TBX.sum(0)
-        return out_TBX
+        out_TBX = torch.stack(sent).to(v.dtype)  # thresholds may be single beside double currents
+        return out_TBX, v - out_TBX.sum(0)
 
 
-class TTFS(ThresholdRule):
+class TTFS(CountFirst, ThresholdRule):
     """Encodes each activation in the time of one spike (https://doi.org/10.1109/ISCAS.2018.8351295).
 
     Args:
@@ -99,14 +94,9 @@ class TTFS(ThresholdRule):
         if source == "relu":
             super().__init__(net, calibration_images, percentile, v_init=v_init)
             return
-        for option, value, default in (
-            ("calibration_images", calibration_images, 1000),
-            ("percentile", percentile, 99.9),
-        ):
-            if value != default:
-                raise UserError(
-                    f"--model.{option} {value}: --model.source qcfs uses the trained theta; leave the option out"
-                )
+        refuse_beside_trained(
+            source, "theta", calibration_images=(calibration_images, 1000), percentile=(percentile, 99.9)
+        )
         require_v_init(v_init)
         require_activation(net, QCFSActivation, "TTFS with --model.source qcfs", "QCFS")
         ConversionModule.__init__(self, net)
@@ -122,7 +112,3 @@ class TTFS(ThresholdRule):
         threshold = activation.threshold
         assert isinstance(threshold, Tensor)
         return TTFSNode(threshold, T, self.v_init)
-
-    def spiking(self, net: nn.Module, T: int, image: ImageShape = None) -> SpikingNetwork:
-        """Builds an SNN that holds only for windows of T steps."""
-        return SpikingNetwork(net, only_T=T, image=image)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.errors import UserError
+from bench.errors import UserError, first_line
 from bench.records.record import Imported, Record
 from bench.snn.cost import ENERGY_MODEL
 
@@ -158,6 +158,5 @@ def push(folder: Path, repo: str) -> str:
             commit_message="Weights, card and record",
         )
     except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, httpx.HTTPError, OSError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"--push {repo}: {reason[:200]} (the files are in {folder})") from error
+        raise UserError(f"--push {repo}: {first_line(error, 200)} (the files are in {folder})") from error
     return str(done)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bench.errors import UserError
-from bench.files import require_writable, write_atomically
+from bench.files import require_absent, require_writable, write_atomically
 from bench.records.record import Options, Record, read_record
 from bench.run.build import Trained, load
 from bench.run.callbacks import calibration_batches
@@ -116,9 +116,8 @@ def _check(wanted: Wanted) -> None:
     if wanted.format != "safetensors" and (wanted.push is not None or wanted.record is not None):
         option = "--push" if wanted.push is not None else "--record"
         raise UserError(f"{option}: goes with --format safetensors, which has a model card")
-    there = [name for name in names(wanted) if (wanted.out / name).exists()]
-    if there and not wanted.overwrite:
-        raise UserError(f"{wanted.out / there[0]} is already there; give another --out, or --overwrite")
+    if not wanted.overwrite:
+        require_absent(*(wanted.out / name for name in names(wanted)))
     if wanted.format == "safetensors" and wanted.out.resolve() == wanted.ckpt.parent.resolve():
         raise UserError(f"--out {wanted.out}: is the run's own folder; give another")
 

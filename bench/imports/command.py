@@ -17,7 +17,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from bench.errors import UserError, first_error
-from bench.files import require_writable
+from bench.files import require_absent, require_writable
 from bench.imports.accuracy import accuracy, best_normalisation
 from bench.nets import architectures
 from bench.nets.layouts import Mapped, find_places, require_complete, weights_for
@@ -125,8 +125,8 @@ def _check(wanted: Wanted) -> None:
         return
     if any((wanted.out / name).exists() for name in ("checkpoints", RECORD)):
         raise UserError(f"--out {wanted.out}: holds a run; give another folder")
-    if (wanted.out / WEIGHTS).exists() and not wanted.overwrite:
-        raise UserError(f"{wanted.out / WEIGHTS} is already there; give another --out, or --overwrite")
+    if not wanted.overwrite:
+        require_absent(wanted.out / WEIGHTS)
 
 
 def imported(wanted: Wanted, file: WeightFile) -> tuple[Weights, Mapped]:

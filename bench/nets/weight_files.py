@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from bench.errors import UserError
+from bench.errors import UserError, first_line
 
 PICKLED = (".pth", ".pt", ".th", ".ckpt", ".tar", ".bin")
 SUFFIXES = (*PICKLED, ".safetensors", ".npz")
@@ -104,8 +104,7 @@ def _parsed(path: Path, content: bytes) -> object:
                 f"{path}: is a pickled module or holds one ({objects[1]}), which only its own code can read; write its "
                 "weights alone where that is at hand: torch.save(model.state_dict(), 'weights.pth')"
             ) from error
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: is truncated, damaged or no file of weights ({reason[:120]})") from error
+        raise UserError(f"{path}: is truncated, damaged or no file of weights ({first_line(error, 120)})") from error
 
 
 def _unwrapped(content: object, path: Path) -> Mapping[object, object]:

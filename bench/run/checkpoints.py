@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.serialization import MAP_LOCATION
 
-from bench.errors import UserError, first_error
+from bench.errors import UserError, first_error, first_line
 from bench.files import write_atomically
 from bench.records.header import Header
 
@@ -72,8 +72,7 @@ def read(path: Path) -> Weights:
     except (OSError, RuntimeError, ValueError, EOFError, LookupError, pickle.UnpicklingError, AssertionError,
             AttributeError, TypeError, safetensors.SafetensorError) as error:  # fmt: skip
         # torch's reader without pickle meets a damaged file with any of these.
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"--ckpt {path}: the file is damaged or not a checkpoint ({reason[:120]})") from error
+        raise UserError(f"--ckpt {path}: the file is damaged or not a checkpoint ({first_line(error, 120)})") from error
     if not isinstance(header, dict) or not state:
         raise UserError(f"--ckpt {path}: not a checkpoint of this suite (its header is missing)")
     if not isinstance(state, dict) or not all(isinstance(n, str) and torch.is_tensor(t) for n, t in state.items()):

@@ -30,6 +30,26 @@ def require_images(number: int) -> None:
         raise UserError(f"--model.calibration_images {number}: must be at least 1, thresholds are read from them")
 
 
+def require_batch(images: int, batch: int) -> None:
+    """Refuses a calibration set that is smaller than one batch.
+
+    Raises:
+        UserError: ``images`` is below ``batch``.
+    """
+    if images < batch:
+        raise UserError(f"--model.calibration_images {images}: must be at least one batch, --model.batch {batch}")
+
+
+def require_percentile(percentile: float) -> None:
+    """Refuses what is no percentile of activations.
+
+    Raises:
+        UserError: ``percentile`` is 0 or less, or above 100.
+    """
+    if not 0 < percentile <= 100:
+        raise UserError(f"--model.percentile {percentile}: must be above 0 and at most 100")
+
+
 @contextmanager
 def watching(net: nn.Module, see: See, kind: type[nn.Module] = Activation) -> Iterator[None]:
     """A network is in evaluation mode inside, without gradients, and shows input and output of each module of a kind.

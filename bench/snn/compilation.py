@@ -10,6 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from bench.errors import first_line
+
 # Image-steps from which the compilation of a network, 10 to 60 seconds, pays.
 WORTH = 100_000
 
@@ -37,8 +39,7 @@ def compiler_works() -> bool:
     try:
         torch.compile(lambda x: x.mul(2).relu())(torch.ones(64))
     except Exception as error:  # whatever compiler, linker or file system raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        print(f"note: the compiler does not work, so nothing is compiled ({reason[:150]})")
+        print(f"note: the compiler does not work, so nothing is compiled ({first_line(error)})")
         return False
     return True
 

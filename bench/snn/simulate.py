@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bench.errors import UserError
+from bench.errors import UserError, first_line
 from bench.snn.cost import AnalogueCounter, Counts
 from bench.snn.graph.check import mixes_constant_input
 from bench.snn.graph.trace import ImageShape
@@ -151,9 +151,8 @@ class SpikingNetwork(nn.Module):
             found = wiring(self.net, x[:1])
         except (RuntimeError, ValueError, IndexError) as error:
             known = f", which was converted with {list(self.image)}" if self.image is not None else ""
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:150]
             raise UserError(
-                f"x: images of shape {list(x.shape[1:])} do not fit this network{known} ({reason})"
+                f"x: images of shape {list(x.shape[1:])} do not fit this network{known} ({first_line(error)})"
             ) from error
         self.heard = found.heard
         self.analogue.clear()

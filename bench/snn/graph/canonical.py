@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 
 from bench.snn.graph.check import MAX_POOLS, owner, shape_nodes
 from bench.snn.graph.functional import make_functional
-from bench.snn.graph.trace import ImageShape, called, first_input, interpret, is_patched, traced
+from bench.snn.graph.trace import ImageShape, called, first_input, interpret, is_patched, trace, traced
 
 _RELU = {F.relu, torch.relu, torch.relu_, F.relu_, "relu", "relu_"}
 _CLAMPS = {
@@ -335,8 +335,7 @@ def ceiling_of(module: nn.ReLU | nn.Hardtanh) -> float | None:
 
 def drop_uncalled(net: nn.Module, image: ImageShape = None) -> None:
     """Puts, in place, an identity for each ReLU and max-pooling that ``forward`` never calls: no current reaches it."""
-    graph, _ = traced(net, image)
-    targets = {str(node.target) for node in graph.nodes if node.op == "call_module"}
+    targets = {str(node.target) for node in trace(net, image).nodes if node.op == "call_module"}
     names: dict[nn.Module, set[str]] = {}
     for name, module in net.named_modules(remove_duplicate=False):
         if isinstance(module, (nn.ReLU, nn.Hardtanh, *MAX_POOLS)):

@@ -15,7 +15,7 @@ import torch
 from torch import fx, nn
 from torch.fx.node import Argument, Target
 
-from bench.errors import UserError
+from bench.errors import UserError, first_line
 from bench.snn.activations import Activation
 from bench.snn.neurons import SpikingNeuron, Timed
 from bench.snn.pooling import LateralInhibitionPool
@@ -32,8 +32,11 @@ def known_image(net: nn.Module, image: ImageShape) -> Sequence[int] | None:
 
 def _on_meta(net: nn.Module, graph: fx.Graph, image: ImageShape) -> tuple[fx.GraphModule, torch.Tensor]:
     """The net and an image where nothing is computed: shapes are all that may be asked about."""
+    # Weights are left behind before they are copied: a large network would be copied for every question.
+    memo: dict[int, object] = {id(p): nn.Parameter(p.to("meta"), p.requires_grad) for p in net.parameters()}
+    memo |= {id(buffer): buffer.to("meta") for buffer in net.buffers()}
     # Tensors that are plain attributes move, too, once they are buffers of the GraphModule.
-    nowhere = fx.GraphModule(copy.deepcopy(net).eval(), graph).to("meta")
+    nowhere = fx.GraphModule(copy.deepcopy(net, memo).eval(), graph).to("meta")
     return nowhere, like_image(nowhere, known_image(net, image) or _CIFAR)
 
 
@@ -165,7 +168,7 @@ def traced(net: nn.Module, image: ImageShape = None) -> tuple[fx.Graph, bool]:
     except UserError:
         raise
     except Exception as error:  # whatever a forward pass may raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error, 1000)
         raise UserError(f"{type(net).__name__} cannot be converted: torch.fx cannot trace it ({reason})") from error
     return graph, tracer.asked
 
@@ -224,8 +227,7 @@ def interpret(
 
 def does_not_take(net: nn.Module, image: Sequence[int], error: Exception) -> UserError:
     """The refusal of images that a network cannot work on."""
-    reason = (str(error).splitlines() or [type(error).__name__])[0][:150]
-    return UserError(f"{type(net).__name__} does not take images of shape {list(image)} ({reason})")
+    return UserError(f"{type(net).__name__} does not take images of shape {list(image)} ({first_line(error)})")
 
 
 @torch.no_grad()
