@@ -49,7 +49,7 @@ class CIFARDataModule(ImageDataModule):
         self.autoaugment, self.cutout = autoaugment, cutout
 
     def prepare_data(self) -> None:
-        """Downloads once per node where the files are absent."""
+        """Downloads the files once per node if they are missing."""
         folder = self.root / self.source.base_folder
         if folder.exists():
             return

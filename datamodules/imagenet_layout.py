@@ -32,7 +32,7 @@ def standard_wnids() -> dict[str, int]:
 
 
 def read_split(root: Path, name: str, wnids: dict[str, int]) -> ImageFiles:
-    """Lists one split, extracting its archive first where only that is there.
+    """Lists one split. Extracts its archive first if the folder is missing.
 
     Args:
         root: folder of the data set.

@@ -25,12 +25,12 @@ NEEDS = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "nir": ("nir",),
 }
-# Sums in another order can move a spike by a step where a potential lies within rounding of theta, and so, rarely, an
-# answer that was a near tie.
+# If a potential equals theta up to rounding, a different summation order can move a spike by one step. In rare cases
+# this changes the predicted class of a near tie.
 TOLERATED = 1 / 500
-# Of the scores, whose differences between classes decide: root mean square, against those differences'.
+# Largest root mean square error of the scores, relative to the root mean square difference between classes.
 TOLERATED_SCORES = 0.05
-# Files by name, and what the network that was read back from them answers: images to scores.
+# Files by name, and the network read back from them as a function from images to scores.
 Exported = tuple[dict[str, str | bytes], Callable[[Tensor], Tensor]]
 
 
@@ -69,8 +69,8 @@ def run(wanted: Wanted) -> int:
         0.
 
     Raises:
-        UserError: a package is missing, bad input, a network that the format cannot express, or one whose answers or
-            scores, when it is read back, are further apart than is tolerated; nothing is written then.
+        UserError: a package is missing, the input is bad, the format cannot express the network, or the network read
+            back differs from the original by more than the tolerance. Nothing is written in these cases.
     """
     for package in NEEDS[wanted.format]:
         if importlib.util.find_spec(package) is None:
@@ -178,7 +178,7 @@ def _answers(snn: SpikingNetwork, images: Tensor, T: int) -> Tensor:
 
 
 def _compare(snn: SpikingNetwork, answer: Callable[[Tensor], Tensor], batches: list[Tensor], T: int) -> str:
-    """Answers alone would not do: at a low T a network may have the same one for every image, and so a broken copy."""
+    """Compares classes and scores. At a low T a network may give every image the same class, as a broken copy may too."""
     ours = torch.cat([_answers(snn, images, T) for images in batches]).double()
     theirs = torch.cat([answer(images) for images in batches]).double()
     if not bool(torch.isfinite(ours).all()):

@@ -1,4 +1,4 @@
-"""A spiking network from a NIR file, by nothing but what the file says."""
+"""Reads a spiking network from a NIR file, using only what the file says."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def from_nir(content: bytes) -> SpikingNetwork:
         The network, for :func:`bench.simulate`.
 
     Raises:
-        UserError: not a NIR file; a node that is not known here; an IF node that does not say it is reset by
+        UserError: the file is not NIR, has an unsupported node, or has an IF node without the metadata for reset by
             subtraction.
     """
     try:
@@ -101,7 +101,7 @@ def _tensor(array: Any) -> Tensor:
 
 
 def _scalar(x: Tensor) -> Tensor:
-    """One number where all are the same."""
+    """Reduces a tensor to one number if all its elements are equal."""
     first = x.flatten()[0]
     return first.clone() if bool((x == first).all()) else x
 

@@ -196,7 +196,7 @@ def _layer(recipe: Recipe) -> tuple[str, Options]:
 
 
 def _refuse_training_options(overrides: Sequence[str], method: str, kind: str, roles: dict[str, Role]) -> None:
-    """What would change nothing must not stand in the record, nor in the name of a row."""
+    """Refuses options without effect, so that they appear neither in the record nor in its name."""
     for override in overrides:
         option = override.partition("=")[0]
         group, _, name = option.partition(".")

@@ -1,4 +1,4 @@
-"""What of ``--trainer.*`` the suite works with, in one spelling; the rest is refused before anything is computed."""
+"""Checks ``--trainer.*``: one spelling for each value; unsupported values are refused before anything is computed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The file that a sweep is asked for by."""
+"""The format of a sweep file, and its reader."""
 
 from __future__ import annotations
 
