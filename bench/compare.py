@@ -59,7 +59,7 @@ def find(name: str, results: Path) -> Path:
     except (OSError, ValueError):
         pass  # not a folder's name, so it is a key
     if not results.is_dir():
-        raise UserError(one_line(f"{name}: not a .json file, and there are no records to look it up in: {results}"))
+        raise UserError(one_line(f"{name}: not a .json file, and the folder of records was not found: {results}"))
     shown = one_line(name, 80)
     keys = {path.relative_to(results).with_suffix("").as_posix(): path for path in sorted(results.rglob("*.json"))}
     # A key matches from the start of a path component: qcfs/quick does not match cs_qcfs/quick.
@@ -156,7 +156,7 @@ def _show(paths: list[Path], different: dict[str, Pairs], curve: list[dict[str, 
             made.add_row(text(name), text(left), text(right))
         console.print("", made)
     if not different:
-        console.print("\nnothing differs but when and how they were run")
+        console.print("\nonly the time and the command of the runs differ")
     made = table("top-1 (%)", ("T", "warm-up", "A", "B", "B - A"))
     for line in curve:
         T = "ANN" if line["T"] is None else str(line["T"])

@@ -52,13 +52,13 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def require_folder(option: str, folder: Path) -> None:
-    """Refuses a missing folder. Otherwise a mistyped name would be read as an empty folder.
+    """Refuses a missing folder. A mistyped name would look empty.
 
     Raises:
         UserError: ``folder``, given by ``option``, does not exist or is not a folder.
     """
     if not folder.is_dir():
-        raise UserError(f"{option} {folder}: {'is no folder' if folder.exists() else 'no such folder'}")
+        raise UserError(f"{option} {folder}: {'is not a folder' if folder.exists() else 'no such folder'}")
 
 
 def require_writable(folder: Path) -> None:
@@ -101,7 +101,7 @@ def lock(path: Path, wait: bool = False) -> Iterator[None]:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except (BlockingIOError, PermissionError) as error:
             raise BusyError(
-                f"{path.parent}: another process is at work there; wait for it, or choose another"
+                f"{path.parent}: another process is using this folder; wait for it, or choose another"
             ) from error
         except OSError:
             pass  # a file system without locks: go on without one

@@ -147,7 +147,7 @@ def _flat_classes(root: Path, images: list[str], wnids: dict[str, int]) -> list[
             missing = [image for image in images if Path(image).stem not in by_image]
             if missing:
                 raise UserError(
-                    f"{mapping}: says nothing of {len(missing)} of {len(images)} images, such as {missing[0]}"
+                    f"{mapping}: has no class for {len(missing)} of {len(images)} images, such as {missing[0]}"
                 )
             ordered = [by_image[Path(image).stem] for image in images]
         else:

@@ -56,7 +56,7 @@ def run(
     if images < 1:
         raise UserError(f"--images {images}: must be at least 1")
     if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: there is no GPU that torch can use")
+        raise UserError("--device cuda: torch finds no usable GPU")
     trained = load(ckpt, data_options)
     require_writable(out)
     with full_precision():

@@ -120,13 +120,13 @@ def _check(wanted: Wanted) -> None:
     if there and not wanted.overwrite:
         raise UserError(f"{wanted.out / there[0]} is already there; give another --out, or --overwrite")
     if wanted.format == "safetensors" and wanted.out.resolve() == wanted.ckpt.parent.resolve():
-        raise UserError(f"--out {wanted.out}: is the run's own folder; give another")
+        raise UserError(f"--out {wanted.out}: this is the run's own folder; give another")
 
 
 def _record(wanted: Wanted) -> Record:
     path = wanted.record or wanted.ckpt.parent / "record.json"
     if not path.is_file():
-        raise UserError(f"{path}: there is no such record, and a model card is made from one; give --record FILE")
+        raise UserError(f"{path}: record not found, and the model card needs it; give --record FILE")
     return read_record(path)
 
 
@@ -141,7 +141,7 @@ def _safetensors(trained: Trained, record: Record, wanted: Wanted) -> Exported:
 
     weights = trained.weights
     if record.checkpoint.sha256 != weights.sha256():
-        raise UserError("the record is that of other weights (its checkpoint.sha256 differs); give --record FILE")
+        raise UserError("the record belongs to other weights (its checkpoint.sha256 differs); give --record FILE")
     content = weights.to_safetensors()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / WEIGHTS
@@ -155,9 +155,7 @@ def _safetensors(trained: Trained, record: Record, wanted: Wanted) -> Exported:
 def _graph(trained: Trained, snn: SpikingNetwork, image: Tensor, wanted: Wanted) -> Exported:
     [name] = names(wanted)
     if trained.model.random or trained.model.readout.changes:
-        raise UserError(
-            "export: neither random numbers nor a delayed read-out go into a graph; export the plain conversion"
-        )
+        raise UserError("export: a graph cannot hold random numbers or a delayed read-out; export the plain conversion")
     if wanted.format == "onnx":
         from bench.export.onnx_format import predict, to_onnx
 
@@ -178,7 +176,7 @@ def _answers(snn: SpikingNetwork, images: Tensor, T: int) -> Tensor:
 
 
 def _compare(snn: SpikingNetwork, answer: Callable[[Tensor], Tensor], batches: list[Tensor], T: int) -> str:
-    """Compares classes and scores. At a low T a network may give every image the same class, as a broken copy may too."""
+    """Compares classes and scores. At a low T all images may get the same class, also from a broken copy."""
     ours = torch.cat([_answers(snn, images, T) for images in batches]).double()
     theirs = torch.cat([answer(images) for images in batches]).double()
     if not bool(torch.isfinite(ours).all()):

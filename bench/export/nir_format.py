@@ -100,7 +100,7 @@ class _Builder:
         elif node.target in _ADDITIONS and all(isinstance(term, fx.Node) for term in node.args) and not node.kwargs:
             inputs = [source for term in node.args for source in self.sources[term]]  # type: ignore[index]
             if len(set(inputs)) < len(inputs):
-                raise UserError(f"export: {node.name} adds a value to itself, which NIR has no edge for")
+                raise UserError(f"export: {node.name} adds a value to itself, which NIR cannot express")
             self.sources[node] = inputs
         elif node.target in _FLATTENINGS and node.args[1:] in ((1,), (1, -1)):
             self._put(node, _flatten(before), inputs)

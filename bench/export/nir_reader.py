@@ -41,7 +41,7 @@ def from_nir(content: bytes) -> SpikingNetwork:
     while waiting:
         ready = [name for name in waiting if all(source in values for source in sources[name])]
         if not ready:
-            raise UserError("the NIR graph has a cycle, which no feed-forward network has")
+            raise UserError("the NIR graph has a cycle; only feed-forward networks can be read")
         for name in ready:
             node, inputs = waiting.pop(name), [values[source] for source in sources[name]]
             if isinstance(node, nir.Input):
@@ -76,7 +76,7 @@ def _module(name: str, node: Any) -> nn.Module:
         return nn.Flatten()
     if isinstance(node, nir.Scale):
         return Scale(_scalar(_tensor(node.scale)))
-    raise UserError(f"{name}: NIR's {type(node).__name__} is not known here")
+    raise UserError(f"{name}: NIR's {type(node).__name__} is not supported")
 
 
 def _neuron(name: str, node: Any) -> IFNode:

@@ -67,7 +67,7 @@ class Header(Strict):
         return self.limited or left_out or is_cut(trainer.get("limit_train_batches"))
 
     def dump(self) -> Options:
-        """Returns JSON with the given fields only, so that a newer field does not change the checksum of older weights."""
+        """Returns JSON with the given fields only: a newer field must not change the checksum of older weights."""
         return self.model_dump(mode="json", exclude_unset=True)
 
     def without_seconds(self) -> Options:

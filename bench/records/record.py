@@ -333,7 +333,7 @@ def read_record(path: Path) -> Record:
             raise ValueError(f"nested more than {DEPTH} levels deep")
         version = data.get("schema_version") if isinstance(data, dict) else None
         if isinstance(version, int) and version > SCHEMA_VERSION:
-            raise UserError(f"{path}: of a newer version of this suite (schema_version {version}); update the suite")
+            raise UserError(f"{path}: is of a newer version of this suite (schema_version {version}); update the suite")
         return Record.model_validate(data, strict=True)
     except ValidationError as error:
         raise UserError(f"{path}: {first_error(error)}") from error

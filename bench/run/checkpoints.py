@@ -59,7 +59,7 @@ def read(path: Path) -> Weights:
         UserError: absent, damaged, or not one of this suite's.
     """
     if not path.is_file():
-        raise UserError(f"--ckpt {path}: there is no such file")
+        raise UserError(f"--ckpt {path}: no such file")
     try:
         if path.suffix == ".safetensors":
             with safetensors.safe_open(path, "pt") as file:
@@ -116,7 +116,7 @@ def duplicate(source: Path, target: Path) -> None:
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes Lightning's checkpoints atomically and keeps the previous one beside the last.
 
-    After a crash during a save, the old file is still whole. If the last file is damaged later, the previous one remains.
+    After a crash during a save, the old file is still whole. If the last is damaged later, the previous one is left.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, object], path: str | Path, storage_options: object = None) -> None:

@@ -94,7 +94,7 @@ def _train_first(method: str, net: RunSpec) -> Path:
 
 
 def command(spec: RunSpec) -> list[str]:
-    """Returns a command line for a run. The folder and other settings that do not change results keep their defaults."""
+    """Returns a command line for a run. The folder and other settings without effect on results stay default."""
     arch = architectures.typed(spec.arch)
     words = ["python", "-m", "bench", "fit", "--method", spec.method, "--arch", arch, "--data", spec.data]
     words += ["--seed", str(spec.seed), *(f"--{override}" for override in spec.overrides)]

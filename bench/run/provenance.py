@@ -106,7 +106,7 @@ def trained_by(before: Header, now: Code, max_epochs: int) -> Code:
 
 
 def trained_on(before: Header | None, here: Arithmetic, max_epochs: int) -> Arithmetic | None:
-    """The arithmetic of a whole training; ``None`` if it is not known, or not one.
+    """The arithmetic of a whole training; ``None`` if it is unknown or changed during the training.
 
     Args:
         before: header of the checkpoint that is resumed from.

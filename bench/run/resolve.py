@@ -42,7 +42,7 @@ def parse_steps(text: object) -> tuple[int, ...]:
         raise UserError(f"--T {text}: must be time-steps of at least 1 separated by commas, such as 1,2,4,8")
     steps = tuple(sorted({int(part) for part in parts}))
     if len(steps) != len(parts):
-        raise UserError(f"--T {text}: each number of time-steps once")
+        raise UserError(f"--T {text}: gives a number of time-steps twice")
     return steps
 
 

@@ -199,7 +199,7 @@ def training_images(trainer: pl.Trainer, datamodule: ImageDataModule) -> int:
 
 @contextmanager
 def interruptible(doing: str, advice: Callable[[], str]) -> Iterator[None]:
-    """Raises ``Interrupted`` for every signal that ends Lightning; treats SIGUSR1 (SLURM: the job ends soon) as SIGTERM.
+    """Raises ``Interrupted`` for every signal that ends Lightning. SLURM's warning, SIGUSR1, is treated as SIGTERM.
 
     Args:
         doing: what was under way, for the message.

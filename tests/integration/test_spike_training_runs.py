@@ -59,7 +59,7 @@ def test_an_interrupted_tuning_goes_on(bench, source):
     ("arguments", "words"),
     [
         (("tandem", "--ckpt", "SOURCE"), ("of method qcfs", "tandem needs method relu")),
-        (("dsr", "--ckpt", "SOURCE", "--seed", "1"), ("is of seed 0", "dsr needs seed 1")),
+        (("dsr", "--ckpt", "SOURCE", "--seed", "1"), ("has seed 0", "dsr needs seed 1")),
         (("dsr", "--ckpt", "SOURCE", "--arch", "resnet18"), ("of arch cifar_resnet20",)),
         (("dsr", "--ckpt", "absent.safetensors"), ("no such file",)),
         (("lasnn", "--ckpt", "SOURCE", "--model.ann_epochs", "1"), ("--model.ann_epochs 1", "give 0")),
