@@ -77,7 +77,7 @@ def require_writable(folder: Path) -> None:
 
 @contextmanager
 def lock(path: Path, wait: bool = False) -> Iterator[None]:
-    """Holds a lock file that only one process can hold. The system frees it when the process ends, even if it is killed.
+    """Holds a lock file that only one process can hold. The system frees it when the process ends, even if killed.
 
     The file is never removed: otherwise two processes could lock two files of the same name.
     filelock does not fit: it uses flock, which forked loader processes would keep after this process was killed.
