@@ -1,4 +1,4 @@
-"""``python -m bench compare``: where two runs differ, in what was asked for, what ran it, and what came out."""
+"""``python -m bench compare``: shows how two runs differ in settings, environment and results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bench.errors import UserError, nearest
 from bench.leaderboard.text import fixed, one_line, percent
 from bench.records.record import Record, read_record
 
-# Parts of a record in the order they are shown. When and by which command a run was made is no difference of its own.
+# Parts of a record in the order they are shown. The time and the command of a run do not count as differences.
 PARTS = ("what", "config", "protocol", "conversion", "environment", "code", "training", "checkpoint")
 ABSENT = "(absent)"
 Pairs = dict[str, tuple[Any, Any]]
@@ -29,10 +29,10 @@ def run(first: str, second: str, results: Path, as_json: bool) -> int:
         as_json: for programs, in full, instead of tables.
 
     Returns:
-        0: that two runs differ is an answer, not a failure.
+        0, also if the runs differ.
 
     Raises:
-        UserError: a record is not found, not the only one of that name, or not readable.
+        UserError: a record is not found or not readable, or several match the name.
     """
     paths = [find(name, results) for name in (first, second)]
     a, b = (_read(path) for path in paths)
@@ -49,7 +49,7 @@ def find(name: str, results: Path) -> Path:
     """The file that a path or key names.
 
     Raises:
-        UserError: there is none, or several.
+        UserError: no record matches, or several do.
     """
     if name.endswith(".json"):
         return Path(name)
@@ -57,12 +57,12 @@ def find(name: str, results: Path) -> Path:
         if (Path(name) / "record.json").is_file():
             return Path(name) / "record.json"
     except (OSError, ValueError):
-        pass  # no name of a folder, so a key
+        pass  # not a folder's name, so it is a key
     if not results.is_dir():
-        raise UserError(one_line(f"{name}: not a .json file, and there are no records to look it up in: {results}"))
+        raise UserError(one_line(f"{name}: not a .json file, and the folder of records was not found: {results}"))
     shown = one_line(name, 80)
     keys = {path.relative_to(results).with_suffix("").as_posix(): path for path in sorted(results.rglob("*.json"))}
-    # From the beginning of a part of the path on: qcfs/quick is not in cs_qcfs/quick.
+    # A key matches from the start of a path component: qcfs/quick does not match cs_qcfs/quick.
     found = [name] if name in keys else [key for key in keys if f"/{name}" in f"/{key}"]
     if len(found) == 1:
         return keys[found[0]]
@@ -87,7 +87,7 @@ def differences(a: Record, b: Record) -> dict[str, Pairs]:
         left, right = (dict(_flat(values[part])) for values in both)
         names = sorted(left.keys() | right.keys())
         pairs = {name: (left.get(name, ABSENT), right.get(name, ABSENT)) for name in names}
-        # 1 and 1.0 and True are equal to Python, but not the same setting.
+        # Python takes 1, 1.0 and True for equal, but they are different settings.
         pairs = {name: pair for name, pair in pairs.items() if repr(pair[0]) != repr(pair[1])}
         if pairs:
             found[part] = pairs
@@ -156,7 +156,7 @@ def _show(paths: list[Path], different: dict[str, Pairs], curve: list[dict[str, 
             made.add_row(text(name), text(left), text(right))
         console.print("", made)
     if not different:
-        console.print("\nnothing differs but when and how they were run")
+        console.print("\nonly the time and the command of the runs differ")
     made = table("top-1 (%)", ("T", "warm-up", "A", "B", "B - A"))
     for line in curve:
         T = "ANN" if line["T"] is None else str(line["T"])

@@ -1,4 +1,4 @@
-"""Files that are whole or absent."""
+"""Atomic writes, locks and checks of folders."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench.errors import BusyError, UserError
 
 
 def expand(path: str | Path) -> Path:
-    """A path as a shell would read it, ``~`` and ``$HOME`` included: YAML and ``--out=~/x`` reach us as they are."""
+    """Expands ``~`` and ``$HOME`` as a shell would: in YAML and in ``--out=~/x`` no shell does."""
     return Path(os.path.expandvars(path)).expanduser()
 
 
@@ -27,7 +27,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     try:
         try:
             _write(path, data)
-        except (FileNotFoundError, FileExistsError):  # the folder vanished meanwhile: made anew, once
+        except (FileNotFoundError, FileExistsError):  # the folder was removed in the meantime: create it once more
             _write(path, data)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
@@ -52,13 +52,13 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def require_folder(option: str, folder: Path) -> None:
-    """Refuses a mistyped folder, which would else be read as one that holds nothing.
+    """Refuses a missing folder. A mistyped name would look empty.
 
     Raises:
-        UserError: ``folder``, named by ``option``, is not there, or no folder.
+        UserError: ``folder``, given by ``option``, does not exist or is not a folder.
     """
     if not folder.is_dir():
-        raise UserError(f"{option} {folder}: {'is no folder' if folder.exists() else 'no such folder'}")
+        raise UserError(f"{option} {folder}: {'is not a folder' if folder.exists() else 'no such folder'}")
 
 
 def require_absent(*paths: Path) -> None:
@@ -73,7 +73,7 @@ def require_absent(*paths: Path) -> None:
 
 
 def require_writable(folder: Path) -> None:
-    """Fails now rather than after hours of training.
+    """Checks that a folder can be written, so that a run fails at once and not after hours of training.
 
     Raises:
         UserError: ``folder`` cannot be made or written to.
@@ -88,18 +88,18 @@ def require_writable(folder: Path) -> None:
 
 @contextmanager
 def lock(path: Path, wait: bool = False) -> Iterator[None]:
-    """Holds a file that one process at a time may hold; the system frees it when the process dies, however it dies.
+    """Holds a lock file that only one process can hold. The system frees it when the process ends, even if killed.
 
-    The file itself stays: removing it would let two processes hold two files of the same name.
-    filelock does not fit: it takes flock, which loader processes that are forked would keep after this one was killed.
+    The file is never removed: otherwise two processes could lock two files of the same name.
+    filelock does not fit: it uses flock, which forked loader processes would keep after this process was killed.
 
     Args:
-        path: made where absent.
-        wait: until another process frees it, instead of refusing.
+        path: created if missing.
+        wait: wait until another process frees it, instead of refusing.
 
     Raises:
         BusyError: another process holds it.
-        UserError: it cannot be made.
+        UserError: it cannot be created.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -112,10 +112,10 @@ def lock(path: Path, wait: bool = False) -> Iterator[None]:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except (BlockingIOError, PermissionError) as error:
             raise BusyError(
-                f"{path.parent}: another process is at work there; wait for it, or choose another"
+                f"{path.parent}: another process is using this folder; wait for it, or choose another"
             ) from error
         except OSError:
-            pass  # a file system without locks: as before there were any
+            pass  # a file system without locks: go on without one
         yield
     finally:
         os.close(descriptor)

@@ -1,4 +1,4 @@
-"""YAML as all files of the suite are read: no key twice, and values either plain or as they are written.
+"""Reads all YAML files of the suite: refuses duplicate keys, and returns plain values or the text as written.
 
 PyYAML has no option that refuses equal keys, hence the subclass. ruamel.yaml refuses them, but reads 1e-4 and "on" by
 other rules than the PyYAML of Lightning and jsonargparse, and needs a subclass to leave 95.40 as it is written.
@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-# What reading may end in.
+# Errors that reading can raise.
 UNREADABLE = (OSError, ValueError, RecursionError, yaml.YAMLError)
 # Levels of a file that is read as written; those of the papers' numbers have 4.
 MAX_DEPTH = 8
@@ -22,7 +22,7 @@ OTHER_BASE = re.compile(r"[-+]?(0[0-9_]+|0o[0-7_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\
 
 
 class _UniqueKeys(yaml.constructor.BaseConstructor):
-    """PyYAML takes the last of two equal keys, so that what was written first would be lost in silence."""
+    """Refuses duplicate keys. PyYAML would silently keep the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
@@ -36,7 +36,7 @@ class _Values(_UniqueKeys, yaml.SafeLoader):
     """Plain values; a number that is not written in decimal is refused if versions of YAML or people may disagree."""
 
     def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
-        # Quoted, it has a style, and is a text for every version of YAML.
+        # A quoted scalar has a style, and every version of YAML reads it as text.
         if isinstance(node, yaml.ScalarNode) and node.style is None and OTHER_BASE.fullmatch(node.value):
             raise ValueError(
                 f"line {node.start_mark.line + 1}: YAML reads {node.value} as another number, or as none; write it in "

@@ -86,7 +86,7 @@ class Pipeline:
         self.autoaugment = BatchedAutoAugment() if autoaugment else None
 
     def __call__(self, images: Tensor, generator: Generator | None = None) -> Tensor:
-        """Turns uint8 ``[B, C, H, W]`` into float; augments only where a generator is given."""
+        """Turns uint8 ``[B, C, H, W]`` into float; augments only if a generator is given."""
         if generator is None:
             return self.normalise(images)
         if self.crop_padding:

@@ -148,7 +148,7 @@ class ImageDataModule(pl.LightningDataModule):
         self._splits = splits
 
     def check_training_files(self) -> None:
-        """Looks at the files that a training reads, where images are files, before hours are spent.
+        """Checks the image files of a training before it starts; does nothing if images are not files.
 
         Raises:
             UserError: some cannot be read.
@@ -169,12 +169,12 @@ class ImageDataModule(pl.LightningDataModule):
 
     @property
     def limited_training(self) -> bool:
-        """True where training images are left out that nothing else is done with."""
+        """True if training images are left out and not used for validation."""
         return self.subset is not None
 
     @property
     def limited(self) -> bool:
-        """True where the evaluation is not on the whole test set, or the training images are limited."""
+        """True if the evaluation does not use the whole test set, or if training images are left out."""
         return self.limited_training or self.eval_split != "test"
 
     def fingerprint(self) -> str:
@@ -194,7 +194,7 @@ class ImageDataModule(pl.LightningDataModule):
         return loader
 
     def val_dataloader(self) -> list[DataLoader[tuple[Tensor, Tensor]]]:
-        """The held-out training images, plain unless ``val_augment``; no loader where nothing is held out."""
+        """The held-out training images, plain unless ``val_augment``; no loader if nothing is held out."""
         part = self.split("val")
         if not len(part):
             return []

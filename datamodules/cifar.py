@@ -49,7 +49,7 @@ class CIFARDataModule(ImageDataModule):
         self.autoaugment, self.cutout = autoaugment, cutout
 
     def prepare_data(self) -> None:
-        """Downloads once per node where the files are absent."""
+        """Downloads the files once per node if they are missing."""
         folder = self.root / self.source.base_folder
         if folder.exists():
             return
@@ -84,7 +84,7 @@ class CIFARDataModule(ImageDataModule):
             # torchvision checks the MD5 of each file before it unpickles anything.
             data: Any = self.source(str(self.root), train=train)
         except PermissionError as error:
-            raise UserError(f"{error.filename}: may not be read (permission denied)") from error
+            raise UserError(f"{error.filename}: cannot be read (permission denied)") from error
         except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
             raise UserError(
                 f"{self.root / self.source.base_folder}: files are missing or damaged (their MD5 differs); "

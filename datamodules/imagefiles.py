@@ -115,8 +115,8 @@ class ImageFiles:
     def fetch(self, rows: Tensor, training: bool) -> tuple[list[Image.Image], Tensor]:
         """Decoded RGB images and labels ``[B]``.
 
-        A training goes on where a few images have become unreadable: the first readable one of the batch stands in
-        for each, and the file is named on stderr. An evaluation must not.
+        A training goes on if a few images have become unreadable: the first readable image of the batch replaces each,
+        and the file is named on stderr. An evaluation refuses them.
 
         Raises:
             UnreadableError: in an evaluation, where no image of a training batch can be read, or where too many were

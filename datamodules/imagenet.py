@@ -176,7 +176,7 @@ class ImageNetDataModule(ImageDataModule):
 
     @property
     def limited_training(self) -> bool:
-        """True where the set is not whole, or damaged images were replaced."""
+        """True if the set is incomplete or damaged images were replaced."""
         here = int(self.split("train").replacements)
         return super().limited_training or self.partial or max(self._replaced, here) > 0
 

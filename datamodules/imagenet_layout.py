@@ -32,7 +32,7 @@ def standard_wnids() -> dict[str, int]:
 
 
 def read_split(root: Path, name: str, wnids: dict[str, int]) -> ImageFiles:
-    """Lists one split, extracting its archive first where only that is there.
+    """Lists one split. Extracts its archive first if the folder is missing.
 
     Args:
         root: folder of the data set.
@@ -147,7 +147,7 @@ def _flat_classes(root: Path, images: list[str], wnids: dict[str, int]) -> list[
             missing = [image for image in images if Path(image).stem not in by_image]
             if missing:
                 raise UserError(
-                    f"{mapping}: says nothing of {len(missing)} of {len(images)} images, such as {missing[0]}"
+                    f"{mapping}: has no class for {len(missing)} of {len(images)} images, such as {missing[0]}"
                 )
             ordered = [by_image[Path(image).stem] for image in images]
         else:

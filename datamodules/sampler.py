@@ -1,4 +1,4 @@
-"""Which images are in which batch, and what their augmentation is drawn from: a function of seed and epoch alone."""
+"""Decides which images form a batch and the seed of its augmentation, from the run's seed and the epoch alone."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Transform(Protocol):
     """Augmentation and normalisation of a fetched batch."""
 
     def __call__(self, images: Any, generator: Generator | None = None) -> Tensor:
-        """Float ``[B, 3, H, W]``; augmented only where a generator is given."""
+        """Float ``[B, 3, H, W]``; augmented only if a generator is given."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""``python -m bench diagnose``: why the accuracy of a converted net at a T is what it is."""
+"""``python -m bench diagnose``: explains the accuracy of a converted net at a given T."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run(
     device: str,
     data_options: Options,
 ) -> int:
-    """Converts a checkpoint's net, compares it with its ANN layer by layer, writes and prints what it found.
+    """Converts a checkpoint's net, compares it with its ANN layer by layer, and writes and prints the result.
 
     Args:
         ckpt: ``last.ckpt`` or ``model.safetensors`` of a run.
@@ -56,7 +56,7 @@ def run(
     if images < 1:
         raise UserError(f"--images {images}: must be at least 1")
     if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: there is no GPU that torch can use")
+        raise UserError("--device cuda: torch finds no usable GPU")
     trained = load(ckpt, data_options)
     require_writable(out)
     with full_precision():
@@ -98,7 +98,7 @@ def diagnoses(trained: Trained, steps: tuple[int, ...], images: int, device: str
 
 
 def verdict(found: dict[str, Any]) -> str:
-    """One line: the three accuracies, and to what the difference is due."""
+    """One line: the three accuracies, and the causes of their differences."""
     ann, twin, snn = (100 * found["top1"][name] for name in ("ann", "quantised", "snn"))
     warmup = f" (+ {found['warmup']})" if found["warmup"] else ""
     return (

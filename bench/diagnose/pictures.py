@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from bench.snn.diagnosis import EDGES, KINDS, VIEWS
 
-# Of Okabe and Ito's colours, as in the leaderboard's curves.
+# From Okabe and Ito's palette, as in the leaderboard's curves.
 _COLOURS = {"clipping": "#0072b2", "quantisation": "#009e73", "unevenness": "#d55e00", "total": "#555555"}
 _LEGEND = {"end_to_end": "end to end", "same_input": "on the layer's own input"}
 # Larger offsets are counted in the outermost rows.
@@ -30,7 +30,7 @@ def draw(found: list[dict[str, Any]], title: str) -> dict[str, Figure]:
 
 
 def to_svg(figure: Figure) -> bytes:
-    """The same figure gives the same bytes."""
+    """Renders a figure as SVG; equal figures give equal bytes."""
     buffer = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "bench", "svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})

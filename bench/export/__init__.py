@@ -1,1 +1,1 @@
-"""Trained and converted networks in the formats of others: safetensors with a model card, ONNX, NIR."""
+"""Trained and converted networks in exchange formats: safetensors with a model card, ONNX, NIR."""

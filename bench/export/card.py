@@ -132,17 +132,17 @@ def _body(record: Record, title: str) -> str:
 
 
 def push(folder: Path, repo: str) -> str:
-    """Uploads weights, card and record to a model repository of the Hub, which is made if it is not there.
+    """Uploads weights, card and record to a model repository of the Hub. Creates the repository if needed.
 
     Args:
-        folder: of the three files.
-        repo: ``NAME`` or ``USER/NAME``; the token is the one of ``hf auth login`` or ``HF_TOKEN``.
+        folder: holds the three files.
+        repo: ``NAME`` or ``USER/NAME``; the token comes from ``hf auth login`` or ``HF_TOKEN``.
 
     Returns:
-        Address of the commit.
+        URL of the commit.
 
     Raises:
-        UserError: no token, no such place, or no network.
+        UserError: no token, repository not found, or no network.
     """
     import httpx
     from huggingface_hub import HfApi

@@ -25,12 +25,12 @@ NEEDS = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "nir": ("nir",),
 }
-# Sums in another order can move a spike by a step where a potential lies within rounding of theta, and so, rarely, an
-# answer that was a near tie.
+# If a potential equals theta up to rounding, a different summation order can move a spike by one step. In rare cases
+# this changes the predicted class of a near tie.
 TOLERATED = 1 / 500
-# Of the scores, whose differences between classes decide: root mean square, against those differences'.
+# Largest root mean square error of the scores, relative to the root mean square difference between classes.
 TOLERATED_SCORES = 0.05
-# Files by name, and what the network that was read back from them answers: images to scores.
+# Files by name, and the network read back from them as a function from images to scores.
 Exported = tuple[dict[str, str | bytes], Callable[[Tensor], Tensor]]
 
 
@@ -69,8 +69,8 @@ def run(wanted: Wanted) -> int:
         0.
 
     Raises:
-        UserError: a package is missing, bad input, a network that the format cannot express, or one whose answers or
-            scores, when it is read back, are further apart than is tolerated; nothing is written then.
+        UserError: a package is missing, the input is bad, the format cannot express the network, or the network read
+            back differs from the original by more than the tolerance. Nothing is written in these cases.
     """
     for package in NEEDS[wanted.format]:
         if importlib.util.find_spec(package) is None:
@@ -119,13 +119,13 @@ def _check(wanted: Wanted) -> None:
     if not wanted.overwrite:
         require_absent(*(wanted.out / name for name in names(wanted)))
     if wanted.format == "safetensors" and wanted.out.resolve() == wanted.ckpt.parent.resolve():
-        raise UserError(f"--out {wanted.out}: is the run's own folder; give another")
+        raise UserError(f"--out {wanted.out}: this is the run's own folder; give another")
 
 
 def _record(wanted: Wanted) -> Record:
     path = wanted.record or wanted.ckpt.parent / "record.json"
     if not path.is_file():
-        raise UserError(f"{path}: there is no such record, and a model card is made from one; give --record FILE")
+        raise UserError(f"{path}: record not found, and the model card needs it; give --record FILE")
     return read_record(path)
 
 
@@ -140,7 +140,7 @@ def _safetensors(trained: Trained, record: Record, wanted: Wanted) -> Exported:
 
     weights = trained.weights
     if record.checkpoint.sha256 != weights.sha256():
-        raise UserError("the record is that of other weights (its checkpoint.sha256 differs); give --record FILE")
+        raise UserError("the record belongs to other weights (its checkpoint.sha256 differs); give --record FILE")
     content = weights.to_safetensors()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / WEIGHTS
@@ -154,9 +154,7 @@ def _safetensors(trained: Trained, record: Record, wanted: Wanted) -> Exported:
 def _graph(trained: Trained, snn: SpikingNetwork, image: Tensor, wanted: Wanted) -> Exported:
     [name] = names(wanted)
     if trained.model.random or trained.model.readout.changes:
-        raise UserError(
-            "export: neither random numbers nor a delayed read-out go into a graph; export the plain conversion"
-        )
+        raise UserError("export: a graph cannot hold random numbers or a delayed read-out; export the plain conversion")
     if wanted.format == "onnx":
         from bench.export.onnx_format import predict, to_onnx
 
@@ -177,7 +175,7 @@ def _answers(snn: SpikingNetwork, images: Tensor, T: int) -> Tensor:
 
 
 def _compare(snn: SpikingNetwork, answer: Callable[[Tensor], Tensor], batches: list[Tensor], T: int) -> str:
-    """Answers alone would not do: at a low T a network may have the same one for every image, and so a broken copy."""
+    """Compares classes and scores. At a low T all images may get the same class, also from a broken copy."""
     ours = torch.cat([_answers(snn, images, T) for images in batches]).double()
     theirs = torch.cat([answer(images) for images in batches]).double()
     if not bool(torch.isfinite(ours).all()):

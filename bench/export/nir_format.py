@@ -2,7 +2,7 @@
 
 NIR (Pedersen et al., Nature Communications 2024, https://doi.org/10.1038/s41467-024-52259-9) describes a net as a graph
 in which several edges into one node are summed. Its IF neuron sends 1, so thresholds are folded into the weights that
-read the spikes. Two things it has no field for are written as metadata, which whoever runs the file has to obey:
+read the spikes. NIR has no field for two facts. They are written as metadata, and a simulator must obey them:
 
 - every IF node: ``reset = "subtract"`` (soft reset: v - v_threshold after a spike; the field ``v_reset`` is unused),
   and ``v_init``, the membrane potential before the first step; it fires at equality;
@@ -62,7 +62,7 @@ def to_nir(snn: SpikingNetwork, image: Tensor, metadata: dict[str, str]) -> byte
     builder = _Builder(dict(folded.named_modules()))
     for node in folded.graph.nodes:
         builder.add(node)
-    # NIR reckons a grouped convolution's input from its weights, and is wrong there.
+    # NIR infers the input shape of a grouped convolution from its weights and gets it wrong.
     check = not any(getattr(node, "groups", 1) > 1 for node in builder.nodes.values())
     try:
         graph = nir.NIRGraph(builder.nodes, builder.edges, metadata={**METADATA, **metadata}, type_check=check)
@@ -74,7 +74,7 @@ def to_nir(snn: SpikingNetwork, image: Tensor, metadata: dict[str, str]) -> byte
 
 
 class _Builder:
-    """NIR nodes and edges, one torch.fx node after the other; a sum is several edges."""
+    """Builds NIR nodes and edges from torch.fx nodes, one at a time; a sum becomes several edges."""
 
     def __init__(self, modules: dict[str, nn.Module]) -> None:
         self.modules = modules
@@ -100,7 +100,7 @@ class _Builder:
         elif node.target in _ADDITIONS and all(isinstance(term, fx.Node) for term in node.args) and not node.kwargs:
             inputs = [source for term in node.args for source in self.sources[term]]  # type: ignore[index]
             if len(set(inputs)) < len(inputs):
-                raise UserError(f"export: {node.name} adds a value to itself, which NIR has no edge for")
+                raise UserError(f"export: {node.name} adds a value to itself, which NIR cannot express")
             self.sources[node] = inputs
         elif node.target in _FLATTENINGS and node.args[1:] in ((1,), (1, -1)):
             self._put(node, _flatten(before), inputs)

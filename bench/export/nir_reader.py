@@ -1,4 +1,4 @@
-"""A spiking network from a NIR file, by nothing but what the file says."""
+"""Reads a spiking network from a NIR file, using only what the file says."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def from_nir(content: bytes) -> SpikingNetwork:
         The network, for :func:`bench.simulate`.
 
     Raises:
-        UserError: not a NIR file; a node that is not known here; an IF node that does not say it is reset by
+        UserError: the file is not NIR, has an unsupported node, or has an IF node without the metadata for reset by
             subtraction.
     """
     try:
@@ -41,7 +41,7 @@ def from_nir(content: bytes) -> SpikingNetwork:
     while waiting:
         ready = [name for name in waiting if all(source in values for source in sources[name])]
         if not ready:
-            raise UserError("the NIR graph has a cycle, which no feed-forward network has")
+            raise UserError("the NIR graph has a cycle; only feed-forward networks can be read")
         for name in ready:
             node, inputs = waiting.pop(name), [values[source] for source in sources[name]]
             if isinstance(node, nir.Input):
@@ -76,7 +76,7 @@ def _module(name: str, node: Any) -> nn.Module:
         return nn.Flatten()
     if isinstance(node, nir.Scale):
         return Scale(_scalar(_tensor(node.scale)))
-    raise UserError(f"{name}: NIR's {type(node).__name__} is not known here")
+    raise UserError(f"{name}: NIR's {type(node).__name__} is not supported")
 
 
 def _neuron(name: str, node: Any) -> IFNode:
@@ -101,7 +101,7 @@ def _tensor(array: Any) -> Tensor:
 
 
 def _scalar(x: Tensor) -> Tensor:
-    """One number where all are the same."""
+    """Reduces a tensor to one number if all its elements are equal."""
     first = x.flatten()[0]
     return first.clone() if bool((x == first).all()) else x
 

@@ -54,10 +54,10 @@ def to_onnx(snn: SpikingNetwork, image: Tensor, T: int) -> bytes:
     Raises:
         UserError: torch cannot express the network in ONNX.
     """
-    # A copy: the exporter leaves traces of itself in the modules that it has run.
+    # A copy, because the exporter modifies the modules that it runs.
     own = SpikingNetwork(copy.deepcopy(snn.net), snn.warmup, snn.uncounted, snn.only_T, image=image.shape[1:])
     for neuron in own.neurons.values():
-        # Counts are no part of the function, and an attribute that is traced would be an error.
+        # Spike counts are not outputs, and tracing the attribute would raise an error.
         neuron.counting = False
     unrolled = Unrolled(own, T).eval()
     batch = torch.export.Dim("batch", min=1)
@@ -81,7 +81,7 @@ def to_onnx(snn: SpikingNetwork, image: Tensor, T: int) -> bytes:
 
 
 def predict(model: bytes, batches: list[Tensor]) -> Tensor:
-    """Scores ``[N, classes]`` that onnxruntime finds."""
+    """Runs the model in onnxruntime and returns scores ``[N, classes]``."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -93,7 +93,7 @@ def predict(model: bytes, batches: list[Tensor]) -> Tensor:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """The exporter reports its progress and deprecations inside torch; a user can act on neither."""
+    """Hides the exporter's progress lines and torch's deprecation warnings. A user cannot act on either."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

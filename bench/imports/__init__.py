@@ -1,1 +1,1 @@
-"""``bench import``: nets that others have trained, as checkpoints of this suite."""
+"""``bench import``: turns nets trained elsewhere into checkpoints of this suite."""

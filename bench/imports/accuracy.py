@@ -1,4 +1,4 @@
-"""What a net answers as it is, and with images normalised in other ways: whether it was imported as it was trained."""
+"""Measures an imported net under several normalisations, to check that it was imported as it was trained."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Normalisation(NamedTuple):
         return f"--mean {' '.join(map(repr, self.mean))} --std {' '.join(map(repr, self.std))}"
 
 
-# What repositories of nets for small images normalise by.
+# Normalisations in common use for small images and ImageNet.
 USUAL = (
     Normalisation((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),  # CIFAR-10, std as the mean of each image's
     Normalisation((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),  # CIFAR-10, std of all pixels
@@ -43,10 +43,10 @@ def accuracy(net: Trained, images: int) -> tuple[float, int]:
 
 
 def best_normalisation(net: Trained) -> tuple[Normalisation, float]:
-    """That of the usual ones, and of the net's and the data set's own, with the highest accuracy on training images.
+    """Finds the normalisation with the best accuracy on training images: the usual ones, the net's and the data set's.
 
     Returns:
-        It, and the top-1 with it, a fraction of 1,000 plain training images.
+        The normalisation, and its top-1 as a fraction of 1,000 training images without augmentation.
     """
     data = net.datamodule
     own, default = Normalisation(data.mean, data.std), Normalisation(type(data).mean, type(data).std)

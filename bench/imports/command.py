@@ -1,4 +1,4 @@
-"""``python -m bench import``: the weights of a net that others have trained, as a checkpoint like any other."""
+"""``python -m bench import``: turns the weights of a net trained elsewhere into a checkpoint of this suite."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from bench.snn.graph.trace import input_shapes
 from datamodules.base import ImageDataModule
 from methods.training import TrainingModule
 
-# An accuracy this far above chance is no accident; chosen here, as a tenth of all images.
+# An accuracy this far above chance is not luck. Chosen here: a tenth of all images.
 ABOVE_CHANCE = 0.1
 # Standard errors within which an accuracy on some of the images counts as the stated one.
 STANDARD_ERRORS = 3
@@ -162,7 +162,7 @@ def imported(wanted: Wanted, file: WeightFile) -> tuple[Weights, Mapped]:
 
 
 def _model_options(method: str, arguments: Sequence[str]) -> Options:
-    """Those that were given; what only a training reads is none of them."""
+    """Returns the given model options, without those that only training reads."""
     parser = model_parser(METHODS[method].load())
     parser.set_defaults({"model.max_pool": "keep"})
     typed = {argument.partition("=")[0].removeprefix("--model.") for argument in arguments}
@@ -192,7 +192,7 @@ def _threshold(path: Path, name: str, value: Tensor, shape: torch.Size, softplus
 
 
 def _header(wanted: Wanted, file: WeightFile, arch: str, data: type[ImageDataModule], options: Options) -> Header:
-    """As if a training of no epoch had left them: whatever decides a result is in its configuration."""
+    """Builds a header as after a training of zero epochs. Its configuration holds everything that decides a result."""
     images: Options = {
         **{"name": wanted.data, "eval_split": "test", "val_split": 0},
         **{"mean": list(wanted.mean or data.mean), "std": list(wanted.std or data.std)},
@@ -244,12 +244,12 @@ def _measure(net: Trained, wanted: Wanted) -> None:
 
 
 def _lowest(stated: float, images: int) -> float:
-    """What of some images a net with the stated accuracy gets right at least."""
+    """Returns the lowest accuracy that is plausible on so many images for a net with the stated accuracy."""
     return stated - STANDARD_ERRORS * math.sqrt(stated * (1 - stated) / images)
 
 
 def _show(found: Mapped, file: WeightFile) -> None:
-    """The mapping, and what is left over on either side."""
+    """Prints the mapping and the unmatched names on both sides."""
     table = Table(title=f"{file.path.name}, by {found.by}", box=None, pad_edge=False, header_style="dim")
     for heading in ("there", "shape", "here"):
         table.add_column(heading, no_wrap=True)

@@ -1,4 +1,4 @@
-"""What every checkpoint says of itself, and a record's training and source after it."""
+"""The header of every checkpoint. Records take their training and source from it."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Header(Strict):
         return self.limited or left_out or is_cut(trainer.get("limit_train_batches"))
 
     def dump(self) -> Options:
-        """As JSON, with what was given alone: a younger field must not change the checksum of older weights."""
+        """Returns JSON with the given fields only: a newer field must not change the checksum of older weights."""
         return self.model_dump(mode="json", exclude_unset=True)
 
     def without_seconds(self) -> Options:

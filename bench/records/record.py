@@ -19,7 +19,7 @@ from bench.errors import UNKNOWN_KEY, UserError, first_error, nearest
 from bench.files import write_atomically
 
 SCHEMA_VERSION: Literal[1] = 1
-# Raised whenever the way results are measured changes, so that rows of different protocols never merge.
+# Raised whenever the way results are measured changes, so that results of different protocols are never merged.
 PROTOCOL_VERSION = 1
 
 # Levels of a record's JSON; a real one has 7.
@@ -31,7 +31,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
-# Of a class, by name, as JSON has them; which there are, and of which type, is the class's affair.
+# Options of a class by name, as JSON values. The class defines their names and types.
 Options = dict[str, JsonValue]
 
 
@@ -43,7 +43,7 @@ class Strict(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _known_keys(cls, given: object) -> object:
-        # pydantic would refuse them as well, but knows no near ones.
+        # pydantic would refuse them too, but without suggesting a similar key.
         unknown = [str(key) for key in given if key not in cls.model_fields] if isinstance(given, dict) else []
         if unknown:
             context = {"key": unknown[0], "hint": nearest(unknown[0], cls.model_fields)}
@@ -137,13 +137,13 @@ class SnnAccuracy(Accuracy):
     is due to the timing of spikes alone.
     ``firing_rate`` is spikes per neuron and step.
 
-    ``wait`` is the number of steps before the first step of the answer where layers wait for their whole input, one
-    after the other; ``delay`` that of the first counted steps that the answer leaves out.
+    ``wait`` is the number of steps before the output begins, if each layer waits for its whole input. ``delay`` is the
+    number of first counted steps that the output leaves out.
 
     Costs are means over the images and include the warm-up; ``bench/snn/cost.py`` has the rules: ``synops``,
     accumulates of layers that get spikes; ``macs``, multiply-accumulates of the others; ``membrane_updates``, neurons
     times steps; ``shifts``, of membranes by one bit, where spikes are the bits of a number; ``energy_joule``, by the
-    record's ``energy_model``. ``None`` in records from before they were counted.
+    record's ``energy_model``. ``None`` in older records, which did not count them.
     """
 
     T: Positive
@@ -168,7 +168,7 @@ class Code(Strict):
 
 
 class Arithmetic(Strict):
-    """What decides how a training's sums are rounded: on another, the same command gives other weights.
+    """What decides how a training's sums are rounded. If it differs, the same command gives different weights.
 
     ``device`` of a CPU ends with the instructions that torch uses, such as AVX2; earlier ones do not say.
     """
@@ -197,7 +197,7 @@ class Imported(Strict):
 
 
 class Training(Strict):
-    """Where the weights come from; ``arithmetic`` is unknown of earlier ones, and where it changed on the way.
+    """Where the weights come from. ``arithmetic`` is unknown in older records and if it changed during the training.
 
     ``imported`` weights are not of a training of this suite: ``code`` is that of their import.
     """
@@ -252,7 +252,7 @@ class Record(Strict):
     conversion: Conversion
     ann: Accuracy
     snn: Annotated[list[SnnAccuracy], Field(min_length=1)]
-    # Top-1 of what a method measures besides, such as its ANN with the training noise on.
+    # Top-1 of a method's further measurements, such as its ANN with the training noise on.
     extras: dict[Name, Fraction] = {}
     energy_model: Name | None = None
     training: Training
@@ -307,7 +307,7 @@ def config_sha256(config: Options) -> str:
 
 
 def differences(old: Options, new: Options, prefix: str = "") -> list[str]:
-    """``model.L=2`` and the like: what in ``new`` is not as in ``old``, sorted."""
+    """``model.L=2`` and the like: settings in ``new`` that differ from ``old``, sorted."""
     found = []
     for key in sorted(set(old) | set(new)):
         before, after = old.get(key), new.get(key)
@@ -333,7 +333,7 @@ def read_record(path: Path) -> Record:
             raise ValueError(f"nested more than {DEPTH} levels deep")
         version = data.get("schema_version") if isinstance(data, dict) else None
         if isinstance(version, int) and version > SCHEMA_VERSION:
-            raise UserError(f"{path}: of a newer version of this suite (schema_version {version}); update the suite")
+            raise UserError(f"{path}: is of a newer version of this suite (schema_version {version}); update the suite")
         return Record.model_validate(data, strict=True)
     except ValidationError as error:
         raise UserError(f"{path}: {first_error(error)}") from error

@@ -1,4 +1,4 @@
-"""A run as it was asked for, resolved: all that decides its result, and what does not."""
+"""A resolved run: the settings that decide its result, and those that do not."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ RUNS = Path("runs")
 
 
 class Local(Strict):
-    """How and where a run is made on this machine; nothing here decides a result.
+    """How and where a run executes on this machine. Nothing here changes a result.
 
     Attributes:
         T: time-steps to report, increasing.
         logger: ``wandb``, ``csv`` or ``none``.
-        compile: training steps; ``None`` if it pays.
+        compile: compile training steps; ``None`` compiles them if that saves time.
         ckpt: ``last``, a file, or published weights.
         out: folder of the run; ``None`` for its own under ``runs/``.
         overwrite: begin anew in a folder that holds a run.
@@ -100,7 +100,7 @@ class RunSpec(Strict):
         return f"{self.data}-{self.arch}-{self.method}-{label}-seed{self.seed}"
 
     def folder(self, root: Path = RUNS) -> Path:
-        """Where a training goes by default: a place of its own for all that decides its result."""
+        """Default folder of a training; different for any two settings that change the result."""
         return self._folder(root, self.label, self.config())
 
     def folder_of(self, source: Options | str, recipe: str, overrides: list[str], root: Path = RUNS) -> Path:

@@ -94,7 +94,7 @@ def readout_of(header: Header) -> Readout:
     """The options of the converted network.
 
     Raises:
-        UserError: they are none that there are, or out of range.
+        UserError: an option is unknown or out of range.
     """
     try:
         return Readout(**header.recipe.part("snn"))  # type: ignore[arg-type]
@@ -107,7 +107,7 @@ def load(ckpt: Path, data_options: Options, snn: Options | None = None) -> Train
 
     Args:
         ckpt: ``last.ckpt`` or ``model.safetensors``.
-        data_options: those that do not change results, in the place of the recorded ones.
+        data_options: options that do not change results; they replace the recorded ones.
         snn: options of the converted network in the place of the recorded ones, which are then recorded.
 
     Raises:

@@ -51,7 +51,7 @@ def accuracies(num_classes: int) -> MetricCollection:
 
 
 def calibration_size(model: ConversionModule, datamodule: ImageDataModule) -> int:
-    """How many training images the conversion looks at; in a run on a subset no more than there are.
+    """How many training images the conversion looks at; in a run on a subset, at most the size of the subset.
 
     Raises:
         UserError: the method asks for more than the training set has.
@@ -117,7 +117,7 @@ class ConversionCallback(pl.Callback):
                     len(datamodule.split(datamodule.eval_split)) * T
                 )
             self.twins = {T: self._network(T).twin(T) for T in self.steps}
-            # All processes evaluate one network, however each has rounded what it calibrated.
+            # All processes evaluate the same network, even if their calibrations were rounded differently.
             for module in (*self.networks.values(), *self.twins.values()):
                 share(itertools.chain(module.parameters(), module.buffers()))
         names = ["ann", *pl_module.extras, *(f"{kind}{T}" for T in self.steps for kind in ("snn", "twin"))]

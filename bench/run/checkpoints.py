@@ -59,7 +59,7 @@ def read(path: Path) -> Weights:
         UserError: absent, damaged, or not one of this suite's.
     """
     if not path.is_file():
-        raise UserError(f"--ckpt {path}: there is no such file")
+        raise UserError(f"--ckpt {path}: no such file")
     try:
         if path.suffix == ".safetensors":
             with safetensors.safe_open(path, "pt") as file:
@@ -90,7 +90,7 @@ def read(path: Path) -> Weights:
 
 
 def duplicate(source: Path, target: Path) -> None:
-    """Puts a whole file, a hard link where there are such, in the place of ``target``.
+    """Replaces ``target`` by a copy of ``source``, as a hard link if the file system has them.
 
     Raises:
         UserError: the folder cannot be written; ``target`` is as it was.
@@ -103,19 +103,19 @@ def duplicate(source: Path, target: Path) -> None:
         except OSError:  # a file system without hard links
             shutil.copy2(source, link)
         os.replace(link, target)
-        # Where both are links to one file, rename leaves the first name as well.
+        # If both are links to the same file, rename keeps the first name as well.
         link.unlink(missing_ok=True)
     except FileNotFoundError:
-        return  # the folder has vanished, and with it what there was to keep
+        return  # the folder was removed together with the file to keep
     except OSError as error:
         link.unlink(missing_ok=True)
         raise UserError(f"{target}: cannot be written ({error.strerror or error})") from error
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoint files, flushed and renamed into place; the one before is kept beside.
+    """Writes Lightning's checkpoints atomically and keeps the previous one beside the last.
 
-    A crash during a save leaves the old file; a last file damaged later leaves the one before it.
+    After a crash during a save, the old file is still whole. If the last is damaged later, the previous one is left.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, object], path: str | Path, storage_options: object = None) -> None:
@@ -124,7 +124,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         if target.exists():
-            # At every moment one whole file is there under the name of the last.
+            # A whole file exists under the last file's name at every moment.
             duplicate(target, target.with_name(PREVIOUS))
         write_atomically(target, buffer.getvalue())
 

@@ -22,9 +22,9 @@ def _print_on_rank_zero(line: str) -> None:
 
 
 class EpochSeed(pl.Callback):
-    """Makes what is random in an epoch (dropout, noise) a function of (seed, epoch).
+    """Makes the random numbers of an epoch (dropout, noise) a function of (seed, epoch).
 
-    A resumed run then goes on exactly where the interrupted one would have been.
+    A resumed run then continues exactly as the uninterrupted run would have.
     """
 
     def __init__(self, seed: int) -> None:
@@ -88,7 +88,7 @@ class StopOnNaN(pl.Callback):
             self.bad.clear()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Looks at the weights: the last step of an epoch may have broken them after a finite loss."""
+        """Checks the weights: the last step of an epoch may break them although the loss was finite."""
         broken = [name for name, weight in pl_module.named_parameters() if not bool(torch.isfinite(weight).all())]
         if broken:
             raise UserError(f"{broken[0]} is not finite after epoch {trainer.current_epoch}: {ADVICE}")

@@ -25,7 +25,7 @@ from bench.snn.precision import full_precision
 
 
 def check_early(header: Header, argv: list[str]) -> None:
-    """Makes now, of what is known, the parts of the record that would else be refused after the training.
+    """Validates the known parts of the record now, so that they are not refused after the training.
 
     Raises:
         UserError: a name or an argument is too long or has characters that a record cannot hold.

@@ -94,7 +94,7 @@ def _train_first(method: str, net: RunSpec) -> Path:
 
 
 def command(spec: RunSpec) -> list[str]:
-    """A command line that asks for a run; its folder and what else does not decide a result is left to the defaults."""
+    """Returns a command line for a run. The folder and other settings without effect on results stay default."""
     arch = architectures.typed(spec.arch)
     words = ["python", "-m", "bench", "fit", "--method", spec.method, "--arch", arch, "--data", spec.data]
     words += ["--seed", str(spec.seed), *(f"--{override}" for override in spec.overrides)]

@@ -49,7 +49,7 @@ def make_loggers(kind: str, out: Path, name: str, config: Options) -> list[Logge
 
 
 class SturdyCSVLogger(CSVLogger):
-    """Makes its folder anew where that has vanished during a run: what is logged later is not lost with it."""
+    """Creates its folder again if it was removed during a run, so that later metrics are not lost."""
 
     @rank_zero_only
     def save(self) -> None:
@@ -59,7 +59,7 @@ class SturdyCSVLogger(CSVLogger):
 
 
 class SturdyWandbLogger(WandbLogger):
-    """Goes on without W&B where that cannot be reached any more: no result and no metric is lost, both are on disk."""
+    """Continues without W&B if the connection is lost. Results and metrics are on disk as well, so none is lost."""
 
     gone = False
 
@@ -69,17 +69,17 @@ class SturdyWandbLogger(WandbLogger):
         self.attempt(lambda: super(SturdyWandbLogger, self).log_metrics(metrics, step), Path(self.save_dir or "."))
 
     def end(self) -> None:
-        """Completes the run, also where something could not be sent: W&B may hold it open otherwise."""
+        """Completes the run even if something could not be sent. Otherwise W&B may keep it open."""
         where, gone, self.gone = Path(self.save_dir or "."), self.gone, False
         self.attempt(self.experiment.finish, where, warn=not gone)
 
     def attempt(self, send: Callable[[], object], where: Path, warn: bool = True) -> None:
-        """Sends something; warns, the first time that this fails, and does nothing from then on.
+        """Calls ``send``. Warns at the first failure and does nothing from then on.
 
         Args:
-            send: what is to be done.
-            where: the file or folder on disk that has it in any case.
-            warn: not where it has been said already.
+            send: sends something to W&B.
+            where: the file or folder on disk that has the same data.
+            warn: print the warning; false if it has been printed already.
         """
         if self.gone:
             return
@@ -204,7 +204,7 @@ def send_to_wandb(loggers: Sequence[Logger], send: Callable[[WandbLogger], objec
     Args:
         loggers: of a run, of any kind.
         send: logs something.
-        where: the file on disk that has it in any case.
+        where: the file on disk that has the same data.
     """
     for logger in loggers:
         if isinstance(logger, SturdyWandbLogger):

@@ -23,7 +23,7 @@ CODE_PATHS = ("bench", "methods", "datamodules", "pyproject.toml")
 def code_state() -> Code:
     """Commit of the checkout this package runs from, and whether its code differs from it.
 
-    As it was at the first call: what is committed or edited while a run goes on is not what runs.
+    Cached at the first call, because commits and edits during a run do not change the running code.
     """
     commit, top = _git("rev-parse", "HEAD"), _git("rev-parse", "--show-toplevel")
     # Installed into an environment inside some other checkout, that one's commit would say nothing of this code.
@@ -39,7 +39,7 @@ def code_state() -> Code:
 
 
 def same_code(one: str, other: str) -> bool:
-    """Whether two commits have the same code, whatever else differs; no, where git cannot tell."""
+    """Whether two commits have the same code, whatever else differs; false if git cannot tell."""
     return one == other or _git("diff", "--no-ext-diff", "--quiet", one, other, "--", *CODE_PATHS) is not None
 
 
@@ -106,7 +106,7 @@ def trained_by(before: Header, now: Code, max_epochs: int) -> Code:
 
 
 def trained_on(before: Header | None, here: Arithmetic, max_epochs: int) -> Arithmetic | None:
-    """The arithmetic of a whole training; ``None`` if it is not known, or not one.
+    """The arithmetic of a whole training; ``None`` if it is unknown or changed during the training.
 
     Args:
         before: header of the checkpoint that is resumed from.

@@ -25,7 +25,7 @@ from bench.snn.cost import ENERGY_MODEL
 
 @contextmanager
 def working_in(out: Path, trainer_options: Options) -> Iterator[None]:
-    """Keeps other runs out of a run's folder, and clears what a killed one has left half-written.
+    """Locks a run's folder and removes half-written files of a killed run.
 
     Args:
         out: the run's folder.
@@ -52,7 +52,7 @@ def working_in(out: Path, trainer_options: Options) -> Iterator[None]:
 
 
 def keep_weights(net: Trained, out: Path) -> str:
-    """Writes ``model.safetensors``: an evaluation that is interrupted loses no training.
+    """Writes ``model.safetensors``, so that an interrupted evaluation does not lose the training.
 
     Returns:
         The file's SHA-256.

@@ -1,4 +1,4 @@
-"""timm's published weights as a source net, as if a training of ``relu`` had left them."""
+"""Loads timm's published weights as a source net, with the header of a ``relu`` net."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def parse_steps(text: object) -> tuple[int, ...]:
         raise UserError(f"--T {text}: must be time-steps of at least 1 separated by commas, such as 1,2,4,8")
     steps = tuple(sorted({int(part) for part in parts}))
     if len(steps) != len(parts):
-        raise UserError(f"--T {text}: each number of time-steps once")
+        raise UserError(f"--T {text}: gives a number of time-steps twice")
     return steps
 
 
@@ -196,7 +196,7 @@ def _layer(recipe: Recipe) -> tuple[str, Options]:
 
 
 def _refuse_training_options(overrides: Sequence[str], method: str, kind: str, roles: dict[str, Role]) -> None:
-    """What would change nothing must not stand in the record, nor in the name of a row."""
+    """Refuses options without effect, so that they appear neither in the record nor in its name."""
     for override in overrides:
         option = override.partition("=")[0]
         group, _, name = option.partition(".")

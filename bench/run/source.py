@@ -80,7 +80,7 @@ def require_fitting(spec: RunSpec, source: Header, kinds: Sequence[str], path: P
     for key, values in allowed.items():
         if (found := getattr(source, key)) not in values:
             needed = " or ".join(str(value) for value in values)
-            raise UserError(f"--ckpt {path}: is of {key} {found}, and {spec.method} needs {key} {needed}")
+            raise UserError(f"--ckpt {path}: has {key} {found}, but {spec.method} needs {key} {needed}")
     held_out, wanted = source.recipe.part("data").get("val_split") or 0, spec.data_options["val_split"]
     if spec.data_options["eval_split"] == "val" and int(str(held_out)) < int(str(wanted)):
         raise UserError(

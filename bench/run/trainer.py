@@ -160,7 +160,7 @@ def _device_type(accelerator: str) -> str:
 
 
 def require_batches(trainer: pl.Trainer, datamodule: ImageDataModule, *splits: str) -> None:
-    """Finds out now what Lightning would find when it comes to the first batch of each split.
+    """Checks the batches of each split now; Lightning would fail only at the first batch.
 
     Args:
         trainer: with its limits.
@@ -199,7 +199,7 @@ def training_images(trainer: pl.Trainer, datamodule: ImageDataModule) -> int:
 
 @contextmanager
 def interruptible(doing: str, advice: Callable[[], str]) -> Iterator[None]:
-    """Makes Lightning's ways to end on a signal one, and SIGUSR1, by which SLURM announces the end of a job, SIGTERM.
+    """Raises ``Interrupted`` for every signal that ends Lightning. SLURM's warning, SIGUSR1, is treated as SIGTERM.
 
     Args:
         doing: what was under way, for the message.

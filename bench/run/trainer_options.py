@@ -1,4 +1,4 @@
-"""What of ``--trainer.*`` the suite works with, in one spelling; the rest is refused before anything is computed."""
+"""Checks ``--trainer.*``: one spelling for each value; unsupported values are refused before anything is computed."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def checked(trainer: dict[str, Any]) -> dict[str, Any]:
     found["devices"] = _count("devices", found["devices"], "; CUDA_VISIBLE_DEVICES says which GPUs are used")
     found["num_nodes"] = _count("num_nodes", found["num_nodes"])
     if found["strategy"] == "single_device" and found["devices"] * found["num_nodes"] > 1:
-        raise UserError("--trainer.strategy single_device: is of one process; give ddp, or --trainer.devices 1")
+        raise UserError("--trainer.strategy single_device: runs one process only; give ddp, or --trainer.devices 1")
     for key, why in (("max_epochs", ", the cosine schedule ends there"), ("accumulate_grad_batches", "")):
         if found[key] is None or found[key] < 1:
             raise UserError(f"--trainer.{key} {found[key]}: must be at least 1{why}")

@@ -64,13 +64,13 @@ def trained(
         Interrupted: a signal ended the training.
     """
     if resume and resume.name == PREVIOUS and spec.local.ckpt == "last":
-        # In the damaged one's place, or the next save would make that the one to fall back to.
+        # Replaces the damaged file. Otherwise the next save would keep the damaged one as the fallback.
         checkpoints.duplicate(resume, resume.with_name(LAST))
     if resume and resume.name == WEIGHTS:
         return _whole(spec, resume, out)
     model, datamodule = build(spec.data, spec.method, spec.arch, spec.model, spec.all_data_options, spec.seed)
     assert isinstance(model, TrainingModule) and spec.trainer is not None
-    # Refused now and not after the training, nor after what an earlier run has left is gone.
+    # Checked before the training, and before files of an earlier run are removed.
     calibration_size(model, datamodule)
     datamodule.check_training_files()
     before = checkpoints.read(resume).header if resume else None
@@ -107,7 +107,7 @@ def trained(
     )
     require_batches(trainer, datamodule, "train", "test")
     if before is None and trainer.is_global_zero:
-        # Only now, as nothing refuses any more; and first what an earlier run would be resumed from.
+        # Only now, because no check follows. Checkpoints go first, so that no run resumes from them.
         for path in (out / "checkpoints" / LAST, out / "checkpoints" / PREVIOUS, out / RECORD, out / WEIGHTS):
             path.unlink(missing_ok=True)
     if trainer.is_global_zero:
@@ -166,7 +166,7 @@ def find_resume(spec: RunSpec, out: Path, header: Header, tuning: bool = False) 
         path = out / WEIGHTS
         if not path.exists():
             begin = "begin anew with --overwrite in its place" if there else "leave --ckpt out to begin"
-            raise UserError(f"--ckpt last: there is no checkpoint in {folder} yet; {begin}")
+            raise UserError(f"--ckpt last: no checkpoint found in {folder}; {begin}")
     elif path.suffix == ".safetensors":
         raise UserError(f"--ckpt {path}: holds weights only, and a training resumes from a .ckpt file")
     try:
@@ -180,7 +180,7 @@ def find_resume(spec: RunSpec, out: Path, header: Header, tuning: bool = False) 
     for key in ("method", "arch", "data", "seed"):
         theirs, our = getattr(old, key), getattr(header, key)
         if theirs != our:
-            raise UserError(f"--ckpt {path}: is of {key} {theirs}, not {our}")
+            raise UserError(f"--ckpt {path}: has {key} {theirs}, not {our}")
     before, now = ({**completed(its.recipe.config), "source": None} for its in (old, header))
     changed = differences(before, now)
     if changed:
@@ -192,5 +192,5 @@ def find_resume(spec: RunSpec, out: Path, header: Header, tuning: bool = False) 
                 f"--ckpt last: {path} has {old.epochs} of {whole} epochs, and there is no checkpoint to go on from; "
                 "begin anew with --overwrite in its place"
             )
-        print(f"note: {path} has all {whole} epochs: it is evaluated")
+        print(f"note: {path} has all {whole} epochs; only the evaluation is run")
     return path

@@ -49,9 +49,9 @@ def run(arch: str, what: Sequence[str], T: int, images: int, pairs: int, device:
         if number < 1:
             raise UserError(f"--{name} {number}: must be at least 1")
     if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: there is none here; use --device cpu")
+        raise UserError("--device cuda: torch finds no usable GPU; use --device cpu")
     if not can_compile():
-        raise UserError("speed: it compares compiled code, and there is no compiler here; install g++ or set $CXX")
+        raise UserError("speed: it compares compiled code and needs a C++ compiler; install g++ or set $CXX")
     figures = [figure for kind in what for figure in figures_of(kind, arch, T, images, pairs, device)]
     machine = environment(torch.device(device), 1, 0)
     if as_json:

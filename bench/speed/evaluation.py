@@ -116,7 +116,7 @@ class Nets:
     def spikingjelly(self) -> Rate | None:
         """Image-steps a second of SpikingJelly's multi-step neurons between layers that see the steps as a batch.
 
-        ``None`` where it is not installed (extra ``peers``).
+        ``None`` if it is not installed (extra ``peers``).
         """
         if importlib.util.find_spec("spikingjelly") is None:
             return None
@@ -202,7 +202,7 @@ def callback(arch: str, T: int, images: int, pairs: int, device: str) -> list[Fi
 
 
 def peak_bytes(work: Callable[[], object], device: str) -> float:
-    """The most memory that ``work`` has allocated at one time, what was there before left out."""
+    """Returns the peak memory that ``work`` allocates, in bytes, not counting memory in use before."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()

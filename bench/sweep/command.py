@@ -30,7 +30,7 @@ def run(file: Path, out: Path, committed: Path, resources: Resources, dry_run: b
         as_commands: only print the commands.
 
     Returns:
-        0, or 1 where a run failed.
+        0, or 1 if a run failed.
 
     Raises:
         UserError: bad input.

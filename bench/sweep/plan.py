@@ -159,7 +159,7 @@ class Planner:
         return self._file(spec, folder, words, source.folder)
 
     def _file(self, spec: RunSpec, folder: Path, base: list[str], source: Path | None = None) -> Job:
-        """Two that differ in T alone are one run, for the T of both."""
+        """Merges runs that differ in T alone into one run with all their T."""
         arguments = ["fit", *base, "--out", str(folder)]
         if source is not None:
             arguments += ["--ckpt", str(source / WEIGHTS)]

@@ -74,7 +74,7 @@ class Progress:
 
 
 class Display:
-    """The table, or lines where standard output is no terminal."""
+    """Shows a table, or plain lines if standard output is not a terminal."""
 
     def __init__(self, runs: Sequence[Progress]) -> None:
         self.runs, self.started = runs, time.monotonic()

@@ -1,4 +1,4 @@
-"""The file that a sweep is asked for by."""
+"""The format of a sweep file, and its reader."""
 
 from __future__ import annotations
 
@@ -78,10 +78,10 @@ def read_sweep(path: Path) -> SweepFile:
         for where, options in owners:
             for name in full_names(options):
                 if name in refused:
-                    raise UserError(f"{path}: {where}: {name} is the sweep's to set")
+                    raise UserError(f"{path}: {where}: the sweep sets {name} itself; remove it")
     for item in sweep.methods:
         if item.source and item.name in METHODS and METHODS[item.name].source is None:
-            raise UserError(f"{path}: {item.name}.source: it converts no net, it trains its own")
+            raise UserError(f"{path}: {item.name}.source: this method trains its own net and converts none")
     names = {item.name for item in sweep.methods}
     possible = {kind for name in names & set(METHODS) for kind in METHODS[name].sources}
     for kind in sweep.sources:

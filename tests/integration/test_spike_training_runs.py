@@ -58,9 +58,9 @@ def test_an_interrupted_tuning_goes_on(bench, source):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("tandem", "--ckpt", "SOURCE"), ("of method qcfs", "tandem needs method relu")),
-        (("dsr", "--ckpt", "SOURCE", "--seed", "1"), ("is of seed 0", "dsr needs seed 1")),
-        (("dsr", "--ckpt", "SOURCE", "--arch", "resnet18"), ("of arch cifar_resnet20",)),
+        (("tandem", "--ckpt", "SOURCE"), ("has method qcfs", "tandem needs method relu")),
+        (("dsr", "--ckpt", "SOURCE", "--seed", "1"), ("has seed 0", "dsr needs seed 1")),
+        (("dsr", "--ckpt", "SOURCE", "--arch", "resnet18"), ("has arch cifar_resnet20",)),
         (("dsr", "--ckpt", "absent.safetensors"), ("no such file",)),
         (("lasnn", "--ckpt", "SOURCE", "--model.ann_epochs", "1"), ("--model.ann_epochs 1", "give 0")),
         (("lasnn", "--model.ann_epochs", "0"), ("--ckpt", "--model.ann_epochs N")),
@@ -69,7 +69,7 @@ def test_an_interrupted_tuning_goes_on(bench, source):
         (("snn2ann", "--model.T", "-1"), ("--model.T -1: must be at least 1",)),
         (("surrogate", "--model.alpha", "-1"), ("--model.alpha -1",)),
         (("ttfs", "--model.v_init", "-1", "--model.source", "qcfs", "--ckpt", "SOURCE"), ("--model.v_init -1",)),
-        (("ttfs", "--ckpt", "SOURCE"), ("of method qcfs", "ttfs needs method relu")),
+        (("ttfs", "--ckpt", "SOURCE"), ("has method qcfs", "ttfs needs method relu")),
     ],
 )
 def test_bad_input_is_one_line(bench, source, arguments, words):

@@ -100,5 +100,5 @@ def test_values_out_of_range_are_refused(defaults, option, values, advice):
 def test_one_device_is_of_one_process(defaults):
     assert checked({**defaults, "strategy": "single_device"})["strategy"] == "single_device"
     for several in ("devices", "num_nodes"):
-        with pytest.raises(UserError, match="single_device: is of one process"):
+        with pytest.raises(UserError, match="single_device: runs one process only"):
             checked({**defaults, "strategy": "single_device", several: 2})
