@@ -127,8 +127,11 @@ class Planner:
         Raises:
             UserError: an unknown name or option; it names the run.
         """
-        axes = itertools.product(self.sweep.data, self.sweep.archs, self.sweep.seeds, self.sweep.methods)
-        for data, arch, seed, item in axes:
+        sweep = self.sweep
+        archs = dict.fromkeys(arch for item in sweep.methods for arch in item.archs or sweep.archs)
+        for data, arch, seed, item in itertools.product(sweep.data, archs, sweep.seeds, sweep.methods):
+            if arch not in (item.archs or sweep.archs):
+                continue
             for shared in _combinations(full_names(self.sweep.grid)):
                 for own in _combinations(full_names(item.grid)):
                     common = full_names(self.sweep.options) | shared

@@ -19,12 +19,14 @@ FIXED = ("method", "arch", "data", "data.name", "seed", "out", "config", "print_
 
 
 class MethodItem(Strict):
-    """A method with options of its own; every combination of ``grid`` is a run.
+    """A method with its own options; every combination of ``grid`` is a run.
 
-    ``source`` are options of the net that it converts; they override those in the file's ``sources``.
+    ``archs`` replaces the file's for this method, for a checkpoint that fits one net only. ``source`` are options of the
+    net that it converts; they override those in the file's ``sources``.
     """
 
     name: str
+    archs: Annotated[list[str], Field(min_length=1)] | None = None
     options: Options = {}
     grid: Grid = {}
     source: Options = {}

@@ -48,6 +48,13 @@ def test_every_combination_is_one_run():
     }
 
 
+def test_a_method_has_its_own_archs_if_it_names_some():
+    methods = [{"name": "qcfs", "archs": ["resnet32"]}, {"name": "qcfs", "archs": ["resnet44"]}, "tcl"]
+    jobs = plan(methods=methods, archs=["resnet20"])
+    assert [(j.spec.method, j.spec.arch) for j in jobs] == [
+        ("qcfs", "cifar_resnet32"), ("qcfs", "cifar_resnet44"), ("tcl", "cifar_resnet20")]  # fmt: skip
+
+
 def test_records_that_will_never_be_ranked_are_named(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("sweep.yaml").write_text("methods: [relu, qcfs]\ndata: [digits]\nseeds: [0, 1]\noptions: {T: [8]}\n")
@@ -277,6 +284,7 @@ def test_a_run_of_one_process_is_alone_in_its_folder_whatever_its_rank_is_said_t
         ("methods: [{name: qcfs, options: {seed: 1}}]", ["qcfs.options", "seed"]),
         ("methods: [qfcs]", ["qfcs", "did you mean qcfs"]),
         ("methods: [qcfs]\narchs: [resnet21]", ["resnet21"]),
+        ("methods: [{name: qcfs, archs: [resnet21]}]", ["resnet21"]),
         ("methods: [qcfs]\ndata: [digit]", ["digit", "digits"]),
         ("methods: [qcfs]\noptions: {model: {LL: 4}}", ["model.LL"]),
         ("methods: [qcfs]\noptions: {print_config: true}", ["print_config"]),
