@@ -95,6 +95,7 @@ def read_config(path: Path) -> Options:
     return {SHORTHANDS.get(f"--{key}", f"--{key}")[2:]: value for key, value in flat.items()}
 
 
+@functools.cache  # a sweep asks for the same one hundreds of times, and each takes a tenth of a second to build
 def second_stage(method_class: type, data_class: type) -> Any:
     """A jsonargparse parser for every option of one method and one data set."""
     import pytorch_lightning as pl

@@ -21,7 +21,7 @@ FIXED = ("method", "arch", "data", "data.name", "seed", "out", "config", "print_
 class MethodItem(Strict):
     """A method with its own options; every combination of ``grid`` is a run.
 
-    ``archs`` replaces the file's for this method, for a checkpoint that fits one net only. ``source`` are options of the
+    ``archs`` replaces the file's for this method, because a checkpoint fits one net only. ``source`` has options of the
     net that it converts; they override those in the file's ``sources``.
     """
 
