@@ -1,6 +1,6 @@
 """Fills README's parts from registry and board, and draws its picture: ``python docs/generate.py`` (``--check``).
 
-A method is shown by its result with the recipe ``paper`` if that is on the board, else by its best one.
+A method is shown by its result with the recipe ``paper`` if that is on the board, else by the first on the board.
 """
 
 from __future__ import annotations
@@ -45,12 +45,15 @@ def board() -> tuple[list[Row], list[Paper]]:
     return aggregate(load(ROOT / "leaderboards" / "results")[0], papers), papers
 
 
-def best(rows: Sequence[Row], dataset: str, net: str = NET) -> Board:
-    """By method, in the order of the board: the experiment that stands for it."""
+def best(rows: Sequence[Row], dataset: str, net: str = NET, trained_here: bool = False) -> Board:
+    """By method, in the order of the board: the experiment that stands for it.
+
+    The board has nets trained in full first, by a paper's recipe here and then by others, and short recipes last.
+    """
     found: dict[str, Sequence[Row]] = {}
     for cells in measured(rows):
         first = cells[0]
-        if (first.dataset, first.arch) != (dataset, net) or first.weights_of_others:
+        if (first.dataset, first.arch) != (dataset, net) or (trained_here and first.weights_of_others):
             continue
         known = found.get(first.method)
         if known is None or (first.recipe == PAPER != known[0].recipe):
@@ -73,6 +76,7 @@ def printed(papers: Sequence[Paper], method: str, dataset: str, L: int | None, n
 def status(rows: Sequence[Row]) -> Iterator[str]:
     """Where the leaderboard stands, in one paragraph."""
     ours = [cells for cells in measured(rows) if not cells[0].weights_of_others]
+    theirs = [cells[0] for cells in measured(rows) if cells[0].weights_of_others]
     firsts = [cells[0] for cells in ours]
     nets = sorted({title(row.arch) for row in firsts})
     data = [entry.title for name, entry in DATA.items() if any(row.dataset == name for row in firsts)]
@@ -81,6 +85,9 @@ def status(rows: Sequence[Row]) -> Iterator[str]:
     yield f"Where it stands: the leaderboard has {len(ours)} results of {len(methods)} methods, for"
     yield f"{' and '.join(nets)} on {' and '.join(data)}."
     yield f"{'All' if single == len(ours) else single} of them are of one seed."
+    if theirs:
+        converted = len({row.method for row in theirs})
+        yield f"{len(theirs)} more, of {converted} methods, convert networks that others have trained in full."
     compared = [row for cells in ours for row in cells if row.printed is not None and row.recipe == PAPER]
     if compared:
         matching = sum(row.badge == "matches" for row in compared)
@@ -152,7 +159,8 @@ def which(registry: Mapping[str, MethodEntry], found: Board) -> Iterator[str]:
         paper = f"[{paper}]({entry.published.link})" if entry.published.link else paper
         retraining = "yes" if entry.source is None else f"no: {' or '.join(f'`{source}`' for source in entry.sources)}"
         traits = [f"{entry.title} `{name}`", paper, retraining, reached(cells), spread(first.ann_top1, first.ann_std)]
-        yield pages.line([*traits, *accuracies(cells, FEW_AND_MANY), f"`{first.recipe}`"])
+        recipe = str(first.standing) if first.weights_of_others else f"`{first.recipe}`"
+        yield pages.line([*traits, *accuracies(cells, FEW_AND_MANY), recipe])
     others = [f"`{name}`" for name, entry in registry.items() if name not in there and not entry.source_only]
     if others:
         yield ""
@@ -197,7 +205,7 @@ def picture(rows: Sequence[Row], papers: Sequence[Paper]) -> Picture:
 
 def panel(rows: Sequence[Row], papers: Sequence[Paper], dataset: str) -> Panel:
     """One data set."""
-    found = best(rows, dataset)
+    found = best(rows, dataset, trained_here=True)
     shown = {name: found[name] for name in DRAWN if name in found}
     series = []
     for ink, (name, cells) in enumerate(shown.items()):
