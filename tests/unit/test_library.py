@@ -359,7 +359,7 @@ class Pair(nn.Module):
 EIGHT = normal(2, 3, 8, 8)
 ODD: dict[str, tuple[Callable[[], object], str]] = {
     "parametrized": (lambda: convert(parametrized(), "max_norm", EIGHT), "conv1 is parametrized"),
-    "two answers": (lambda: convert(Pair(), "max_norm", EIGHT), "answers with several tensors"),
+    "two answers": (lambda: convert(Pair(), "max_norm", EIGHT), "returns several tensors"),
     "images of another size": (lambda: convert(ready(Tokens()), "max_norm", normal(2, 3, 5)), "does not take images"),
     "single images": (lambda: convert(ready(Tokens()), "max_norm", normal(2, 8, 8).float()), "torch.float32"),
     "a data set": (lambda: convert(plain(), "max_norm", torch.utils.data.TensorDataset(EIGHT)), "DataLoader"),

@@ -111,7 +111,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     },
     "dilated max-pool": (
         lambda: Parts(lambda net, x: net.odd(x), odd=nn.MaxPool2d(3, 1, 2, dilation=2)),
-        "odd: dilated max-pooling",
+        "odd: max-pooling with dilation",
     ),
     "max-pool with indices": (
         lambda: Parts(lambda net, x: net.odd(x)[0], odd=nn.MaxPool2d(2, return_indices=True)),
