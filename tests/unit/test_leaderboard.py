@@ -845,9 +845,9 @@ def test_an_absent_folder_is_refused_in_one_line(
     folders = {"--results": results, "--reported": reported, "--out": tmp_path / "out", option: tmp_path / "absent"}
     assert cli.main(["leaderboard", *(str(word) for pair in folders.items() for word in pair), *check]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert option in line and f"{tmp_path / 'absent'}: no such folder" in line
+    assert option in line and f"{tmp_path / 'absent'}: folder not found" in line
     assert not (tmp_path / "out").exists() and not (tmp_path / "absent").exists()
-    with pytest.raises(UserError, match="no such folder"):
+    with pytest.raises(UserError, match="folder not found"):
         run(tmp_path / "absent", reported, tmp_path / "out", False, False, [])
 
 

@@ -475,7 +475,7 @@ class LogSoftmax(nn.Module):
 @pytest.mark.parametrize("last", [nn.Softmax(1), nn.LogSoftmax(1), LogSoftmax()])
 def test_a_softmax_at_the_end_is_left_out_and_said(last: nn.Module) -> None:
     net = Net(lambda net, x: net.p(net.head(F.relu(net.a(x)))), p=last)
-    with pytest.warns(ConversionWarning, match="left out, which changes no ranking"):
+    with pytest.warns(ConversionWarning, match="left out; this does not change the ranking"):
         snn = convert(net, "max_norm", CALIBRATION)
     rates = simulate(snn, IMAGES, 2000).mean(0)
     assert (last(rates) - net(IMAGES)).abs().max() < 0.02
@@ -641,13 +641,13 @@ def test_methods_on_quantised_nets_take_ones_own(method: str) -> None:
 
 
 BAD_THRESHOLDS: dict[str, tuple[object, str]] = {
-    "none": (None, "qcfs converts what it has trained itself"),
+    "none": (None, "qcfs converts only nets that it has trained"),
     "another class": ({nn.GELU: (1.0, 4)}, "has no GELU"),
     "another name": ({"22": (1.0, 4)}, "has no 22"),
-    "negative": ({TheirQuantiser: (-1.0, 4)}, "that of 2 is -1, and must be positive"),
+    "negative": ({TheirQuantiser: (-1.0, 4)}, "the threshold of 2 is -1, but must be positive"),
     "no levels": ({TheirQuantiser: (1.0, 0)}, "has 0 levels"),
-    "no attribute": ({TheirQuantiser: lambda module: (module.threshold, 4)}, "gives no threshold and levels for 2"),
-    "one number": ({TheirQuantiser: 1.0}, "gives no threshold and levels for 2"),
+    "no attribute": ({TheirQuantiser: lambda module: (module.threshold, 4)}, "no threshold and levels for 2"),
+    "one number": ({TheirQuantiser: 1.0}, "no threshold and levels for 2"),
     "NaN": ({TheirQuantiser: (float("nan"), 4)}, "that of 2 is nan"),
     "some": ({"2": (1.1, 4)}, "floor, which is not linear"),
 }
