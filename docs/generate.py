@@ -85,8 +85,8 @@ def status(rows: Sequence[Row]) -> Iterator[str]:
     if compared:
         matching = sum(row.badge == "matches" for row in compared)
         yield (
-            f"Of {len(compared)} accuracies measured with a paper's own recipe, {matching} are within {TOLERANCE} points "
-            f"or two standard deviations of the printed ones."
+            f"Of {len(compared)} accuracies measured with a paper's own recipe, {matching} are within {TOLERANCE} "
+            f"points or two standard deviations of the printed ones."
         )
     else:
         yield "No paper's own recipe has been trained in full yet, so no printed accuracy has been reproduced so far."

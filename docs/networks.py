@@ -1,7 +1,7 @@
 """Makes the table of ``docs/networks.md``: ``python docs/networks.py`` (``--check`` writes nothing; minutes).
 
-Each network is built with random weights and converted by a method without max-pooling and by three that take
-max-pooling. That it then is its own step loop is what ``tests/unit/test_popular_nets.py`` shows.
+Each network is built with random weights and converted with one method that refuses max-pooling and with three that
+accept it. ``tests/unit/test_popular_nets.py`` checks that the conversion equals a step-by-step simulation.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ TIMM = (
     "tf_mobilenetv3_small_minimal_100", "vgg11_bn", "xception41",
 )  # fmt: skip
 METHODS = ("opi", "burst", "dcgs", "ltb")
-# Nets that take no other size.
+# Nets that need a certain image size.
 SIZES = {"inception_v3": 128, "swin_t": 224, "vit_b_32": 224}
 
 
 def build(library: str, name: str) -> nn.Module:
-    """A net with random weights."""
+    """Builds a net with random weights."""
     torch.manual_seed(0)
     if library == "timm":
         return timm.create_model(name, num_classes=10)
@@ -45,7 +45,7 @@ def build(library: str, name: str) -> nn.Module:
 
 
 def verdict(net: nn.Module, method: str, side: int) -> str:
-    """``yes``, or why not."""
+    """Returns ``yes``, or the reason why the net cannot be converted."""
     try:
         convert(net, method, torch.randn(2, 3, side, side))
     except UserError as error:
@@ -54,7 +54,7 @@ def verdict(net: nn.Module, method: str, side: int) -> str:
 
 
 def verdicts() -> Iterator[str]:
-    """A line for each net."""
+    """Yields a line for each net."""
     yield from pages.table(["network", *(f"`{method}`" for method in METHODS), "why not"])
     for library, names in (("torchvision", TORCHVISION), ("timm", TIMM)):
         for name in names:

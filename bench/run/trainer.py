@@ -101,7 +101,7 @@ def quiet() -> Iterator[None]:
 def make_trainer(
     arguments: Options, loggers: Sequence[Logger], callbacks: Sequence[Callback], out: Path, **fixed: str | int
 ) -> pl.Trainer:
-    """A Trainer from ``--trainer.*`` and the suite's own choices; a progress bar only where somebody looks.
+    """A Trainer from ``--trainer.*`` and the suite's own choices; a progress bar only in a terminal.
 
     Args:
         arguments: ``--trainer.*``; ``None`` leaves the default, which is one process.

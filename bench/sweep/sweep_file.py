@@ -19,7 +19,7 @@ FIXED = ("method", "arch", "data", "data.name", "seed", "out", "config", "print_
 
 
 class MethodItem(Strict):
-    """A method with options of its own; every combination of ``grid`` is a run.
+    """A method with its own options; every combination of ``grid`` is a run.
 
     ``source`` are options of the net that it converts; they override those in the file's ``sources``.
     """
@@ -31,7 +31,7 @@ class MethodItem(Strict):
 
 
 def _named(item: object) -> object:
-    """A method by its name alone as the mapping that it is short for, so that what is wrong is said of one kind."""
+    """Expands a bare method name to the mapping that it abbreviates, so that errors always refer to a mapping."""
     return {"name": item} if isinstance(item, str) else item
 
 
