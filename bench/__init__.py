@@ -1,6 +1,6 @@
-"""A benchmark of ANN-to-SNN conversion: the machine, which knows no method and no data set by name.
+"""A benchmark of ANN-to-SNN conversion: the framework, which is independent of any method and data set.
 
-``from bench import convert, simulate`` is the suite as a library (``bench/library.py``).
+``from bench import convert, simulate`` gives you the suite as a library (``bench/library.py``).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["convert", "simulate"]
 
 
 def __getattr__(name: str) -> Any:
-    # Imported when asked for: the command line answers --help without torch.
+    # Imported on demand, so that the command line answers --help without torch.
     if name in __all__:
         from bench import library
 

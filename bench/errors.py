@@ -1,4 +1,4 @@
-"""The exceptions that the command line turns into one line and an exit status."""
+"""Exceptions that the command line turns into one line and an exit status."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-# What pydantic calls the refusal of a key by the classes of ``bench.records.record``; ``key`` is in its context.
+# The type of pydantic's error for a key that the classes of ``bench.records.record`` refuse; its context has ``key``.
 UNKNOWN_KEY: Literal["unknown_key"] = "unknown_key"
 
 
@@ -18,7 +18,7 @@ class UserError(Exception):
 
 
 class BusyError(UserError):
-    """Another process is at work there; the same command may succeed later. Exit status 75 (EX_TEMPFAIL)."""
+    """Another process is using the folder; the same command may succeed later. Exit status 75 (EX_TEMPFAIL)."""
 
 
 class ConversionWarning(UserWarning):
@@ -34,7 +34,7 @@ class Interrupted(Exception):  # noqa: N818 - a signal is no error
 
 
 def first_error(error: ValidationError, show_input: bool = False) -> str:
-    """The first thing that pydantic refused: where, what was there if it may be shown, and why."""
+    """Returns the first error that pydantic found: where it is, the input if ``show_input``, and the reason."""
     first = error.errors(include_url=False)[0]
     unknown = [first["ctx"]["key"]] if first["type"] == UNKNOWN_KEY else []
     where = ".".join(str(part) for part in (*first["loc"], *unknown)) or "the whole"
@@ -43,11 +43,11 @@ def first_error(error: ValidationError, show_input: bool = False) -> str:
 
 
 def first_line(error: BaseException, most: int = 150) -> str:
-    """The first line of an exception's message, at most so many characters; its name if it has no message."""
+    """Returns the first line of an exception's message, cut at ``most`` characters; its name if it has no message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """Returns `` (did you mean X?)``, or nothing where no choice is near."""
+    """Returns `` (did you mean X?)``, or an empty string if no choice is similar."""
     near = difflib.get_close_matches(name, list(choices), n=1)
     return f" (did you mean {near[0]}?)" if near else ""

@@ -13,7 +13,7 @@ from bench.errors import BusyError, UserError
 
 
 def expand(path: str | Path) -> Path:
-    """Expands ``~`` and ``$HOME`` as a shell would: in YAML and in ``--out=~/x`` no shell does."""
+    """Expands ``~`` and ``$HOME``, because no shell does it in YAML and in ``--out=~/x``."""
     return Path(os.path.expandvars(path)).expanduser()
 
 
@@ -21,13 +21,13 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes to a temporary file beside ``path``, flushes it to disk, then renames it into place.
 
     Raises:
-        UserError: the folder cannot be written; nothing is left behind.
+        UserError: the file cannot be written; nothing is left behind.
     """
     data = content.encode() if isinstance(content, str) else content
     try:
         try:
             _write(path, data)
-        except (FileNotFoundError, FileExistsError):  # the folder was removed in the meantime: create it once more
+        except (FileNotFoundError, FileExistsError):  # the folder was removed in the meantime: create it again
             _write(path, data)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
@@ -42,7 +42,7 @@ def _write(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes files private to the user; results are meant to be shared.
+        # mkstemp makes files private to the user, but results are meant to be shared.
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
         temporary = None
@@ -52,24 +52,24 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def require_folder(option: str, folder: Path) -> None:
-    """Refuses a missing folder. A mistyped name would look empty.
+    """Refuses a missing folder; otherwise a mistyped name would look like an empty folder.
 
     Raises:
         UserError: ``folder``, given by ``option``, does not exist or is not a folder.
     """
     if not folder.is_dir():
-        raise UserError(f"{option} {folder}: {'is not a folder' if folder.exists() else 'no such folder'}")
+        raise UserError(f"{option} {folder}: {'not a folder' if folder.exists() else 'folder not found'}")
 
 
 def require_absent(*paths: Path) -> None:
     """Refuses to replace a file.
 
     Raises:
-        UserError: names the first one that is there.
+        UserError: one of the files exists; the message names the first.
     """
     for path in paths:
         if path.exists():
-            raise UserError(f"{path} is already there; give another --out, or --overwrite")
+            raise UserError(f"{path} already exists; give another --out, or --overwrite")
 
 
 def require_writable(folder: Path) -> None:
@@ -115,7 +115,7 @@ def lock(path: Path, wait: bool = False) -> Iterator[None]:
                 f"{path.parent}: another process is using this folder; wait for it, or choose another"
             ) from error
         except OSError:
-            pass  # a file system without locks: go on without one
+            pass  # the file system has no locks: continue without one
         yield
     finally:
         os.close(descriptor)

@@ -1,4 +1,4 @@
-"""The suite as a library: a net of one's own converted and simulated, without recipes, records or the command line."""
+"""The suite as a library: converts and simulates your own net, without recipes, records or the command line."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from bench.snn.simulate import simulate as simulate_parts
 from methods.base import Batch, ConversionModule
 
 Calibration = Tensor | Iterable[object]
-# Threshold and levels of a quantised activation, or what gives them for a module of the user's own.
+# Threshold and levels of a quantised activation, or a function that returns them for a user's module.
 Quantised = tuple[float | Tensor, int] | Callable[[nn.Module], tuple[float | Tensor, int]]
 
 
@@ -47,32 +47,33 @@ def convert(
     """Converts a trained network into a spiking one.
 
     Every ReLU becomes a layer of integrate-and-fire neurons: ``nn.ReLU`` modules, ReLU as a function inside a
-    ``forward``, and one module called from several places, which becomes a neuron layer for each. Convolutions, linear
-    layers, batch normalisation (in evaluation mode, folded), average pooling and additions stay. Anything else, and
-    max-pooling unless ``method="burst"``, is refused by name.
+    ``forward``, and one module called from several places, which becomes one neuron layer for each call. Convolutions,
+    linear layers, batch normalisation (in evaluation mode, folded), average pooling and additions stay. Anything else
+    is refused by name, and so is max-pooling unless ``method="burst"``.
 
     Args:
-        model: a trained ReLU network, which stays as it is; or a trained method of this suite (a
-            :class:`methods.base.ConversionModule`), for the methods that need another activation.
-        method: ``python -m bench list`` shows them. Those that convert a ``relu`` net take any ReLU network; those that
-            train take a net that they have trained themselves.
+        model: a trained ReLU network, which is not changed; or a trained method of this suite (a
+            :class:`methods.base.ConversionModule`), for methods that need another activation.
+        method: name of the method; ``python -m bench list`` shows all. Methods that convert a ``relu`` net take any
+            ReLU network. Methods that train take a net that they have trained themselves.
         calibration: training images as the network gets them, without augmentation: a tensor ``[N, C, H, W]``, or
-            batches of images, or of images and labels, such as a ``DataLoader`` gives. The first
-            ``calibration_images`` of them are used (an option of the methods that look at images), or all if there are
-            fewer.
+            batches of images, or of images and labels, such as those of a ``DataLoader``. A method that needs
+            calibration images uses the first ``calibration_images`` of them (an option of the method), or all if there
+            are fewer.
         T: time-steps; needed if the conversion depends on it (``rts``, ``snnc_lp``, ``snnc_ap``).
-        thresholds: for a net whose quantised activations are modules of the user's own, for ``qcfs`` and the methods
-            that build on it: by class or by name of these modules, threshold and levels (a number or a tensor
-            broadcastable to one image's activation, and an integer), or a function that gives both for a module,
+        thresholds: for a network with your own modules as quantised activations, with ``qcfs`` and the methods that
+            build on it. Maps the class or the name of these modules to threshold and levels (a number or a tensor
+            broadcastable to one image's activation, and an integer), or to a function that returns both for a module:
             ``{TheirQCFS: lambda module: (module.thresh, module.L)}``.
-        **options: of the method, as ``--model.*`` on the command line: ``percentile=99.9``, ``granularity="channel"``;
-            and of the converted network, as ``--snn.*``: ``delay="auto"`` (:class:`bench.snn.readout.Readout`).
+        **options: options of the method, as ``--model.*`` on the command line: ``percentile=99.9``,
+            ``granularity="channel"``; and of the converted network, as ``--snn.*``: ``delay="auto"``
+            (:class:`bench.snn.readout.Readout`).
 
     Returns:
         The spiking network, for :func:`simulate`.
 
     Raises:
-        UserError: the network has something that cannot be converted, or an argument does not fit; says what.
+        UserError: a part of the network cannot be converted, or an argument is invalid; the message says which.
     """
     entry = lookup("method", method, METHODS)
     if T is not None and (not isinstance(T, SupportsIndex) or T.__index__() < 1):
@@ -87,13 +88,13 @@ def convert(
     elif entry.source is None and (not isinstance(model, kind) or options):
         choices = ", ".join(name for name, other in METHODS.items() if other.source)
         raise UserError(
-            f"{method} converts what it has trained itself, with the options it was trained with; a trained net is "
-            f"converted by {choices}"
+            f"{method} converts only nets that it has trained, with the options of that training; to convert another "
+            f"trained net, use {choices}"
         )
     images = iter(()) if calibration is None else _images(calibration)
     first = list(itertools.islice(images, 1))
     image = first[0].shape[1:] if first else None
-    # What can be read only once must not lose its first batch.
+    # An iterator can be read only once and must not lose its first batch.
     calibration = None if calibration is None else itertools.chain(first, images)
     if isinstance(model, kind):
         converter: ConversionModule = model
@@ -123,14 +124,14 @@ _HALF = (torch.float16, torch.bfloat16)
 
 
 class Prepared(NamedTuple):
-    """A user's network as conversion works on it.
+    """A user's network, prepared for conversion.
 
     Attributes:
-        own: the user's, in evaluation mode; a copy.
-        net: with each ReLU as an activation that conversion knows.
-        last: the softmax that ends ``own`` and is left out of ``net``; ``None`` if there is none.
-        fixed_size: ``net`` holds for images of one shape alone, because its ``forward`` asked for it.
-        notices: what was done that a user should know.
+        own: a copy of the user's network, in evaluation mode.
+        net: the network with each ReLU as an activation that conversion knows.
+        last: the softmax that ends ``own`` and is left out of ``net``; ``None`` if ``own`` ends without one.
+        fixed_size: ``net`` is valid for images of one shape only, because its ``forward`` asked for the shape.
+        notices: changes that a user should know about.
     """
 
     own: nn.Module
@@ -141,7 +142,7 @@ class Prepared(NamedTuple):
 
 
 def _trained(model: ConversionModule) -> Prepared:
-    """The net that a method of the suite has trained, which is already marked for conversion."""
+    """Prepares a net that a method of the suite has trained: its activations are already known."""
     return Prepared(model, copy.deepcopy(model.net).eval())
 
 
@@ -150,15 +151,15 @@ def prepare(
     image: ImageShape = None,
     thresholds: Mapping[str | type[nn.Module], Quantised] | None = None,
 ) -> Prepared:
-    """A copy of a ReLU network, in evaluation mode, with each ReLU as an activation that conversion knows.
+    """Copies a ReLU network in evaluation mode, with each ReLU as an activation that conversion knows.
 
     Args:
-        model: stays as it is.
+        model: the network, which is not changed.
         image: shape of one image, if known.
-        thresholds: of quantised activations (:func:`convert`).
+        thresholds: as for :func:`convert`.
 
     Raises:
-        UserError: names what cannot be converted.
+        UserError: a part of the network cannot be converted; the message names it.
     """
     model, notices = _unwrapped(model), []
     _check_kind(model)
@@ -168,7 +169,7 @@ def prepare(
             put(own, module, inner)
     if half := next((parameter.dtype for parameter in own.parameters() if parameter.dtype in _HALF), None):
         own = own.float()
-        notices.append(f"the network is {half}; it was converted in single precision, which membranes need")
+        notices.append(f"the network is {half}; it was converted in single precision, because membranes need it")
     net = copy.deepcopy(own)
     _mark_quantised(net, thresholds or {})
     net = with_hooks(net, image)
@@ -183,12 +184,14 @@ def prepare(
         check_batch(net, image)
     if form.last is not None:
         kind = type(form.last).__name__
-        notices.append(f"the {kind} that ends the network was left out, which changes no ranking of the classes")
+        notices.append(
+            f"the {kind} that ends the network was left out; this does not change the ranking of the classes"
+        )
     return Prepared(own, net, form.last, form.fixed_size, tuple(notices))
 
 
 def _mark_quantised(net: nn.Module, thresholds: Mapping[str | type[nn.Module], Quantised]) -> None:
-    """Puts QCFS activations, in place, where the user's own are."""
+    """Replaces the user's quantised activations by QCFS activations, in place."""
     for key, given in thresholds.items():
         modules = dict(net.named_modules())
         names = [name for name, m in modules.items() if name == key or (isinstance(key, type) and isinstance(m, key))]
@@ -202,32 +205,32 @@ def _mark_quantised(net: nn.Module, thresholds: Mapping[str | type[nn.Module], Q
                 activation.threshold = nn.Parameter(_one_image(torch.as_tensor(theta)), requires_grad=False)
             except (TypeError, ValueError, AttributeError) as error:
                 raise UserError(
-                    f"thresholds: {shown} gives no threshold and levels for {name} ({str(error)[:100]}); give a number "
+                    f"thresholds: no threshold and levels for {name} from {shown} ({str(error)[:100]}); give a number "
                     "or a tensor, and an integer"
                 ) from error
             if not bool(((activation.threshold > 0) & torch.isfinite(activation.threshold)).all()):
                 lowest = activation.threshold.min().item()
-                raise UserError(f"thresholds: that of {name} is {lowest:.4g}, and must be positive and finite")
+                raise UserError(f"thresholds: the threshold of {name} is {lowest:.4g}, but must be positive and finite")
             if int(levels) < 1:
-                raise UserError(f"thresholds: {name} has {levels} levels, and must have at least 1")
+                raise UserError(f"thresholds: {name} has {levels} levels, but must have at least 1")
             put(net, modules[name], activation.to(activation.threshold).eval())
 
 
 def _one_image(theta: Tensor) -> Tensor:
-    """A threshold without a dimension for the batch."""
+    """Returns a threshold without the batch dimension."""
     theta = theta.detach().clone()
     theta = theta if theta.is_floating_point() else theta.float()
     return theta.reshape(()) if theta.numel() == 1 else theta.squeeze(0) if theta.ndim == 4 else theta
 
 
 def _activation(_: str, rectifier: nn.ReLU | nn.Hardtanh) -> nn.Module:
-    """What conversion knows for a rectifier; one that gives negative values stays, to be refused by name."""
+    """Returns the known activation for a rectifier; one with negative outputs stays, and is refused by name later."""
     ceiling = ceiling_of(rectifier)
     return rectifier if ceiling is None else ReLUActivation(ceiling)
 
 
 def _copied(model: nn.Module) -> nn.Module:
-    """A copy; what an earlier call has left on the network, as activations, is copied without its history."""
+    """Copies a network; tensors that an earlier call left on it, such as activations, lose their autograd history."""
     memo: dict[int, object] = {}
     for module in model.modules():
         for value in vars(module).values():
@@ -239,11 +242,13 @@ def _copied(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model, memo)
     except Exception as error:  # whatever an attribute may raise
         reason = first_line(error)
-        raise UserError(f"{type(model).__name__} cannot be copied ({reason}); give a network without it") from error
+        raise UserError(
+            f"{type(model).__name__} cannot be copied ({reason}); remove the attribute that prevents it"
+        ) from error
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
-    """The network inside the wrappers of parallel training and of ``torch.compile``."""
+    """Returns the network inside the wrappers of parallel training and of ``torch.compile``."""
     while True:
         if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             model = model.module
@@ -259,17 +264,17 @@ def simulate(snn: SpikingNetwork, x: Tensor, T: int) -> Tensor:
     Args:
         snn: from :func:`convert`.
         x: images ``[B, C, H, W]``, presented unchanged at each step (direct coding).
-        T: counted time-steps; a method's warm-up steps come before them.
+        T: counted time-steps; warm-up steps of the method are run before them.
 
     Returns:
         Logits of every counted step, ``[T, B, classes]``. Their sum over the first t steps is the network's score at
         T = t (unless it was converted for one T), so ``logits.cumsum(0).argmax(2)`` are its answers at every T.
 
     Raises:
-        UserError: ``T`` is not positive, or not the one that the network was converted for.
+        UserError: ``T`` is not positive, or the network was converted for another ``T``.
     """
     if not isinstance(snn, SpikingNetwork):
-        raise UserError(f"simulate: takes what convert gives, not a {type(snn).__name__}")
+        raise UserError(f"simulate: takes the network that convert returns, not a {type(snn).__name__}")
     if not isinstance(T, SupportsIndex):
         raise UserError(f"T = {T}: must be an integer")
     if not isinstance(x, Tensor) or x.ndim < 2:
@@ -278,16 +283,14 @@ def simulate(snn: SpikingNetwork, x: Tensor, T: int) -> Tensor:
     parameter = next(snn.parameters(), None)
     expected = (parameter.dtype, parameter.device) if parameter is not None else (x.dtype, x.device)
     if expected[0] in _HALF:
-        raise UserError(
-            f"the spiking network is {expected[0]}, and membranes need single precision; snn.float() gives it"
-        )
+        raise UserError(f"the spiking network is {expected[0]}, but membranes need single precision; use snn.float()")
     if not len(x) or (x.dtype, x.device) != expected:
-        raise UserError(f"x: must be at least one image, {expected[0]} on {expected[1]} as the network is; it is "
+        raise UserError(f"x: must be at least one image, {expected[0]} on {expected[1]} like the network; it has "
                         f"{len(x)} of {x.dtype} on {x.device}")  # fmt: skip
     return torch.cat([part.logits for part in simulate_parts(snn, x, T.__index__())], 1)
 
 
-@torch.no_grad()  # weights made in inference mode know no gradients
+@torch.no_grad()  # weights made in inference mode have no gradients
 def _check_kind(model: nn.Module) -> None:
     if not isinstance(model, nn.Module):
         raise UserError(f"model: is a {model.__name__ if isinstance(model, type) else type(model).__name__}"
@@ -299,18 +302,20 @@ def _check_kind(model: nn.Module) -> None:
             raise UserError(f"{name} is on the meta device and has no values; load the trained ones")
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
-            raise UserError(f"{name or 'the model'} is a ScriptModule; give the module that it was made from")
+            raise UserError(f"{name or 'the model'} is a ScriptModule; give the original nn.Module")
     for name, value in (*model.named_parameters(), *model.named_buffers()):
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise UserError(f"{name} has values that are NaN or infinite; give a network that was trained to an end")
+            raise UserError(
+                f"{name} has values that are NaN or infinite; give a network whose training did not diverge"
+            )
     for name, module in model.named_modules():
         if parametrize.is_parametrized(module):
             raise UserError(
-                f"{name} is parametrized; torch.nn.utils.parametrize.remove_parametrizations makes it plain"
+                f"{name} is parametrized; remove this with torch.nn.utils.parametrize.remove_parametrizations"
             )
         if any("weight_" in key for key in dict(module.named_parameters(recurse=False))):
             raise UserError(
-                f"{name}: its weight is made from others; remove_weight_norm or prune.remove makes it plain"
+                f"{name}: its weight is computed from others; remove this with remove_weight_norm or prune.remove"
             )
 
 
@@ -323,7 +328,7 @@ def _batches(method: str, converter: ConversionModule, calibration: Calibration 
     if not wanted:
         return []
     if calibration is None:
-        raise UserError(f"{method} looks at training images; give convert(..., calibration=images or loader)")
+        raise UserError(f"{method} needs training images; give convert(..., calibration=images or loader)")
     device = _device(converter)
     found: list[Tensor] = []
     dtype = next((parameter.dtype for parameter in converter.parameters()), torch.float32)
@@ -332,37 +337,37 @@ def _batches(method: str, converter: ConversionModule, calibration: Calibration 
             images = images.to(dtype)
         if images.dtype != dtype:
             raise UserError(
-                f"calibration: images are {images.dtype} and the network is {dtype}; give images.to({dtype})"
+                f"calibration: images are {images.dtype}, but the network is {dtype}; give images.to({dtype})"
             )
         if not bool(torch.isfinite(images).all()):
             raise UserError("calibration: an image has a pixel that is NaN or infinite; leave it out")
         if found and images.shape[1:] != found[0].shape[1:]:
             raise UserError(
-                f"calibration: images are of different shapes, {list(found[0].shape[1:])} and {list(images.shape[1:])}"
+                f"calibration: images have different shapes, {list(found[0].shape[1:])} and {list(images.shape[1:])}"
             )
         images = images[:wanted].to(device)
         found.append(images)
         wanted -= len(images)
         if wanted <= 0:
             break
-    # As on the command line, however they came: some methods average over batches.
+    # Batched as on the command line, because some methods average over batches.
     batches = torch.split(torch.cat(found), CALIBRATION_BATCH) if found else ()
     return [(images, torch.zeros(len(images), dtype=torch.long, device=device)) for images in batches]
 
 
 def _images(calibration: Calibration) -> Iterator[Tensor]:
-    """Batches of images alone."""
+    """Yields batches of images, without labels."""
     if isinstance(calibration, Dataset) or not isinstance(calibration, Iterable):
         raise UserError(f"calibration: is a {type(calibration).__name__}; give a tensor of images or a DataLoader")
     if isinstance(calibration, Tensor):
         if calibration.ndim < 2 or calibration.is_meta or calibration.layout != torch.strided:
             raise UserError("calibration: must be a float tensor of images [N, C, H, W], dense and with values")
         if not len(calibration):
-            raise UserError("calibration: has no images; conversion got none to look at")
+            raise UserError("calibration: has no images; give at least one")
     for batch in torch.split(calibration, 100) if isinstance(calibration, Tensor) else calibration:
         parts = list(batch.values()) if isinstance(batch, Mapping) else batch
         parts = parts if isinstance(parts, (tuple, list)) else [parts]
-        # Labels and indices are whole numbers or have one dimension, paths are words.
+        # Labels and indices are integers or have one dimension; paths are strings.
         images = [part for part in parts if isinstance(part, Tensor) and part.is_floating_point() and part.ndim > 1]
         if len(images) != 1:
             found = "no such tensor" if not images else f"{len(images)} of them"

@@ -119,7 +119,7 @@ class ImageFiles:
         and the file is named on stderr. An evaluation refuses them.
 
         Raises:
-            UnreadableError: in an evaluation, where no image of a training batch can be read, or where too many were
+            UnreadableError: in an evaluation, if no image of a training batch can be read, or if too many were
                 replaced already.
         """
         images: list[Image.Image | None] = []

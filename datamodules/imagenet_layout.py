@@ -161,7 +161,7 @@ def _flat_classes(root: Path, images: list[str], wnids: dict[str, int]) -> list[
 
 
 def _columns(mapping: Path, lines: list[str]) -> Iterator[tuple[str, str]]:
-    """Yields image and wnid of each line; the image is empty where the lines are in the images' order."""
+    """Yields image and wnid of each line; the image is empty if the lines are in the images' order."""
     for number, line in enumerate(lines, 1):
         words = re.split(r"[\s,]+", line.strip())
         if words[:1] == ["ImageId"]:  # Kaggle's heading

@@ -61,7 +61,7 @@ SETTINGS = {
         "sphinx_copybutton",
         "sphinxcontrib.mermaid",
     ],
-    "smartquotes": False,  # they would make a dash of an option's --
+    "smartquotes": False,  # they would turn the -- of an option into a dash
     "html_theme": "furo",
     "html_title": "ann2snn-bench",
     "html_show_copyright": False,
@@ -104,12 +104,12 @@ def write_pages(folder: Path) -> None:
 
 
 def place(path: str) -> str:
-    """Where a file of the repository is on the site."""
+    """Returns the place of a repository file on the site."""
     return PLACES.get(path, path.removeprefix("docs/"))
 
 
 def relinked(text: str, name: str, origin: str, folder: Path) -> str:
-    """A page whose links between files of the repository lead to the pages made from them.
+    """Rewrites links between files of the repository to the pages made from them.
 
     Args:
         text: the page.
@@ -135,7 +135,7 @@ def relinked(text: str, name: str, origin: str, folder: Path) -> str:
 
 
 def contents(sections: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """The sidebar, which the start page declares."""
+    """Makes the sidebar, which the start page declares."""
     for caption, names in sections.items():
         yield from ("```{toctree}", ":hidden:", f":caption: {caption}", "", *names, "```", "")
 
@@ -163,7 +163,7 @@ def build(out: Path) -> int:
 
 
 def method_list() -> str:
-    """All methods in a table, and how they do on the README's network."""
+    """Makes the page with all methods in a table, and their results on the README's network."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     advice = text.partition("## Which method should I use?")[2].partition("\n## ")[0]
     lines = ["# Methods", "", "Each page has the equations, the options and the results of one method.", ""]
@@ -172,7 +172,7 @@ def method_list() -> str:
 
 
 def method_page(name: str) -> str:
-    """One method: the head of its file, what the registry says, its options, its results and its code."""
+    """Makes the page of one method: header of its file, registry entry, options, results and code."""
     entry = METHODS[name]
     kind = entry.load()
     path = Path(inspect.getfile(kind))
@@ -195,19 +195,19 @@ def method_page(name: str) -> str:
 
 
 def details(summary: str, lines: Iterable[str]) -> Iterator[str]:
-    """Markdown that opens at a click."""
+    """Makes a Markdown section that opens on a click."""
     yield from (f"<details><summary>{summary}</summary>", "", *lines, "", "</details>", "")
 
 
 def method_options(kind: type) -> Iterator[str]:
-    """The table of a method's ``--model.*``."""
+    """Makes the table of a method's ``--model.*`` options."""
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(kind, "model", skip={"net", "image"})
     yield from options(parser, "--model.")
 
 
 def options(parser: argparse.ArgumentParser, prefix: str = "-") -> Iterator[str]:
-    """A table of the options that begin so; of all arguments if nothing is asked for."""
+    """Makes a table of the options with a prefix; of all arguments without one."""
     actions = [
         action
         for action in parser._actions
@@ -230,7 +230,7 @@ def options(parser: argparse.ArgumentParser, prefix: str = "-") -> Iterator[str]
 
 
 def kind_of(action: argparse.Action) -> str:
-    """The type of an option's value, for people."""
+    """Returns the type of an option's value in readable form."""
     hint = getattr(action, "_typehint", None) or action.type
 
     def words(hint: object) -> Iterator[str]:
@@ -248,12 +248,12 @@ def kind_of(action: argparse.Action) -> str:
 
 
 def cell(value: object) -> str:
-    """Text inside a table."""
+    """Escapes text for a table."""
     return str(value).replace("|", "\\|").replace("<", "&lt;")
 
 
 def results(name: str) -> Iterator[str]:
-    """What the leaderboard has of a method."""
+    """Makes the table of a method's results on the leaderboard."""
     rows, _ = generate.board()
     experiments = [cells for cells in measured(rows) if cells[0].method == name]
     if not experiments:
@@ -271,11 +271,11 @@ def results(name: str) -> Iterator[str]:
 
 
 def printed(name: str) -> Iterator[str]:
-    """What papers print of a method for networks of the suite."""
+    """Makes the table of the numbers that papers print for a method, for networks of the suite."""
     _, papers = generate.board()
     found = [(paper, row) for paper in papers for row in paper.rows if row.same_as.method == name and row.same_as.arch]
     if not found:
-        yield "No printed numbers for a network of this suite are on file."
+        yield "No paper's numbers for a network of this suite are on file."
         return
     yield from pages.table(["data set", "network", "printed by", "kind", "L", "ANN", *(f"T = {T}" for T in STEPS)])
     for paper, row in found:
@@ -287,7 +287,7 @@ def printed(name: str) -> Iterator[str]:
 
 
 def data_sets() -> Iterator[str]:
-    """A section for each data set: what its class says, and its options."""
+    """Makes a section for each data set: the docstring of its class, and its options."""
     for name, entry in DATA.items():
         kind = entry.load()
         yield from (f"## {entry.title}", "", f"`--data {name}`: {entry.summary}.", "")
@@ -298,14 +298,14 @@ def data_sets() -> Iterator[str]:
 
 
 class Asked(Exception):  # noqa: N818 - nothing is wrong: it brings the parser out of its command
-    """The parser that a command would have used."""
+    """Carries the parser that a command would have used."""
 
     def __init__(self, parser: Parser) -> None:
         self.parser = parser
 
 
 def parser_of(command: str) -> Parser:
-    """The parser that a command makes for its arguments."""
+    """Returns the parser that a command makes for its arguments."""
 
     def parse(self: Parser, *_: object, **__: object) -> typing.NoReturn:
         raise Asked(self)
@@ -319,11 +319,11 @@ def parser_of(command: str) -> Parser:
 
 
 def command_line() -> str:
-    """Every command with its options."""
+    """Makes the page of all commands with their options."""
     lines = [
         "# Command line",
         "",
-        "`python -m bench COMMAND [options]`. Each command also explains itself with `--help`.",
+        "`python -m bench COMMAND [options]`. `--help` explains each command, too.",
         "",
     ]
     lines += [*pages.table(["command", "what it does"])]
@@ -335,7 +335,7 @@ def command_line() -> str:
 
 
 def fit_options() -> Sequence[str]:
-    """The short help of ``fit``, and the typed options that all methods and data sets share."""
+    """Makes the section of ``fit``: its short help, and the options that all methods and data sets share."""
     shown = io.StringIO()
     with contextlib.redirect_stdout(shown):
         command_lines.main(["fit", "--help"])

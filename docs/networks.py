@@ -1,7 +1,8 @@
 """Makes the table of ``docs/networks.md``: ``python docs/networks.py`` (``--check`` writes nothing; minutes).
 
-Each network is built with random weights and converted by a method without max-pooling and by one that takes
-max-pooling; ltb and dcgs take it as well, but calibrate for minutes. That it then is its own step loop is what ``tests/unit/test_popular_nets.py`` shows.
+Each network is built with random weights and converted with one method that refuses max-pooling and with one that
+accepts it. ``dcgs``, ``hmt`` and ``ltb`` accept it too, but their calibration takes minutes.
+``tests/unit/test_popular_nets.py`` checks that the conversion equals a step-by-step simulation.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ TIMM = (
     "tf_mobilenetv3_small_minimal_100", "vgg11_bn", "xception41",
 )  # fmt: skip
 METHODS = ("opi", "burst")
-# Nets that take no other size.
+# Nets that need a certain image size.
 SIZES = {"inception_v3": 128, "swin_t": 224, "vit_b_32": 224}
 
 

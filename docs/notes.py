@@ -24,13 +24,13 @@ LEADERBOARDS = pages.HERE.parent / "leaderboards"
 
 
 def accuracies(experiment: Sequence[Row]) -> dict[str, str]:
-    """Those of an experiment by column."""
+    """Returns the accuracies of an experiment by column."""
     first = experiment[0]
     return {"ANN": spread(first.ann_top1, first.ann_std)} | {f"T = {row.T}": row.shown for row in experiment}
 
 
 def filled(text: str, rows: Mapping[str, Sequence[Row]], page: list[str], nets: Path) -> Iterator[str]:
-    """The lines of a page of notes, made anew.
+    """Yields the lines of a page of notes, with updated tables.
 
     Args:
         text: the page as it is.
@@ -39,7 +39,7 @@ def filled(text: str, rows: Mapping[str, Sequence[Row]], page: list[str], nets: 
         nets: folder of the committed nets.
 
     Raises:
-        KeyError: a table names a row that there is not.
+        KeyError: a table names a row that does not exist.
     """
     heading: list[str] = []
     for line in text.splitlines():
@@ -63,7 +63,7 @@ def filled(text: str, rows: Mapping[str, Sequence[Row]], page: list[str], nets: 
 
 
 def made(path: Path, text: str) -> str:
-    """A page of notes anew."""
+    """Returns a page of notes with updated tables."""
     experiments = measured(aggregate(load(LEADERBOARDS / "results")[0], []))
     named = {f"{rows[0].method}/{rows[0].recipe}": rows for rows in experiments if rows[0].dataset == path.stem}
     page = (LEADERBOARDS / path.name).read_text(encoding="utf-8").splitlines()

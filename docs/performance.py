@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 import pages
 
-# How the figures of where the time goes begin.
+# Prefix of the figures that show where time is spent.
 PART = "time, "
 
 
 class Target(NamedTuple):
-    """What a ratio was to be.
+    """The target of a ratio.
 
     Attributes:
         name: beginning of the figure's name.
@@ -69,13 +69,13 @@ def verdict(arch: str, figure: dict[str, Any]) -> str:
 
 
 def is_growth(figure: dict[str, Any]) -> bool:
-    """Whether it tells how cost grows."""
+    """Whether a figure shows how cost grows."""
     name = figure["name"]
     return name.startswith(("T = ", "width ")) or name.endswith((" images", " layers"))
 
 
 def is_part(figure: dict[str, Any]) -> bool:
-    """Whether it tells where the time goes."""
+    """Whether a figure shows where time is spent."""
     return bool(figure["name"].startswith(PART))
 
 
@@ -88,7 +88,7 @@ def spread(figure: dict[str, Any]) -> str:
 def section(
     heading: str, figures: Sequence[dict[str, Any]], belongs: Callable[[dict[str, Any]], bool]
 ) -> Iterator[str]:
-    """A table of the figures that belong to it; no lines where none does."""
+    """Makes a table of the figures that belong to it; no lines if none does."""
     chosen = [figure for figure in figures if belongs(figure)]
     if chosen:
         yield ""

@@ -17,7 +17,7 @@ REPORTED = Path(__file__).resolve().parents[1] / "leaderboards" / "reported"
 
 
 def reviewed(folder: Path, today: str) -> tuple[str, list[str]]:
-    """The text of a folder's ``CHECKSUMS``, and the names of the files that it changes for."""
+    """Returns the new text of a folder's ``CHECKSUMS``, and the names of the files whose entry changes."""
     noted = folder / "CHECKSUMS"
     lines = [line.split(maxsplit=2) for line in noted.read_text().splitlines()] if noted.is_file() else []
     before = {name: (digest, day) for digest, day, name in lines}
@@ -31,13 +31,13 @@ def reviewed(folder: Path, today: str) -> tuple[str, list[str]]:
 
 
 def main(folder: Path = REPORTED) -> int:
-    """Writes the checksums, or with ``--check`` answers 1 where a file was changed since its review."""
+    """Writes the checksums; with ``--check``, returns 1 if a file was changed since its review."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     checking = parser.parse_args().check
     text, changed = reviewed(folder, datetime.date.today().isoformat())
     for name in changed:
-        print(f"{name}: {'not reviewed since it was changed' if checking else 'noted as reviewed today'}")
+        print(f"{name}: {'changed since its review' if checking else 'noted as reviewed today'}")
     if not checking:
         (folder / "CHECKSUMS").write_text(text)
     return int(checking and bool(changed))

@@ -1,7 +1,7 @@
 """Fills the table of docs/scale.md from measured rates: ``python docs/scale.py`` (``--check`` writes nothing).
 
 A measurement is the output of ``python -m bench speed --json``, kept as ``docs/speed/*.json`` (see there).
-Where there is none for a net, the table says so; nothing is extrapolated from one net or machine to another.
+If a net was not measured, the table says so; nothing is extrapolated from one net or machine to another.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from bench.registry.methods import METHODS
 
 SEEDS = 3
 STEPS = 32  # T = 1..32
-# Trainings for one net. Conversions are read once for all T, but for those that are converted for each of T = 1, 2, 4,
-# 8, 16, 32, which take 63 steps in all.
+# Trainings for one net. One pass gives the results at all T, except for methods that are converted for each of T = 1,
+# 2, 4, 8, 16, 32, which take 63 steps in all.
 TRAINED = sum(entry.source is None for entry in METHODS.values())
 PER_T = sum(entry.per_T for entry in METHODS.values())
 ONE_PASS, PER_T_STEPS = len(METHODS) - PER_T, 63
@@ -56,7 +56,7 @@ PARTS = (
 
 
 def rates(measurement: dict[str, Any]) -> dict[str, float]:
-    """Images a second in training with augmentation, image-steps a second in exact simulation; absent if unmeasured."""
+    """Returns images per second in augmented training and image-steps per second in exact simulation, if measured."""
     found: dict[str, float] = {}
     for figure in measurement["figures"]:
         if figure["name"].startswith("training, QCFS, compiled, augmented"):
@@ -70,7 +70,7 @@ def rates(measurement: dict[str, Any]) -> dict[str, float]:
 
 
 def seconds(part: Part, rate: dict[str, float]) -> tuple[float, float]:
-    """Of all runs of a part on one device, and of its longest single run."""
+    """Returns the seconds of all runs of a part on one device, and of its longest single run."""
     training = part.epochs * part.train / rate["training"]
     one_pass, per_T = (part.test * steps / rate["simulation"] for steps in (STEPS, PER_T_STEPS))
     runs = part.sets * SEEDS

@@ -32,8 +32,8 @@ Row = dict[str, Any]
 
 
 def changes(old: list[Row], new: list[Row]) -> str:
-    """The comment's text; says so where nothing changed."""
-    # Seeds are part of a row's name only where there are several rows of it: a new seed changes the row it joins.
+    """Returns the text of the comment; says so if nothing changed."""
+    # Seeds are part of a row's name only if several rows share it: a new seed changes the row that it joins.
     before, after = _by_name(old), _by_name(new)
     lines = []
     for name in sorted(before.keys() | after.keys()):

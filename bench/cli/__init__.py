@@ -1,1 +1,1 @@
-"""The command line; torch is imported when a command needs it."""
+"""The command line. torch is imported only when a command needs it."""

@@ -1,4 +1,4 @@
-"""The commands that look at results, and what all commands share. Nothing here imports torch until it is needed."""
+"""The commands that work on results, and what all commands share. torch is imported only when needed."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from bench.run.options import Parser
 COMMANDS = {
     "fit": "train a network, convert it, evaluate the SNN at every T, write the record",
     "evaluate": "repeat conversion and evaluation from a checkpoint",
-    "diagnose": "show layer by layer what the conversion of a checkpoint loses, and why",
-    "export": "write a checkpoint's net as safetensors with a model card, as ONNX or as NIR",
-    "import": "read a net that others have trained, as a checkpoint to convert, evaluate, diagnose and export",
-    "sweep": "run methods x nets x data sets x seeds on this machine or a cluster, and go on after any stop",
+    "diagnose": "show what the conversion of a checkpoint loses in each layer, and why",
+    "export": "export the net of a checkpoint as safetensors with a model card, as ONNX or as NIR",
+    "import": "turn the weights of a net trained elsewhere into a checkpoint that all commands accept",
+    "sweep": "run methods x nets x data sets x seeds on this machine or a cluster; continue after any interruption",
     "list": "show methods, data sets, architectures and recipes",
     "leaderboard": "regenerate leaderboards/ from the committed records",
     "compare": "show where two runs differ: settings, environment, code and curve",
-    "speed": "measure simulation and training against their limits on this machine",
+    "speed": "compare the speed of simulation and training with their limits on this machine",
 }
 
-# Of ``speed``; here because its module needs torch.
+# For ``speed``; here, because its own module needs torch.
 SPEED_KINDS = ("evaluation", "callback", "memory", "training", "data")
 
 
 def parser(command: str) -> Parser:
-    """An argument parser that says what the command does."""
+    """Returns an argument parser with the command's description."""
     return Parser(prog=f"python -m bench {command}", description=COMMANDS[command], allow_abbrev=False)
 
 
 def add_data_files(made: Parser) -> None:
-    """Where a data set's files are, and which of them are looked at first."""
+    """Adds the options for a data set's files: their folder, and how they are checked."""
     made.add_argument("--data.root", dest="root", help="folder of the data set")
     made.add_argument("--data.check", dest="check", choices=["quick", "full", "none"],
-                      help="what is looked at of the evaluated files first (imagenet) [quick]")  # fmt: skip
+                      help="how to check the evaluated files first (imagenet) [quick]")  # fmt: skip
 
 
 def given(options: Namespace, *names: str) -> dict[str, JsonValue]:
-    """Those of the options that were given, by name."""
+    """Returns the options that were given, by name."""
     return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
 
 
@@ -49,8 +49,8 @@ def diagnose(arguments: list[str]) -> int:
     """``python -m bench diagnose``."""
     made = parser("diagnose")
     made.add_argument("--ckpt", required=True, type=expand, help="last.ckpt or model.safetensors of a run")
-    made.add_argument("--T", default="2,8,32", help="time-steps to look at [2,8,32]")
-    made.add_argument("--images", type=int, default=200, help="evaluation images to look at, the first ones [200]")
+    made.add_argument("--T", default="2,8,32", help="time-steps to diagnose [2,8,32]")
+    made.add_argument("--images", type=int, default=200, help="number of evaluation images [200]")
     made.add_argument("--out", type=expand, help="folder of the files (default: diagnose/ beside the checkpoint)")
     made.add_argument("--overwrite", action="store_true", help="replace the files in --out")
     made.add_argument("--json", action="store_true", help="print JSON instead of tables")
@@ -73,8 +73,8 @@ def export(arguments: list[str]) -> int:
     made = parser("export")
     made.add_argument("--ckpt", required=True, type=expand, help="last.ckpt or model.safetensors of a run")
     made.add_argument("--format", required=True, choices=["safetensors", "onnx", "nir"])
-    made.add_argument("--T", type=int, default=8, help="time-steps that ONNX unrolls and answers are compared at [8]")
-    made.add_argument("--images", type=int, default=1000, help="evaluation images to compare answers on [1000]")
+    made.add_argument("--T", type=int, default=8, help="time-steps to unroll in ONNX, and to compare outputs at [8]")
+    made.add_argument("--images", type=int, default=1000, help="evaluation images to compare outputs on [1000]")
     made.add_argument("--out", type=expand, help="folder of the files (default: export/ beside the checkpoint)")
     made.add_argument("--overwrite", action="store_true", help="replace the files in --out")
     made.add_argument("--record", type=expand, help="record for the model card (default: record.json beside --ckpt)")
@@ -93,29 +93,38 @@ def import_(arguments: list[str]) -> int:
     """``python -m bench import``."""
     made = parser("import")
     made.add_argument("file", type=expand, metavar="FILE", help=".pth .pt .th .ckpt .tar .bin .safetensors .npz")
-    made.add_argument("--method", required=True, help="by which it was trained: qcfs, relu or tcl")
-    made.add_argument("--arch", required=True, help="its net, as for fit (python -m bench list)")
-    made.add_argument("--data", required=True, help="its data set")
-    made.add_argument("--model.L", dest="L", metavar="L", help="its quantisation steps (qcfs); as other --model.*")
+    made.add_argument("--method", required=True, help="method with which it was trained: qcfs, relu or tcl")
+    made.add_argument("--arch", required=True, help="network, as for fit (python -m bench list)")
+    made.add_argument("--data", required=True, help="data set on which it was trained")
     made.add_argument(
-        "--mean", "--data.mean", type=float, nargs="+", help="of each channel, of images in [0, 1] [the data set's]"
+        "--model.L",
+        dest="L",
+        metavar="L",
+        help="its number of quantisation levels (qcfs); other --model.* options also work",
     )
-    made.add_argument("--std", "--data.std", type=float, nargs="+", help="likewise")
+    made.add_argument(
+        "--mean",
+        "--data.mean",
+        type=float,
+        nargs="+",
+        help="mean of each channel, for images in [0, 1] [the data set's]",
+    )
+    made.add_argument("--std", "--data.std", type=float, nargs="+", help="standard deviation of each channel")
     made.add_argument("--thresholds", choices=["plain", "softplus"], default="plain",
-                      help="softplus: the file has s where the threshold is ln(1 + e^s) [plain]")  # fmt: skip
-    made.add_argument("--expect", type=float, help="accuracy stated for the ANN, in percent; it is recorded")
+                      help="softplus: the file stores s, the threshold is ln(1 + e^s) [plain]")  # fmt: skip
+    made.add_argument("--expect", type=float, help="stated accuracy of the ANN in percent, to check and to record")
     made.add_argument("--images", type=int, default=1000, help="test images to measure the ANN on [1000]")
-    made.add_argument("--repository", help="where the file is from, for the record")
-    made.add_argument("--commit", help="of the repository, for the record")
-    made.add_argument("--licence", help="of the weights, for the record")
-    made.add_argument("--dry-run", action="store_true", help="print what becomes of each tensor, and write nothing")
-    made.add_argument("--out", type=expand, help="folder of model.safetensors")
+    made.add_argument("--repository", help="source of the file, for the record")
+    made.add_argument("--commit", help="commit of the repository, for the record")
+    made.add_argument("--licence", help="licence of the weights, for the record")
+    made.add_argument("--dry-run", action="store_true", help="print the mapping of all tensors, and write nothing")
+    made.add_argument("--out", type=expand, help="folder for model.safetensors")
     made.add_argument("--overwrite", action="store_true", help="replace the weights in --out")
     add_data_files(made)
     options, rest = made.parse_known_args(arguments)
     stray = [word for word in rest if word.startswith("-") and not word.startswith("--model.")]
     if stray or (rest and not rest[0].startswith("--model.")):
-        made.parse_args(arguments)  # which refuses them
+        made.parse_args(arguments)  # refuses them
     from bench.imports.command import Wanted, run
 
     model = rest if options.L is None else [*rest, "--model.L", options.L]
@@ -130,13 +139,13 @@ def compare(arguments: list[str]) -> int:
     made = parser("compare")
     what = "record.json, folder of a run, or key of a committed record (such as qcfs/quick-seed0)"
     made.add_argument("a", metavar="A", help=what)
-    made.add_argument("b", metavar="B", help="likewise")
-    made.add_argument("--results", type=expand, help="where keys are looked up [leaderboards/results]")
+    made.add_argument("b", metavar="B", help="same as A")
+    made.add_argument("--results", type=expand, help="folder in which keys are looked up [leaderboards/results]")
     made.add_argument("--json", action="store_true", help="print the differences as JSON")
     options = made.parse_args(arguments)
     from bench.compare import run
 
-    if options.results is not None:  # not the default, which two paths do without
+    if options.results is not None:  # not the default: two paths do not need it
         require_folder("--results", options.results)
     return run(options.a, options.b, options.results or Path("leaderboards/results"), options.json)
 

@@ -1,4 +1,4 @@
-"""The command line: ``python -m bench COMMAND``. Nothing here imports torch until a command needs it."""
+"""The command line: ``python -m bench COMMAND``. torch is imported only when a command needs it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COMPUTING = ("fit", "evaluate", "diagnose", "export", "import", "speed")
 FIT_HELP = """\
 usage: python -m bench fit --method NAME [options]
 
-Trains, converts, evaluates the SNN at every T and writes runs/.../record.json.
+Trains a network, converts it, evaluates the SNN at every T and writes runs/.../record.json.
 
   --method NAME        conversion method (python -m bench list)
   --arch NAME          resnet20, vgg16 ... or timm/<name> (bench list) [resnet20]
@@ -32,16 +32,16 @@ Trains, converts, evaluates the SNN at every T and writes runs/.../record.json.
   --recipe NAME|FILE   training settings                            [paper's or ours]
   --seed N             weights, order and augmentation              [0]
   --T 1,2,4,8          time-steps to report                         [1,2,4,8,16,32]
-  --max_epochs N       shorter or longer than the recipe
-  --subset N           N training and test images; never ranked
+  --max_epochs N       train for N epochs                           [the recipe's]
+  --subset N           use N training and test images; never ranked
   --logger KIND        wandb (offline without a key), csv or none   [wandb]
-  --ckpt last|FILE     resume an interrupted run; net to convert (also: timm)
+  --ckpt last|FILE     last: resume a run; FILE or timm: net to convert
   --out DIR            folder of the run                            [runs/...]
-  --overwrite          begin anew where a run already is
+  --overwrite          replace a run that is already in --out
   --compile true|false compile training steps (torch.compile)       [if it pays]
   --config FILE        YAML with any of these; --print_config shows the resolved one
 
-Typed settings of the parts: --model.*, --data.*, --trainer.*; to see them:
+All settings of method, data and trainer (--model.*, --data.*, --trainer.*):
   python -m bench fit --method qcfs --data cifar10 --help
 """
 
@@ -53,11 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments after ``python -m bench``; default ``sys.argv[1:]``.
 
     Returns:
-        The exit status: 0; 1 where ``--check`` fails; 2 for bad input, in one line; 75 where another process is at
-        work in the folder; 130 and 143 after a signal.
+        The exit status: 0; 1 if ``--check`` fails; 2 for bad input, with one line on standard error; 75 if another
+        process is using the folder; 130 or 143 after a signal.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    # Closed by whoever started us, such as cron.
+    # The parent process, such as cron, may have closed them.
     sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
     try:
         if arguments[:1] and arguments[0] in COMPUTING:
@@ -76,10 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader of our output has gone (`| head`); there is nobody left to tell.
+        # The reader of our output has closed it (`| head`), so nothing can be printed.
         sys.stderr.close()
         return 141
-    except OSError as error:  # a name that is too long, a folder that may not be entered, a full disk
+    except OSError as error:  # a name that is too long, a folder without permission, a full disk
         from bench.leaderboard.text import one_line
 
         if error.errno == errno.ENOSPC and error.filename is None:
@@ -90,15 +90,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def to_nowhere(stream: TextIO) -> None:
-    """Sends what a stream still holds, and all that follows, nowhere: it cannot be written any more."""
-    with contextlib.suppress(OSError, ValueError):  # a stream that is no file
+    """Discards what a stream still holds and all later output, because it cannot be written any more."""
+    with contextlib.suppress(OSError, ValueError):  # the stream is not a file
         descriptor = os.open(os.devnull, os.O_WRONLY)
         os.dup2(descriptor, stream.fileno())
         os.close(descriptor)
 
 
 class SturdyOutput(io.TextIOBase):
-    """Standard output of a command that computes: its results are files, and do not depend on who reads its lines."""
+    """Standard output of a command that computes: its results are files, so a closed output must not stop it."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -117,7 +117,7 @@ class SturdyOutput(io.TextIOBase):
         return self.stream.fileno()
 
     def write(self, text: str) -> int:
-        """Writes, or goes on without a reader (``fit | head -1``) and on a full disk."""
+        """Writes; continues if there is no reader (``fit | head -1``) or the disk is full."""
         try:
             self.stream.write(text)
         except OSError as error:
@@ -134,7 +134,9 @@ class SturdyOutput(io.TextIOBase):
     def _lost(self, error: OSError) -> None:
         to_nowhere(self.stream)
         if not isinstance(error, BrokenPipeError):
-            print(f"warning: standard output cannot be written ({error.strerror}); going on without", file=sys.stderr)
+            print(
+                f"warning: standard output cannot be written ({error.strerror}); continuing without it", file=sys.stderr
+            )
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -142,7 +144,7 @@ def _dispatch(arguments: list[str]) -> int:
         print("usage: python -m bench COMMAND [options]\n\ncommands:")
         for name, help_text in COMMANDS.items():
             print(f"  {name:<12} {help_text}")
-        print("\npython -m bench COMMAND --help tells more")
+        print("\nrun python -m bench COMMAND --help for the options of a command")
         return 0 if arguments else 2
     command, rest = arguments[0], arguments[1:]
     if command not in COMMANDS:
@@ -165,13 +167,13 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def keep_freed_memory() -> bool:
-    """Has glibc keep what is freed, for this process, instead of giving it back to the kernel.
+    """Makes glibc keep freed memory of this process instead of returning it to the kernel.
 
-    Activations of some megabytes are freed and asked for again in each layer. By default they are paged in anew each
-    time, which took a tenth of a simulation's time (and none of that of a single forward pass, whose blocks are few).
+    Each layer frees and requests activations of some megabytes. By default their pages are mapped again each time.
+    This took a tenth of the time of a simulation (a single forward pass has few such blocks and gains nothing).
 
     Returns:
-        Whether there is a glibc that does so; elsewhere nothing is changed.
+        Whether it worked; without glibc nothing is changed.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -199,17 +201,19 @@ def _fit(arguments: list[str]) -> int:
 def _evaluate(arguments: list[str]) -> int:
     parser = commands.parser("evaluate")
     parser.add_argument("--ckpt", required=True, type=expand, help="last.ckpt or model.safetensors of a run")
-    parser.add_argument("--T", default="1,2,4,8,16,32", help="time-steps to report")
-    parser.add_argument("--out", type=expand, help="folder of the record (default: evaluate/ beside the checkpoint)")
+    parser.add_argument("--T", default="1,2,4,8,16,32", help="time-steps to report [1,2,4,8,16,32]")
+    parser.add_argument("--out", type=expand, help="folder for the record (default: evaluate/ beside the checkpoint)")
     parser.add_argument("--logger", choices=["wandb", "csv", "none"], default="csv")
     parser.add_argument("--overwrite", action="store_true", help="replace the record in --out")
     parser.add_argument("--accelerator", default="auto", help="cpu, gpu or auto")
     commands.add_data_files(parser)
     parser.add_argument("--data.num_workers", dest="num_workers", type=int)
     parser.add_argument("--data.eval_batch_size", dest="eval_batch_size", type=int)
-    parser.add_argument("--snn.delay", dest="delay", help="first steps of T that the answer leaves out, or auto")
-    parser.add_argument("--snn.permute", dest="permute", choices=["true", "false"], help="spikes in a random order")
-    parser.add_argument("--snn.draw_seed", dest="draw_seed", type=int, help="of these orders")
+    parser.add_argument("--snn.delay", dest="delay", help="number of first steps that the answer leaves out, or auto")
+    parser.add_argument(
+        "--snn.permute", dest="permute", choices=["true", "false"], help="send spikes in a random order"
+    )
+    parser.add_argument("--snn.draw_seed", dest="draw_seed", type=int, help="seed of these orders")
     options = parser.parse_args(arguments)
     from bench.run.fit import evaluate_checkpoint
     from bench.run.resolve import parse_steps
@@ -233,15 +237,21 @@ def _evaluate(arguments: list[str]) -> int:
 
 def _sweep(arguments: list[str]) -> int:
     parser = commands.parser("sweep")
-    parser.add_argument("file", type=expand, metavar="FILE", help="YAML: methods, archs, data, seeds, options, grid")
-    parser.add_argument("--address", help="of a Ray cluster (host:port, or auto); default: this machine, no set-up")
-    parser.add_argument("--cpus", type=int, help="cores of this machine to use (default: all)")
-    parser.add_argument("--cpus-per-run", type=float, default=1.0, help="cores, and threads, of each run")
     parser.add_argument(
-        "--gpus-per-run", type=float, help="0.25 lets four share one GPU (default: 1 where there are any)"
+        "file", type=expand, metavar="FILE", help="YAML file with methods, archs, data, seeds, options, grid"
     )
-    parser.add_argument("--retries", type=int, default=2, help="of a failed run, from its last checkpoint")
-    parser.add_argument("--out", type=expand, default=Path("runs"), help="folder of the runs, seen by all machines")
+    parser.add_argument("--address", help="address of a Ray cluster (host:port, or auto); default: this machine")
+    parser.add_argument("--cpus", type=int, help="cores of this machine to use (default: all)")
+    parser.add_argument("--cpus-per-run", type=float, default=1.0, help="cores and threads of each run [1]")
+    parser.add_argument(
+        "--gpus-per-run", type=float, help="0.25: four runs share one GPU (default: 1 if there are any)"
+    )
+    parser.add_argument(
+        "--retries", type=int, default=2, help="how often to retry a failed run, from its last checkpoint [2]"
+    )
+    parser.add_argument(
+        "--out", type=expand, default=Path("runs"), help="folder for the runs, shared by all machines [runs]"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and its estimated cost")
     parser.add_argument("--print", action="store_true", help="print the commands, for another scheduler")
     options = parser.parse_args(arguments)
@@ -267,7 +277,7 @@ def _list(arguments: list[str]) -> int:
     print("\ndata sets (--data)")
     for name, data in DATA.items():
         print(f"  {name:<12} {data.summary}")
-    print("\narchitectures (--arch; the part after cifar_ will do)")
+    print("\narchitectures (--arch; cifar_ may be left out)")
     for name, net in ARCHITECTURES.items():
         print(f"  {name:<16} {net.summary}")
     print("  timm/<name>      any convolutional net of timm with ReLU modules")
@@ -280,11 +290,15 @@ def _list(arguments: list[str]) -> int:
 
 def _leaderboard(arguments: list[str]) -> int:
     parser = commands.parser("leaderboard")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where a generated file is stale")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit with status 1 if a generated file is stale"
+    )
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
-    parser.add_argument("--add", type=expand, nargs="+", default=[], metavar="RECORD", help="file these records first")
+    parser.add_argument(
+        "--add", type=expand, nargs="+", default=[], metavar="RECORD", help="file these records, then regenerate"
+    )
     parser.add_argument("--wandb-dir", type=expand, metavar="DIR", help="file the records of offline W&B runs in DIR")
-    parser.add_argument("--wandb", metavar="ENTITY/PROJECT", help="file the records of that project's runs on W&B")
+    parser.add_argument("--wandb", metavar="ENTITY/PROJECT", help="file the records of the runs of this project on W&B")
     parser.add_argument("--results", type=expand, default=Path("leaderboards/results"))
     parser.add_argument("--reported", type=expand, default=Path("leaderboards/reported"))
     parser.add_argument("--out", type=expand, default=Path("leaderboards"))
@@ -296,7 +310,9 @@ def _leaderboard(arguments: list[str]) -> int:
     try:
         temporary = tempfile.TemporaryDirectory()
     except OSError as error:
-        raise UserError(f"no temporary folder can be made ({error.strerror}); set $TMPDIR to one that can") from error
+        raise UserError(
+            f"cannot make a temporary folder ({error.strerror}); set $TMPDIR to a folder that can be written"
+        ) from error
     with temporary as folder:
         add = options.add
         if options.wandb_dir is not None or options.wandb is not None:
@@ -304,6 +320,6 @@ def _leaderboard(arguments: list[str]) -> int:
                 raise UserError("leaderboard: --check writes nothing, so it cannot be used with --wandb or --wandb-dir")
             from bench.leaderboard.collect import collect
 
-            require_folder("--results", options.results)  # now, as downloads come first
+            require_folder("--results", options.results)  # now, because downloads come first
             add = [*add, *collect(options.wandb_dir, options.wandb, options.results, Path(folder))]
         return run(options.results, options.reported, options.out, options.check, options.json, add)

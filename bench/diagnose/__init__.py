@@ -1,1 +1,1 @@
-"""What a conversion loses, layer by layer, and why."""
+"""``bench diagnose``: shows what a conversion loses in each layer, and why."""

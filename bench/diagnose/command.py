@@ -35,23 +35,23 @@ def run(
     device: str,
     data_options: Options,
 ) -> int:
-    """Converts a checkpoint's net, compares it with its ANN layer by layer, and writes and prints the result.
+    """Converts the net of a checkpoint, compares it with its ANN layer by layer, and writes and prints the result.
 
     Args:
         ckpt: ``last.ckpt`` or ``model.safetensors`` of a run.
         steps: values of T.
-        images: how many evaluation images, the first ones.
+        images: number of evaluation images; the first ones are used.
         out: folder for ``diagnosis.json`` and the pictures.
         as_json: print the JSON instead of tables.
         wandb: log tables and pictures to W&B as well.
         device: ``cpu`` or ``cuda``.
-        data_options: data arguments that do not change results.
+        data_options: data arguments that do not affect results.
 
     Returns:
-        0.
+        The exit status, 0.
 
     Raises:
-        UserError: bad input.
+        UserError: an argument is invalid, or the checkpoint cannot be read.
     """
     if images < 1:
         raise UserError(f"--images {images}: must be at least 1")
@@ -83,7 +83,7 @@ def run(
 
 
 def diagnoses(trained: Trained, steps: tuple[int, ...], images: int, device: str = "cpu") -> list[dict[str, Any]]:
-    """One diagnosis (:func:`bench.snn.diagnosis.diagnose`) for each T."""
+    """Makes one diagnosis (:func:`bench.snn.diagnosis.diagnose`) for each T."""
     model, datamodule = trained.model.float().eval().to(device), trained.datamodule
     batches = [(x.to(device), y.to(device)) for x, y in datamodule.first_evaluated(images)]
     found = []
@@ -98,7 +98,7 @@ def diagnoses(trained: Trained, steps: tuple[int, ...], images: int, device: str
 
 
 def verdict(found: dict[str, Any]) -> str:
-    """One line: the three accuracies, and the causes of their differences."""
+    """Returns one line: the three accuracies, and the causes of their differences."""
     ann, twin, snn = (100 * found["top1"][name] for name in ("ann", "quantised", "snn"))
     warmup = f" (+ {found['warmup']})" if found["warmup"] else ""
     return (

@@ -20,11 +20,14 @@ _MOST_OFFSET = 4
 
 
 def draw(found: list[dict[str, Any]], title: str) -> dict[str, Figure]:
-    """Figures by name: ``errors``, ``offsets``, ``membranes``, each with a column for each T.
+    """Draws the figures ``errors``, ``offsets`` and ``membranes``, each with one column for each T.
 
     Args:
-        found: from :func:`bench.snn.diagnosis.diagnose`, one for each T.
-        title: of the pictures.
+        found: results of :func:`bench.snn.diagnosis.diagnose`, one for each T.
+        title: title of the figures.
+
+    Returns:
+        The figures by name.
     """
     return {"errors": _errors(found, title), "offsets": _offsets(found, title), "membranes": _membranes(found, title)}
 
@@ -67,7 +70,7 @@ def _ratio(value: float, of: float) -> float:
 
 
 def _offsets(found: list[dict[str, Any]], title: str) -> Figure:
-    figure, axes = _columns(found, 1, f"{title}: offset spikes, share of the neurons")
+    figure, axes = _columns(found, 1, f"{title}: offset spikes, share of neurons")
     for axis, diagnosis in zip(axes[0], found, strict=True):
         shares = np.zeros((2 * _MOST_OFFSET + 1, len(diagnosis["layers"])))
         for column, layer in enumerate(diagnosis["layers"]):
@@ -75,12 +78,12 @@ def _offsets(found: list[dict[str, Any]], title: str) -> Figure:
                 row = max(-_MOST_OFFSET, min(_MOST_OFFSET, int(offset))) + _MOST_OFFSET
                 shares[row, column] += count / sum(layer["offsets"].values())
         _heat(figure, axis, shares, np.arange(-_MOST_OFFSET, _MOST_OFFSET + 2) - 0.5)
-    axes[0, 0].set_ylabel("spikes too many")
+    axes[0, 0].set_ylabel("surplus spikes")
     return figure
 
 
 def _membranes(found: list[dict[str, Any]], title: str) -> Figure:
-    figure, axes = _columns(found, 1, f"{title}: residual potential / theta, share of the neurons")
+    figure, axes = _columns(found, 1, f"{title}: residual potential / theta, share of neurons")
     borders = np.array([EDGES[0] - 0.1, *EDGES, EDGES[-1] + 0.1])
     for axis, diagnosis in zip(axes[0], found, strict=True):
         counts = np.array([layer["residuals"]["counts"] for layer in diagnosis["layers"]]).T

@@ -1,4 +1,4 @@
-"""Measures an imported net under several normalisations, to check that it was imported as it was trained."""
+"""Measures an imported net with several normalisations, to check that it was imported correctly."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class Normalisation(NamedTuple):
     std: tuple[float, ...]
 
     def options(self) -> str:
-        """As ``bench import`` takes them."""
+        """Formats it as options of ``bench import``."""
         return f"--mean {' '.join(map(repr, self.mean))} --std {' '.join(map(repr, self.std))}"
 
 
 # Normalisations in common use for small images and ImageNet.
 USUAL = (
-    Normalisation((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),  # CIFAR-10, std as the mean of each image's
-    Normalisation((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),  # CIFAR-10, std of all pixels
+    Normalisation((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),  # CIFAR-10, std averaged over images
+    Normalisation((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),  # CIFAR-10, std over all pixels
     Normalisation((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),  # CIFAR-100
     Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),  # ImageNet
     Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),  # to [-1, 1]
@@ -38,15 +38,15 @@ TRAINING_IMAGES = 1000
 
 
 def accuracy(net: Trained, images: int) -> tuple[float, int]:
-    """Top-1 of the ANN on the first evaluated images, a fraction, and how many there were."""
+    """Returns top-1 of the ANN on the first evaluation images, as a fraction, and the number of these images."""
     return _accuracy(net, net.datamodule.first_evaluated(images))
 
 
 def best_normalisation(net: Trained) -> tuple[Normalisation, float]:
-    """Finds the normalisation with the best accuracy on training images: the usual ones, the net's and the data set's.
+    """Finds the normalisation with the best accuracy on training images: a usual one, the net's or the data set's.
 
     Returns:
-        The normalisation, and its top-1 as a fraction of 1,000 training images without augmentation.
+        The normalisation, and its top-1 on 1,000 training images without augmentation, as a fraction.
     """
     data = net.datamodule
     own, default = Normalisation(data.mean, data.std), Normalisation(type(data).mean, type(data).std)

@@ -48,23 +48,23 @@ class Wanted:
     """What the user asked for.
 
     Attributes:
-        file: of the weights.
-        method: by which the net was trained.
-        arch: as a user types it.
-        data: of the data set.
+        file: file with the weights.
+        method: method with which the net was trained.
+        arch: net, as a user types it.
+        data: name of the data set.
         model: further arguments, ``--model.*``.
-        mean: of each channel; ``None`` for the data set's own.
-        std: of each channel.
-        softplus: the file has ``s`` where the threshold is ``ln(1 + e^s)``.
-        expect: accuracy that is stated for the ANN, in percent.
+        mean: mean of each channel; ``None`` for that of the data set.
+        std: standard deviation of each channel, likewise.
+        softplus: the file stores ``s`` for a threshold of ``ln(1 + e^s)``.
+        expect: stated accuracy of the ANN, in percent.
         images: evaluation images on which the ANN is measured.
-        repository: that the file is from.
-        commit: of it.
-        licence: of the weights.
+        repository: source of the file.
+        commit: commit of the repository.
+        licence: licence of the weights.
         dry_run: print the mapping and write nothing.
-        out: folder; ``None`` for a dry run.
+        out: output folder; ``None`` for a dry run.
         overwrite: replace the weights in it.
-        data_options: data arguments that do not change results.
+        data_options: data arguments that do not affect results.
     """
 
     file: Path
@@ -88,18 +88,18 @@ class Wanted:
 
 @quiet()
 def run(wanted: Wanted) -> int:
-    """Imports.
+    """Imports the weights of a net.
 
     Returns:
-        0.
+        The exit status, 0.
 
     Raises:
-        UserError: bad input, or a file that is not of this net; nothing is written then.
+        UserError: an argument is invalid, or the file does not fit the net; nothing is written.
     """
     _check(wanted)
     file = read_weights(wanted.file)
     weights, found = imported(wanted, file)
-    print(f"{file.path}: {len(found.ours)} tensors, by {found.by}; SHA-256 {file.sha256}")
+    print(f"{file.path}: {len(found.ours)} tensors matched by {found.by}; SHA-256 {file.sha256}")
     if wanted.dry_run:
         return 0
     assert wanted.out is not None
@@ -114,31 +114,31 @@ def run(wanted: Wanted) -> int:
 
 def _check(wanted: Wanted) -> None:
     if (wanted.mean is None) != (wanted.std is None):
-        raise UserError("--mean and --std: give both, or none for the data set's own")
+        raise UserError("--mean and --std: give both, or neither to use the data set's")
     if wanted.expect is not None and not 0 <= wanted.expect <= 100:
         raise UserError(f"--expect {wanted.expect}: must be an accuracy in percent")
     if wanted.images < 1:
         raise UserError(f"--images {wanted.images}: must be at least 1")
     if wanted.out is None:
         if not wanted.dry_run:
-            raise UserError("--out is missing; give a folder, or --dry-run to look at the mapping alone")
+            raise UserError("--out is missing; give a folder, or --dry-run to see only the mapping")
         return
     if any((wanted.out / name).exists() for name in ("checkpoints", RECORD)):
-        raise UserError(f"--out {wanted.out}: holds a run; give another folder")
+        raise UserError(f"--out {wanted.out}: already holds a run; give another folder")
     if not wanted.overwrite:
         require_absent(wanted.out / WEIGHTS)
 
 
 def imported(wanted: Wanted, file: WeightFile) -> tuple[Weights, Mapped]:
-    """The file's weights under our names, with the header that says where they are from.
+    """Returns the file's weights under our names, with a header that names their source, and the mapping of names.
 
     Raises:
-        UserError: they do not fill the net, or a threshold is not positive.
+        UserError: the weights do not fill the net, or a threshold is not positive.
     """
     entry, data = lookup("--method", wanted.method, METHODS), lookup("--data", wanted.data, DATA).load()
     if not entry.importable:
         known = ", ".join(name for name, method in METHODS.items() if method.importable)
-        raise UserError(f"--method {wanted.method}: cannot be read from a foreign file; choose from {known}")
+        raise UserError(f"--method {wanted.method}: nets of this method cannot be imported; choose from {known}")
     options = _model_options(wanted.method, wanted.model)
     arch = architectures.resolve(wanted.arch, data.arch_family)
     net, make = architectures.create(arch, data.num_classes), entry.load()
@@ -153,7 +153,7 @@ def imported(wanted: Wanted, file: WeightFile) -> tuple[Weights, Mapped]:
         _show(found, file)
     require_complete(found, file, arch, data.num_classes)
     layers, thresholds = weights_for(file, found)
-    net.load_state_dict(layers, strict=False)  # counters aside, which no result depends on, it is complete
+    net.load_state_dict(layers, strict=False)  # complete but for counters, which do not affect results
     shapes = input_shapes(net, nn.ReLU, data.input_shape)
     state = trained(net).state_dict()
     for name, value in thresholds.items():
@@ -168,31 +168,31 @@ def _model_options(method: str, arguments: Sequence[str]) -> Options:
     typed = {argument.partition("=")[0].removeprefix("--model.") for argument in arguments}
     known = layered(parser, [], arguments)["model"]
     if "L" in known and "L" not in typed:
-        raise UserError(f"--model.L is missing: a file does not say how many steps the {method} net was trained with")
+        raise UserError(f"--model.L is missing; give the number of levels with which the {method} net was trained")
     return {name: value for name, value in known.items() if name in typed or name == "max_pool"}
 
 
 def _threshold(path: Path, name: str, value: Tensor, shape: torch.Size, softplus: bool) -> Tensor:
-    """One number, or one for each channel as ``[C, 1, 1]``."""
+    """Returns a threshold as a scalar, or one for each channel as ``[C, 1, 1]``."""
     if softplus:
         value = F.softplus(value)
     if not bool((value > 0).all()):
         raise UserError(
-            f"{path}: the threshold of {name} is {value.min().item():.4g}, and must be positive; if the file has s of "
-            "softplus(s), give --thresholds softplus"
+            f"{path}: the threshold of {name} is {value.min().item():.4g}, but must be positive; if the file stores s "
+            "of softplus(s), give --thresholds softplus"
         )
     if value.numel() == 1:
         return value.reshape(())
     if value.numel() != shape[0] or value.numel() not in value.shape:
         raise UserError(
-            f"{path}: the threshold of {name} has shape {list(value.shape)}, and must be one number or one for each of "
+            f"{path}: the threshold of {name} has shape {list(value.shape)}, but must be one number or one for each of "
             f"{shape[0]} channels"
         )
     return value.reshape(-1, *[1] * (len(shape) - 1))
 
 
 def _header(wanted: Wanted, file: WeightFile, arch: str, data: type[ImageDataModule], options: Options) -> Header:
-    """Builds a header as after a training of zero epochs. Its configuration holds everything that decides a result."""
+    """Builds a header like that of a training of zero epochs, with everything in it that affects a result."""
     images: Options = {
         **{"name": wanted.data, "eval_split": "test", "val_split": 0},
         **{"mean": list(wanted.mean or data.mean), "std": list(wanted.std or data.std)},
@@ -221,36 +221,36 @@ def _header(wanted: Wanted, file: WeightFile, arch: str, data: type[ImageDataMod
             ),
         )
     except ValidationError as error:
-        raise UserError(f"this cannot stand in a record: {first_error(error, show_input=True)}") from error
+        raise UserError(f"import: not valid in a record: {first_error(error, show_input=True)}") from error
 
 
 def _measure(net: Trained, wanted: Wanted) -> None:
-    """Prints the accuracy, and warns, with what may be wrong, if it is not that of a net imported as it was trained."""
+    """Prints the accuracy; if it is too low for a correct import, warns and names possible causes."""
     top1, images = accuracy(net, wanted.images)
     stated = "" if wanted.expect is None else f" (stated: {wanted.expect:.2f} %)"
     print(f"ANN: {100 * top1:.2f} % of {images} test images{stated}", flush=True)
     if top1 < ABOVE_CHANCE + 1 / net.datamodule.num_classes:
-        what = "hardly more than chance"
+        what = "close to chance"
     elif wanted.expect is not None and top1 < _lowest(wanted.expect / 100, images):
         what = f"more than {STANDARD_ERRORS} standard errors below the stated one"
     else:
         return
     best, there = best_normalisation(net)
     print(
-        f"warning: its accuracy is {what}: mapping or normalisation may be wrong; of the usual normalisations the best "
-        f"on training images, with {100 * there:.1f} %, is {best.options()}",
+        f"warning: its accuracy is {what}: mapping or normalisation may be wrong; the best usual normalisation on "
+        f"training images, with {100 * there:.1f} %, is {best.options()}",
         file=sys.stderr,
     )
 
 
 def _lowest(stated: float, images: int) -> float:
-    """Returns the lowest accuracy that is plausible on so many images for a net with the stated accuracy."""
+    """Returns the lowest plausible accuracy on this many images for a net with the stated accuracy."""
     return stated - STANDARD_ERRORS * math.sqrt(stated * (1 - stated) / images)
 
 
 def _show(found: Mapped, file: WeightFile) -> None:
     """Prints the mapping and the unmatched names on both sides."""
-    table = Table(title=f"{file.path.name}, by {found.by}", box=None, pad_edge=False, header_style="dim")
+    table = Table(title=f"{file.path.name}, matched by {found.by}", box=None, pad_edge=False, header_style="dim")
     for heading in ("there", "shape", "here"):
         table.add_column(heading, no_wrap=True)
     for name, tensor in file.tensors.items():

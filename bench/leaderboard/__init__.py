@@ -1,4 +1,4 @@
-"""The leaderboard: committed records and the papers' numbers in, Markdown and CSV out; the same bytes every time.
+"""The leaderboard: turns committed records and the papers' numbers into Markdown, CSV and a page, reproducibly.
 
     load -> aggregate (-> match the papers) -> render -> write
 

@@ -1,4 +1,4 @@
-"""Records to rows: seeds of one experiment become mean and standard deviation, set beside the papers' numbers."""
+"""Turns records into rows: averages the seeds of an experiment and sets them beside the papers' numbers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from bench.leaderboard.text import percent
 from bench.records.record import PROTOCOL_VERSION, Record, part
 from bench.registry.methods import METHODS
 
-# Rows are ranked by the run of exactly this many steps, warm-up included: a method that looks at the image before it
-# counts does not get those steps for nothing, and nobody gains by leaving a T out.
+# Rows are ranked at exactly this latency, warm-up included: steps before the first counted one are not free, and
+# leaving out a T gains nothing.
 RANK_LATENCY = 8
 ENOUGH_SEEDS = 3
 # Recipes of full length: the papers' own, and ours for methods whose papers do not state all of theirs.
@@ -25,7 +25,7 @@ FULL_RECIPES = ("paper", "lr0.05", "ours")
 
 
 def aggregate(records: Iterable[Record], papers: Sequence[Paper]) -> list[Row]:
-    """Makes all rows: ours sorted and ranked, then what is only printed. The order of ``records`` does not matter."""
+    """Makes all rows: ours, sorted and ranked, then numbers that are only printed; in any order of ``records``."""
     groups: dict[tuple[object, ...], list[Record]] = defaultdict(list)
     for record in _conversions(list(records)):
         groups[identity(record)].append(record)
@@ -37,7 +37,7 @@ def aggregate(records: Iterable[Record], papers: Sequence[Paper]) -> list[Row]:
 
 
 def place(experiment: Sequence[Row]) -> tuple[object, ...]:
-    """Sorts experiments: newest protocol, ranked first, best first; then by everything that names one."""
+    """Sort key of an experiment: newest protocol first, ranked first, best first; then its names."""
     row, score = experiment[0], _score(experiment)
     names = (row.method, row.recipe, row.recipe_sha256, row.options, row.experiment[-1])
     standing = STANDINGS.index(row.standing)
@@ -45,7 +45,7 @@ def place(experiment: Sequence[Row]) -> tuple[object, ...]:
 
 
 def _conversions(records: Sequence[Record]) -> list[Record]:
-    """Leaves out source nets whose conversion is a record of its own: that of the method of the same paper."""
+    """Leaves out source nets whose own conversion is filed under another method of the same paper."""
     converted = {(r.method.paper, r.conversion.source_sha256) for r in records}
     return [r for r in records if not (_is_source(r) and (r.method.paper, r.checkpoint.sha256) in converted)]
 
@@ -80,7 +80,7 @@ def _experiment(group: Sequence[Record], printed: Cells) -> list[Row]:
         ann_std=ann_std,
         reference_ann=reference,
         reference_std=reference_std,
-        # What is called the same there: precision, reset, causal and so on.
+        # Fields with the same name there: precision, reset, causal and so on.
         **{name: value for name, value in (*first.protocol, *first.conversion) if name in COLUMNS},
         standing=standing(first),
         weights_of_others=None if theirs is None else theirs.sha256,
@@ -128,7 +128,7 @@ def _at(common: Row, T: int, warmup: int) -> Row:
 
 
 def _marks(record: Record, seeds: int, fair: bool) -> Iterator[str]:
-    """What a reader must know before believing the row."""
+    """Yields what a reader must know about the row."""
     if not record.conversion.causal:
         yield "reads ahead"
     if record.conversion.per_T:
@@ -152,12 +152,12 @@ def _marks(record: Record, seeds: int, fair: bool) -> Iterator[str]:
 
 
 def _score(experiment: Sequence[Row]) -> Decimal | None:
-    """What it is ranked by; ``None`` where it is never ranked."""
+    """Returns the score for the ranking; ``None`` if the experiment is not ranked."""
     return next((row.top1 for row in experiment if row.ranked), None)
 
 
 def _ranked(experiments: Sequence[Sequence[Row]]) -> Iterator[Row]:
-    """Ranks within data set, net and how nets were trained; equal scores share a rank."""
+    """Ranks within a data set, a net and one way of training; equal scores share a rank."""
     scores: dict[tuple[object, ...], list[Decimal]] = defaultdict(list)
     for rows in experiments:
         if (score := _score(rows)) is not None:
@@ -169,7 +169,7 @@ def _ranked(experiments: Sequence[Sequence[Row]]) -> Iterator[Row]:
 
 
 def _accuracy(fractions: Iterable[float | None]) -> tuple[Decimal | None, Decimal | None]:
-    """Mean and sample standard deviation in percent, of the seeds that have it."""
+    """Returns mean and sample standard deviation, in percent, over the seeds that have a value."""
     # The statistics module adds exactly, so the order of the seeds cannot change the last digit.
     there = [percent(fraction) for fraction in fractions if fraction is not None]
     return statistics.mean(there) if there else None, statistics.stdev(there) if len(there) > 1 else None

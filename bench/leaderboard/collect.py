@@ -1,4 +1,4 @@
-"""Record artifacts of W&B runs, from folders of offline runs or through W&B's public API, as files to be added."""
+"""Collects record artifacts of W&B runs, from folders of offline runs or from W&B's service, for filing."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from bench.leaderboard.load import reasons
 from bench.leaderboard.text import one_line
 from bench.records.record import Record, read_record
 
-# What bench/logs.py gives the artifact.
+# The type and file name that a run gives its artifact.
 TYPE, NAME = "record", "record.json"
-# LevelDB's log format, as W&B's transaction log has it after 7 bytes of its own: blocks of 32 KiB, in them pieces of
-# checksum, length and kind, then data. Kinds 1 to 4: a whole message, its first, a middle and its last piece.
+# LevelDB's log format, which W&B's transaction log has after a header of 7 bytes: blocks of 32 KiB with pieces. A piece
+# has checksum, length, kind and data. Kinds 1 to 4 are a whole message, and its first, a middle and its last piece.
 HEAD, BLOCK, PIECE = b":W&B", 32768, struct.Struct("<IHB")
 START = 7
 LAST_PIECES = (1, 4)
@@ -36,21 +36,21 @@ class Found:
 
 
 def collect(folder: Path | None, project: str | None, results: Path, into: Path) -> list[Path]:
-    """Brings together the records of W&B runs that can be filed and are not yet.
+    """Collects the records of W&B runs that can be filed and have not been filed yet.
 
-    Runs that may not be ranked are left out with a word, as a project holds trials beside results.
+    Runs that may not be filed are skipped with a message, because a project holds trials beside results.
 
     Args:
-        folder: searched, with all folders below, for runs that W&B kept on disk.
+        folder: searched, with all subfolders, for runs that W&B kept on disk.
         project: ``ENTITY/PROJECT`` of W&B's service.
         results: folder of filed records.
-        into: where downloaded records are put.
+        into: folder for downloaded records.
 
     Returns:
         Paths for ``leaderboard --add``.
 
     Raises:
-        UserError: nothing to search, nothing found, or W&B does not answer.
+        UserError: a folder or project is invalid, no record was found, or W&B does not answer.
     """
     found: list[Found] = []
     if folder is not None:
@@ -58,7 +58,7 @@ def collect(folder: Path | None, project: str | None, results: Path, into: Path)
     if project is not None:
         found += _online(project, into)
     if not found:
-        raise UserError(f"no run with an artifact of type {TYPE} in {folder or project}")
+        raise UserError(f"{folder or project}: no W&B run with a record found; add the run's record.json with --add")
     return _to_be_filed(found, results)
 
 
@@ -70,22 +70,22 @@ def _to_be_filed(found: Sequence[Found], results: Path) -> list[Path]:
             if why := "; ".join(reasons(record)):
                 raise UserError(why)
         except UserError as error:
-            print(one_line(f"left out {item.run}: {error}", 400), file=sys.stderr)
+            print(one_line(f"skipped {item.run}: {error}", 400), file=sys.stderr)
             continue
-        # The same run may be on disk and on the service, or filed long ago; another one of that name is refused later.
+        # The same run may be on disk and on the service, or already filed; another one of that name is refused later.
         if not _is_filed(record, results / record.path()):
             chosen.setdefault(record.dumps(), item.path)
     return list(chosen.values())
 
 
 def _is_filed(record: Record, path: Path) -> bool:
-    """Whether the very run is there; its file may be older than some fields of a record."""
+    """Whether this run is filed; the file may lack fields that were added to records later."""
     if not path.is_file():
         return False
     try:
         return read_record(path) == record
     except UserError:
-        return False  # a damaged file is named when the folder is read
+        return False  # a damaged file is reported when the folder is read
 
 
 def _on_disk(folder: Path) -> Iterator[Found]:
@@ -94,14 +94,14 @@ def _on_disk(folder: Path) -> Iterator[Found]:
         run = log.parent.name
         for path, digest in _artifact_files(log):
             if not path.is_file():
-                raise UserError(one_line(f"{log}: its record {path} is gone; add the run's own record.json with --add"))
+                raise UserError(one_line(f"{log}: its record {path} is missing; add the run's record.json with --add"))
             if base64.b64encode(hashlib.md5(path.read_bytes(), usedforsecurity=False).digest()).decode() != digest:
                 raise UserError(one_line(f"{log}: its record {path} was changed after the run"))
             yield Found(run, path)
 
 
 def _artifact_files(log: Path) -> Iterator[tuple[Path, str]]:
-    """Local path and MD5 of each record that a run logged."""
+    """Yields local path and MD5 of each record that a run logged."""
     from google.protobuf.message import DecodeError
     from wandb.proto import wandb_internal_pb2
 
@@ -112,7 +112,7 @@ def _artifact_files(log: Path) -> Iterator[tuple[Path, str]]:
             record.ParseFromString(message)
         except DecodeError as error:
             raise UserError(one_line(f"{log}: not a readable W&B log ({error})")) from error
-        # Offline, an artifact is a request; uploaded ones are records of their own.
+        # Offline, an artifact is a request; an uploaded one is a record.
         held = [record.request.log_artifact.artifact] if record.request.HasField("log_artifact") else []
         held += [record.artifact] if record.HasField("artifact") else []
         for artifact in held:
@@ -130,7 +130,7 @@ def _messages(log: Path) -> Iterator[bytes]:
     if not data.startswith(HEAD):
         raise UserError(one_line(f"{log}: not a W&B log"))
     position, pieces = START, b""
-    # A run that was killed ends in the middle of a message, which is left out.
+    # The log of a killed run may end in the middle of a message, which is skipped.
     while position + PIECE.size <= len(data):
         rest = BLOCK - position % BLOCK
         if rest < PIECE.size:

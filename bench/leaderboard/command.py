@@ -17,18 +17,18 @@ from bench.leaderboard.reported import load_reported
 
 
 def run(results: Path, reported: Path, out: Path, check: bool, json_rows: bool, add: Sequence[Path]) -> int:
-    """Everything is read, checked and rendered before anything is written.
+    """Runs the command: reads, checks and renders everything before it writes anything.
 
     Args:
         results: folder of committed records.
         reported: folder of the papers' numbers.
-        out: folder of the generated files; its ``notes/<data set>.md``, where there are any, get a link.
+        out: folder of the generated files; each ``notes/<data set>.md`` in it gets a link.
         check: write nothing; print the names of generated files that are stale, missing or surplus.
-        json_rows: print the rows as JSON; the pages are then written only where ``add`` brings new records.
-        add: records of runs, to be filed under ``results`` first.
+        json_rows: print the rows as JSON; the pages are then written only if ``add`` brings new records.
+        add: records of runs, filed under ``results`` first.
 
     Returns:
-        1 where ``check`` finds something, else 0.
+        1 if ``check`` finds something, else 0.
 
     Raises:
         UserError: a record or a file of reported numbers is refused; one line for each reason.
@@ -39,7 +39,7 @@ def run(results: Path, reported: Path, out: Path, check: bool, json_rows: bool, 
     papers = load_reported(reported)
     rows = aggregate([*filed, *new], papers)
     files = render(rows, papers, {path.stem for path in out.glob("notes/*.md")})
-    # With --json the standard output belongs to the rows.
+    # With --json, only the rows go to standard output.
     report = sys.stderr if json_rows else sys.stdout
     if json_rows:
         print(to_json(rows))
@@ -63,7 +63,7 @@ def run(results: Path, reported: Path, out: Path, check: bool, json_rows: bool, 
         else:
             write_atomically(out / name, contents[name])
         done.append(f"{'removed' if state == 'surplus' else 'wrote'} {out / name}")
-    # Last, because whoever reads may stop reading (``| head -1``), which must not leave half of the pages stale.
+    # Printed last: if the reader stops (``| head -1``), no page must be left stale.
     print(*done, sep="\n", end="\n" * bool(done), file=report)
     return 0
 

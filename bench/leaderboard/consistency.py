@@ -1,4 +1,4 @@
-"""Whether the parts of a record agree with each other and with the registry."""
+"""Checks that the parts of a record agree with each other and with the registry."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from bench.registry.datasets import DATA
 from bench.registry.methods import METHODS
 from bench.registry.nets import ARCHITECTURES
 
-# A registry line rounds a net's weights, and has them with ten classes.
+# The registry rounds the number of weights and gives it for ten classes.
 TOLERATED_WEIGHTS = 0.1
 
 
 def contradictions(record: Record) -> Iterator[str]:
-    """What cannot be true at once; nothing for a record as a run writes it."""
+    """Yields the contradictions in a record; none for a record as a run writes it."""
     config = record.recipe.config
     yield from _recipe(record, config)
     yield from _method(record, part(config, "source"))
@@ -39,7 +39,7 @@ def contradictions(record: Record) -> Iterator[str]:
             drawn = isinstance(accuracy, SnnAccuracy) and not name.startswith("quantised")
             answers = images * ((record.conversion.draws or 1) if drawn else 1)
             if abs(fraction * answers - round(fraction * answers)) > 1e-6 * answers:
-                yield f"{where}: {name} {fraction} is no whole number of {images} images"
+                yield f"{where}: {name} {fraction} is not a whole number of {images} images"
 
 
 def _recipe(record: Record, config: Options) -> Iterator[str]:
@@ -49,9 +49,9 @@ def _recipe(record: Record, config: Options) -> Iterator[str]:
         ("data.name", record.data.name, part(config, "data").get("name")),
     ):
         if said != configured:
-            yield f"{where} is {said}, and recipe.config has {configured}"
+            yield f"{where} is {said}, but recipe.config has {configured}"
     if differ := differences(part(config, "model"), record.method.options):
-        yield f"method.options: {', '.join(differ)}, and recipe.config has other values"
+        yield f"method.options: {', '.join(differ)} differ from recipe.config"
 
 
 def _method(record: Record, source: Options) -> Iterator[str]:
@@ -60,10 +60,10 @@ def _method(record: Record, source: Options) -> Iterator[str]:
         yield f"method.name: unknown method {record.method.name}; choose from {', '.join(METHODS)}"
         return
     if record.method.paper != entry.paper:
-        yield f"method.paper is {record.method.paper}; that of {record.method.name} is {entry.paper}"
+        yield f"method.paper is {record.method.paper}; the paper of {record.method.name} is {entry.paper}"
     if record.conversion.retrained != (entry.source is None):
         yield f"conversion.retrained is {record.conversion.retrained}; {record.method.name} {entry.origin}"
     if record.conversion.source_sha256 != source.get("sha256"):
         yield "conversion.source_sha256 is not that of recipe.config.source"
     if entry.source is not None and record.conversion.source_sha256 is None:
-        yield f"conversion.source_sha256: {record.method.name} {entry.origin}, and none is named"
+        yield f"conversion.source_sha256: {record.method.name} {entry.origin}, but the record names none"

@@ -1,4 +1,4 @@
-"""Which records are repetitions of one experiment: all but the seed, and what follows from the seed, is the same."""
+"""Decides which records repeat one experiment: they differ only in the seed and in what follows from it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from bench.registry.younger import completed
 
 
 def experiment(config: Options) -> Options:
-    """A configuration as it would be recorded today, without the source net's checksum.
+    """Returns a configuration as it would be recorded today, without the checksum of the source net.
 
-    Each seed may convert its own source net, whose settings are part of the experiment and whose weights are not.
+    Each seed may convert its own source net. The settings of that net are part of the experiment, its weights are not.
     """
     today = completed(config)
     if "source" in today:
@@ -21,23 +21,23 @@ def experiment(config: Options) -> Options:
 
 
 def label(record: Record) -> str:
-    """Recipe and what was changed, without the precision, which earlier records have among the changes."""
+    """Returns the recipe and its changes, without the precision, which older records list as a change."""
     kept = [change for change in record.recipe.overrides if not change.startswith("trainer.precision=")]
     return record.recipe.model_copy(update={"overrides": kept}).label
 
 
 def options(record: Record) -> str:
-    """The method's options as canonical JSON."""
+    """Returns the method's options as canonical JSON."""
     return json.dumps(record.method.options, sort_keys=True)
 
 
 def ledger(protocol: Protocol, conversion: Conversion) -> str:
-    """Protocol and latency ledger as canonical JSON; seeds that differ there are not repetitions of one experiment."""
+    """Returns protocol and conversion as canonical JSON; seeds that differ here do not repeat one experiment."""
     return protocol.model_dump_json() + conversion.model_dump_json(exclude={"source_sha256"})
 
 
 def identity(record: Record) -> tuple[object, ...]:
-    """What all repetitions have in common."""
+    """Returns what all repetitions of an experiment have in common."""
     younger = METHODS[record.method.name].younger if record.method.name in METHODS else {}
     return (
         record.data.name,

@@ -1,4 +1,4 @@
-"""Rows as lines with named columns: what the CSV files and ``--json`` hold."""
+"""Rows as lines with named columns, for the CSV files and ``--json``."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from bench.registry.methods import METHODS
 
 Value = str | int | bool | Decimal | None
 
-# Each kind of reference ANN has a column of its own, named as in the records.
+# Each kind of reference ANN has its own column, named as in the records.
 _REFERENCES = sorted({f"{entry.reference_ann}_top1" for entry in METHODS.values() if entry.reference_ann})
 HEAD = tuple(name for column in COLUMNS for name in (_REFERENCES if column == "reference_ann" else [column]))
-# Decimals of what is not a percentage; counts of operations are shown whole, joules in full.
+# Decimal places of values that are not percentages.
 PLACES = {"firing_rate": 4, "synops": 0, "snn_macs": 0, "membrane_updates": 0, "energy_joule": 9}
 AS_PRINTED = ("reported_top1", "reported_ann")
 
 
 def line(row: Row) -> dict[str, Value]:
-    """The row's values by column."""
+    """Returns the row's values by column."""
     values: dict[str, Value] = {column: getattr(row, column, None) for column in HEAD}
     if row.reference_ann is not None:
         values[f"{METHODS[row.method].reference_ann}_top1"] = row.reference_ann
@@ -33,7 +33,7 @@ def line(row: Row) -> dict[str, Value]:
 
 
 def to_csv(rows: Iterable[Row]) -> str:
-    """CSV with a header, fixed decimals, ``true``/``false``, and nothing where a value is unknown."""
+    """Writes CSV with a header, fixed decimals and ``true``/``false``; unknown values are empty."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(HEAD)
@@ -42,7 +42,7 @@ def to_csv(rows: Iterable[Row]) -> str:
 
 
 def to_json(rows: Iterable[Row]) -> str:
-    """A JSON list of the same lines, unrounded."""
+    """Writes the same lines as a JSON list, unrounded."""
     lines = [{key: float(v) if isinstance(v, Decimal) else v for key, v in line(row).items()} for row in rows]
     return json.dumps(lines, indent=1, allow_nan=False)
 

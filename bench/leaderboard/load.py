@@ -1,4 +1,4 @@
-"""Reads committed records and refuses, with the reason, what must never be ranked."""
+"""Reads committed records, and refuses with a reason those that must never be ranked."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from bench.records.record import PROTOCOL_VERSION, Record, part, read_record
 from bench.registry.datasets import DATA
 
 MAX_FILE_NAME = 255
-# Of a line of an error message, in characters.
+# The longest line of an error message, in characters.
 LIMIT = 400
 
 
 def load(results: Path, additions: Sequence[Path] = ()) -> tuple[list[Record], list[Record]]:
-    """Reads all records of a results folder, and others that are to be filed there.
+    """Reads all records of a results folder, and others to be filed there.
 
     Args:
         results: the folder.
         additions: ``record.json`` files from anywhere.
 
     Returns:
-        Filed records and additions, both sorted by their path.
+        Filed records and additions, both sorted by path.
 
     Raises:
         UserError: one line for each file that is refused, with the reason.
@@ -55,7 +55,7 @@ def load(results: Path, additions: Sequence[Path] = ()) -> tuple[list[Record], l
 
 
 def reasons(record: Record) -> Iterator[str]:
-    """Why a valid record may not be on the leaderboard; nothing where it may."""
+    """Yields the reasons why a valid record may not be on the leaderboard."""
     if record.limited:
         yield "limited: measured or trained on part of the data"
     for what, code in (("code", record.code), ("training.code", record.training.code)):
@@ -64,7 +64,7 @@ def reasons(record: Record) -> Iterator[str]:
         if code.commit == "unknown":
             yield f"{what}.commit is unknown"
     config = record.recipe.config
-    # A training that began from another net has settings of its own.
+    # A training that began from another net has its own settings.
     planned = part(config if "trainer" in config else part(config, "source"), "trainer").get("max_epochs")
     if record.training.epochs != planned:
         yield f"training.epochs is {record.training.epochs} of {planned}: the training was not finished"
@@ -74,7 +74,7 @@ def reasons(record: Record) -> Iterator[str]:
         yield f"protocol.version {record.protocol.version} is newer than this suite's {PROTOCOL_VERSION}"
     data = DATA.get(record.data.name)
     if data is None:
-        yield f"data.name: no leaderboard for {record.data.name}; there is one for {', '.join(DATA)}"
+        yield f"data.name: {record.data.name} has no leaderboard; choose from {', '.join(DATA)}"
     elif record.protocol.num_eval_samples != data.num_test:
         yield f"protocol.num_eval_samples is {record.protocol.num_eval_samples}; the test set has {data.num_test}"
 
@@ -84,7 +84,7 @@ def _files(results: Path, refused: list[str]) -> Iterator[Path]:
     for folder, subfolders, names in os.walk(results, onerror=lambda error: _refuse(refused, results, str(error))):
         subfolders.sort()
         for path in (Path(folder) / name for name in (*subfolders, *sorted(names))):
-            # os.walk does not enter linked folders, so their records would be missed in silence.
+            # os.walk does not enter linked folders, so their records would be missed without an error.
             if path.is_symlink():
                 _refuse(refused, path, "symbolic links are not allowed among records")
             elif path.name.endswith(".json") and path.is_file():
@@ -94,7 +94,7 @@ def _files(results: Path, refused: list[str]) -> Iterator[Path]:
 
 
 def _refuse(refused: list[str], path: Path, reason: str) -> None:
-    """Notes why a file is refused; all are, so that one run names all bad files."""
+    """Notes why a file is refused, so that one run names all bad files."""
     refused.append(one_line(f"{path}: {reason}", LIMIT))
 
 
@@ -117,7 +117,7 @@ def _accepted(paths: Iterable[Path], refused: list[str]) -> Iterator[tuple[Path,
 
 
 def _consistent(records: dict[Path, Record], refused: list[str]) -> None:
-    """Refuses what only shows across records: another test set, one seed twice, one trained net as two seeds."""
+    """Refuses what only a comparison shows: other test sets, one seed twice, one trained net as two seeds."""
     fingerprints: dict[str, tuple[Path, str]] = {}
     nets: dict[tuple[str, ...], Path] = {}
     runs: dict[tuple[object, ...], Path] = {}
@@ -128,7 +128,7 @@ def _consistent(records: dict[Path, Record], refused: list[str]) -> None:
             _refuse(refused, path, f"data.fingerprint: another {record.data.name} test set than in {first}")
         net = (str(record.path().parent), record.recipe.label, record.recipe.sha256, record.checkpoint.sha256)
         experiment = identity(record)
-        # Rates of single layers agree to the last digit only where nothing was drawn by the seed.
+        # Rates of single layers agree to the last digit only if nothing depends on the seed.
         outcome = (*experiment, record.ann.model_dump_json(), *(point.model_dump_json() for point in record.snn))
         run = (*experiment, record.seed)
         if runs.setdefault(run, path) != path:
@@ -137,5 +137,7 @@ def _consistent(records: dict[Path, Record], refused: list[str]) -> None:
             _refuse(refused, path, f"checkpoint.sha256: the same trained net as in {nets[net]}, under another seed")
         elif not record.conversion.retrained and outcomes.setdefault(outcome, path) != path:
             _refuse(
-                refused, path, f"seed {record.seed} has the very numbers of {outcomes[outcome]}: no seed of its own"
+                refused,
+                path,
+                f"seed {record.seed} has exactly the results of {outcomes[outcome]}, so it is not a seed of its own",
             )

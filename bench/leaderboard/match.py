@@ -1,4 +1,4 @@
-"""Which printed number a measured one is set beside, and what to call the outcome."""
+"""Matches measured numbers with printed ones, and labels the outcome."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from decimal import Decimal
 from bench.leaderboard.reported import KINDS, Paper, ReportedRow
 from bench.leaderboard.row import Badge, Row
 
-# Points within which two accuracies count as the same whatever the spread of the seeds.
+# Two accuracies within this many points match, whatever the spread of the seeds.
 TOLERANCE = Decimal("0.5")
 
 
@@ -19,7 +19,7 @@ Cells = Mapping[tuple[object, ...], Sequence[tuple[str, ReportedRow]]]
 
 
 def cells(papers: Iterable[Paper]) -> Cells:
-    """Every printed number of a net and method of ours, in the order of the files."""
+    """Returns every printed number for a net and method of this suite, in the order of the files."""
     found: dict[tuple[object, ...], list[tuple[str, ReportedRow]]] = defaultdict(list)
     for paper in papers:
         for row in paper.rows:
@@ -29,11 +29,11 @@ def cells(papers: Iterable[Paper]) -> Cells:
 
 
 def compared(row: Row, printed: Cells) -> Row:
-    """Sets a row beside the printed number of the same method, net, data set, T and warm-up, and beside replications.
+    """Compares a row with the printed number of the same method, net, data set, T and warm-up, and with replications.
 
-    A printed row with another L is another experiment, and so may be one without any, where ours was chosen. Where
-    several remain, the authors' own number comes before one printed by others, then a row with the same L before one
-    without any, then the order of the files.
+    A printed row with another L is another experiment. So is one that states no L, if our L was set against the recipe.
+    If several remain, the authors' own number comes before one printed by others, then a row with the same L before one
+    without L, then the order of the files decides.
     """
     there = printed.get((row.dataset, row.arch, row.method, row.warmup, str(row.T)), ())
     found = [_beside(row, key, line) for key, line in there if _same_levels(row, line)]
@@ -46,7 +46,7 @@ def compared(row: Row, printed: Cells) -> Row:
 
 
 def reported_only(rows: Sequence[Row], papers: Sequence[Paper]) -> list[Row]:
-    """What the papers print and no row of ours is compared with, in the order of the files."""
+    """Returns the printed numbers that no row of ours is compared with, in the order of the files."""
     used = {(id(row.printed), str(row.T)) for row in rows}
     return [
         _stated(_alone(paper.key, printed, steps), paper.key, printed, printed.who or printed.table or printed.source)
@@ -63,7 +63,7 @@ def badge(difference: Decimal, std: Decimal | None) -> Badge:
 
 
 def _changes(row: Row) -> list[str]:
-    """Options of the method that were set against the recipe; all seeds have the same."""
+    """Returns the method's options that differ from the recipe; all seeds have the same."""
     return [c.removeprefix("model.") for c in row.records[0].recipe.overrides if c.startswith("model.")]
 
 
@@ -86,7 +86,7 @@ def _beside(row: Row, key: str, printed: ReportedRow) -> Row:
 def _alone(key: str, printed: ReportedRow, steps: str) -> Row:
     return Row(
         dataset=printed.dataset,
-        # A net or method that is not exactly ours keeps the paper's name, in the paper's own space.
+        # A net or method that is not exactly ours keeps the paper's name, prefixed with the paper's key.
         arch=printed.same_as.arch or f"{key}/{printed.arch or 'not stated'}",
         method=printed.same_as.method or f"{key}/{printed.method}",
         paper=key,

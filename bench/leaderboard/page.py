@@ -1,4 +1,4 @@
-"""``index.html``: one file that works from disk, without a network, and runs no script but its own."""
+"""Builds ``index.html``: one file that works from disk, offline, and runs only its own script."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import jinja2
 from markupsafe import Markup
 
 FOLDER = Path(__file__).with_name("templates")
-# In this order; together they are one strict function, so that they share names and leave none outside.
+# Joined in this order into one strict function, so that they share names and define none outside.
 SCRIPTS = ("state.js", "plot.js", "table.js", "detail.js", "main.js")
 
 
 def environment(finalize: Callable[[object], object] | None = None) -> jinja2.Environment:
-    """The templates, with every value escaped: for HTML, or by what ``finalize`` makes of it."""
+    """Returns the templates' environment, which escapes every value: for HTML, or with ``finalize``."""
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
         finalize=finalize,
@@ -30,11 +30,11 @@ def environment(finalize: Callable[[object], object] | None = None) -> jinja2.En
 
 
 def page(marker: str, data: Mapping[str, object]) -> str:
-    """The page's text.
+    """Returns the text of the page.
 
     Args:
         marker: comment that says that the file is generated.
-        data: what :func:`bench.leaderboard.payload.payload` makes.
+        data: from :func:`bench.leaderboard.payload.payload`.
     """
     style = (FOLDER / "page.css").read_text(encoding="utf-8")
     parts = "\n".join((FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS)
@@ -43,13 +43,13 @@ def page(marker: str, data: Mapping[str, object]) -> str:
         environment()
         .get_template("index.html.j2")
         .render(
-            # Our own files, and data that is escaped for where it stands.
+            # Our own files, and data that is escaped for its place.
             marker=Markup(marker),  # noqa: S704
             tolerance=data["tolerance"],
             style=Markup(style),  # noqa: S704
             script=Markup(script),  # noqa: S704
             data=Markup(embedded(data)),  # noqa: S704
-            # The browser runs and applies what these name, and nothing that a record smuggled in.
+            # The browser runs and applies only what these hashes name, nothing injected through a record.
             style_hash=_hash(style),
             script_hash=_hash(script),
         )
@@ -57,7 +57,7 @@ def page(marker: str, data: Mapping[str, object]) -> str:
 
 
 def embedded(data: object) -> str:
-    """JSON that no HTML parser can take for markup: ASCII, and neither ``<``, ``>`` nor ``&``."""
+    """Returns JSON that no HTML parser takes for markup: ASCII, without ``<``, ``>`` and ``&``."""
     text = json.dumps(data, ensure_ascii=True, allow_nan=False, sort_keys=True, separators=(",", ":"))
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")

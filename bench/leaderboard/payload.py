@@ -1,6 +1,6 @@
-"""What the interactive page holds: rows, printed numbers and provenance as plain JSON data.
+"""The data of the interactive page: rows, printed numbers and provenance as plain JSON.
 
-Numbers are rounded here as everywhere on the leaderboard, so that the page shows the digits of the tables.
+Numbers are rounded as everywhere on the leaderboard, so that the page shows the same digits as the tables.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from bench.records.record import Imported, Record
 from bench.registry.datasets import DATA
 from bench.registry.methods import METHODS
 
-# Longer texts are cut: the record, which is linked, has them whole.
+# Longer texts are cut; the linked record has them in full.
 LONG, SHORT = 4000, 300
 
 Data = dict[str, object]
 
 
 class Texts:
-    """Texts that many rows share, each held once and named by its number."""
+    """Texts that many rows share: each is stored once and referred to by its number."""
 
     def __init__(self) -> None:
         self.numbers: dict[str, int] = {}
 
     def __call__(self, text: str) -> int:
-        """The number of a text, new or known."""
+        """Returns the number of a text, new or known."""
         return self.numbers.setdefault(text, len(self.numbers))
 
 
 def payload(names: Sequence[str], rows: Sequence[Row], papers: Sequence[Paper]) -> Data:
-    """Everything the page shows; the same rows give the same data in the same order."""
+    """Returns everything that the page shows; the same rows give the same data in the same order."""
     keys: dict[str, int] = {}
     texts = Texts()
     return {
@@ -50,7 +50,7 @@ def payload(names: Sequence[str], rows: Sequence[Row], papers: Sequence[Paper]) 
 
 
 def _key(row: Row, seen: dict[str, int]) -> str:
-    """A name for links: that of the row's records without the seed."""
+    """Returns a name for links: that of the row's records without the seed."""
     key = f"{row.dataset}/{row.arch}/{row.method}/{row.recipe}-{str(row.recipe_sha256)[:8]}"
     seen[key] = seen.get(key, 0) + 1
     return key if seen[key] == 1 else f"{key}~{seen[key]}"
@@ -153,7 +153,7 @@ def _run(record: Record, texts: Texts) -> Data:
 
 
 def _printed(paper: Paper) -> Iterable[Data]:
-    # Whole rows, also those whose cells stand beside ours: a printed row is read as one line.
+    # Whole rows, including those with cells beside ours: a printed row is read as one line.
     for index, row in enumerate(paper.rows):
         yield {
             **_named(row, "dataset who L warmup"),

@@ -1,4 +1,4 @@
-"""Rows to files: Markdown by template, CSV by the csv module. The same rows give the same bytes."""
+"""Renders rows as files: Markdown from templates, CSV with the csv module. The same rows give the same bytes."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from bench.registry.datasets import DATA
 from bench.registry.methods import METHODS, display
 
 DOCTYPE = "<!doctype html>\n"
-# Steps that have a column of their own among printed numbers.
+# Steps that have their own column in tables of printed numbers.
 COMMON = (1, 2, 4, 8, 16, 32)
 
 
 def render(rows: Sequence[Row], papers: Sequence[Paper], notes: Collection[str] = ()) -> dict[str, str | Picture]:
-    """Makes every generated file: names (without folder) to content.
+    """Makes every generated file; returns their content by name (without folder).
 
     Args:
-        rows: what was measured, and what is only printed.
-        papers: all that is printed.
+        rows: measured rows, and numbers that are only printed.
+        papers: all printed numbers.
         notes: data sets that have a hand-written page, ``notes/<data set>.md``.
     """
     names = sorted({row.dataset for paper in papers for row in paper.rows} | {row.dataset for row in rows})
@@ -71,7 +71,7 @@ def render(rows: Sequence[Row], papers: Sequence[Paper], notes: Collection[str] 
 
 
 def is_generated(path: Path) -> bool:
-    """Whether a file carries the mark of this module, so that one no longer needed can be told from a person's own."""
+    """Whether a file has the marker of this module, so that surplus files can be told from hand-written ones."""
     header = {".md": MARKER, ".svg": MARKER, ".html": f"{DOCTYPE}{MARKER}", ".csv": to_csv([])}.get(path.suffix, "")
     if not header or not path.is_file():
         return False
@@ -81,7 +81,7 @@ def is_generated(path: Path) -> bool:
 
 @cache
 def _templates() -> jinja2.Environment:
-    # Every value is escaped for Markdown on its way out, wherever it comes from; only Safe ones are not.
+    # Every value is escaped for Markdown, wherever it comes from; only Safe values are not.
     templates = environment(finalize=markdown)
     templates.filters |= {"stated": lambda fraction: "" if fraction is None else fixed(percent(fraction))}
     templates.filters |= {
@@ -112,19 +112,19 @@ def _links(paper: Paper) -> Safe:
 
 
 def _imports(board: Sequence[Row]) -> list[Row]:
-    """A row of each file that weights were imported from."""
+    """Returns one row for each file that weights were imported from."""
     return list({row.weights_of_others: row for row in reversed(board)}.values())[::-1]
 
 
 def _comparisons(board: Sequence[Row]) -> Iterator[tuple[str, list[Row], str, list[str]]]:
-    """Title, rows, and the heads of what differs between the two kinds of tables."""
+    """Yields title and rows of each table, and the column heads in which the tables differ."""
     yield "Against the papers", [row for row in board if row.printed is not None], "paper", ["kind", "printed in"]
     again = [other for row in board for other in row.replications]
-    yield "Against others who ran it again", again, "theirs", ["by", "source"]
+    yield "Against replications by others", again, "theirs", ["by", "source"]
 
 
 def _matching(rows: Sequence[Row]) -> str:
-    """How many rows match, and how many of those that are of a paper's recipe."""
+    """Says how many rows match, and how many of those with a paper's recipe."""
     badges = [row.badge for row in rows]
     full = [row.badge for row in rows if row.recipe == "paper"]
     return (
@@ -134,10 +134,10 @@ def _matching(rows: Sequence[Row]) -> str:
 
 
 def _parts(lines: Sequence[Sequence[Row]]) -> Iterator[Mapping[str, object]]:
-    """Printed numbers that nothing of ours is compared with: the papers' own, and replications, by net."""
+    """Yields printed numbers that are not compared with ours: the papers' own, and replications, by net."""
     lines = sorted(lines, key=_order)
-    own = "Printed by papers, with nothing measured here at the same T, warm-up, L, net and method."
-    again = "Replications; never taken for the paper's own number."
+    own = "Numbers printed in papers. Nothing was measured here with the same method, net, L, T and warm-up."
+    again = "Replications by others. They are never used as the paper's own number."
     for title, intro, origin in (("Reported only", own, "paper"), ("Measured again by others", again, "by")):
         chosen = [line for line in lines if (line[0].printed_by == REPLICATIONS) is (intro is again)]
         nets = [(net, list(group)) for net, group in groupby(chosen, key=lambda line: _of(line).arch)]
@@ -150,14 +150,14 @@ def _of(line: Sequence[Row]) -> ReportedRow:
 
 
 def _order(line: Sequence[Row]) -> tuple[object, ...]:
-    # The sort is stable, so rows that agree in all of this stay in the order of the file.
+    # The sort is stable, so rows with equal keys stay in the order of the file.
     row = _of(line)
     names = (row.method.lower(), row.method, line[0].printed_by)
     return (row.arch is None, row.arch or "", *names, KINDS.index(row.kind))
 
 
 def _group(net: str | None, lines: Sequence[Sequence[Row]]) -> dict[str, object]:
-    """One net's lines and their notes, which are numbered."""
+    """Returns one net's lines and their numbered notes."""
     notes = list(dict.fromkeys(note for line in lines if (note := _note(_of(line)))))
     rare = any(cell.steps < 64 and cell.T not in COMMON for line in lines for cell in line)
     return {"title": net or "net not stated", "lines": lines, "rare": rare, "notes": notes}

@@ -1,7 +1,7 @@
 """The papers' own numbers: one hand-written YAML file per paper, number by number, with table and source.
 
-A row keeps the paper's spelling of method, data set and net. ``same_as`` says what that is in this suite and is
-written only where it is the same thing; without it a row has a name of its own and is never compared with ours.
+A row keeps the paper's spelling of method, data set and net. ``same_as`` gives the suite's name for it, and
+is written only if both are exactly the same. A row without it is never compared with ours.
 """
 
 from __future__ import annotations
@@ -37,29 +37,29 @@ def _printed(value: object) -> Decimal:
 Line = Annotated[str, Field(min_length=1, max_length=500, pattern=r"^[^\n\r]*$")]
 Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$", max_length=60)]
 Percent = Annotated[Decimal, BeforeValidator(_printed), Field(ge=0, le=100)]
-# A column printed ``T>=512`` is written 512+: no single number of steps, so nothing of ours is compared with it.
+# A column printed as ``T>=512`` is written 512+. It is no single number of steps, so it is not compared with ours.
 Steps = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,4}\+?$")]
 
 
 def _net(value: object) -> object:
-    # Records name timm's nets without the prefix, which tells them from ours on the command line.
+    # The prefix tells timm's nets from ours on the command line; records leave it out.
     if isinstance(value, str):
         if value.startswith(TIMM):
             return value.removeprefix(TIMM)
         if value not in ARCHITECTURES:
-            raise ValueError(f"{value} is none of {', '.join(ARCHITECTURES)}, nor {TIMM}<name>")
+            raise ValueError(f"{value} is unknown; choose from {', '.join(ARCHITECTURES)} or {TIMM}<name>")
     return value
 
 
 def _dataset(value: object) -> str:
     names = {entry.title: name for name, entry in DATA.items()}
     if not isinstance(value, str) or value not in names:
-        raise ValueError(f"{value} is none of {', '.join(names)}")
+        raise ValueError(f"{value} is unknown; choose from {', '.join(names)}")
     return names[value]
 
 
 class SameAs(Strict):
-    """The suite's names for a row's method and net; a net of timm is written ``timm/<name>``."""
+    """The suite's names of a row's method and net; a net of timm is written ``timm/<name>``."""
 
     method: Name | None = None
     arch: Annotated[Name | None, BeforeValidator(_net)] = None
@@ -68,10 +68,10 @@ class SameAs(Strict):
 class ReportedRow(Strict):
     """One printed row: accuracy at each T.
 
-    ``dataset`` is written in the papers' spelling and read as the suite's name. ``kind``: ``own`` where the method's
-    authors print it, ``secondary`` where another paper does, ``second_hand`` where somebody quotes it, ``replication``
-    where somebody (``who``) measured it again. An absent ``L``, ``arch``, ``table`` or ``source`` is unknown.
-    ``warmup`` holds the steps that the paper's T leaves out.
+    ``dataset`` is written as in the papers and read as the suite's name. ``kind`` is ``own`` if the method's authors
+    print the number, ``secondary`` if another paper does, ``second_hand`` if somebody quotes it, and ``replication`` if
+    somebody (``who``) measured it again. An absent ``L``, ``arch``, ``table`` or ``source`` is unknown. ``warmup`` is
+    the number of steps that the paper's T leaves out.
     """
 
     method: Line
@@ -92,11 +92,11 @@ class ReportedRow(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> ReportedRow:
         if (self.kind == "replication") != (self.who is not None):
-            raise ValueError("who measured it is stated for replications, and only for them")
+            raise ValueError("give who for a replication, and only for a replication")
         ours = ARCHITECTURES.get(self.same_as.arch or "")
         if self.dataset == "imagenet" and ours is not None and not ours.imagenet:
             only = ", ".join(name for name, net in ARCHITECTURES.items() if net.imagenet)
-            raise ValueError(f"same_as.arch: of the suite's own nets only {only} is for ImageNet")
+            raise ValueError(f"same_as.arch: of the suite's own nets, only {only} is for ImageNet")
         return self
 
 
@@ -117,7 +117,7 @@ class Paper(Strict):
     @model_validator(mode="after")
     def _kinds(self) -> Paper:
         if any((row.kind == "replication") != (self.key == REPLICATIONS) for row in self.rows):
-            raise ValueError(f"replications, and nothing else, belong in {REPLICATIONS}.yaml")
+            raise ValueError(f"put replications, and only replications, in {REPLICATIONS}.yaml")
         return self
 
 
@@ -125,7 +125,7 @@ def read_paper(path: Path) -> Paper:
     """Reads and validates one file.
 
     Raises:
-        UserError: not readable, not plain YAML, duplicate keys, or against the schema; says where.
+        UserError: the file cannot be read, is not plain YAML, has duplicate keys or violates the schema; says where.
     """
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -134,9 +134,9 @@ def read_paper(path: Path) -> Paper:
     except ValidationError as error:
         raise UserError(one_line(f"{path}: {first_error(error)}")) from error
     except UNREADABLE as error:
-        raise UserError(one_line(f"{path}: not a readable file of reported numbers: {reason(error)}")) from error
+        raise UserError(one_line(f"{path}: cannot be read as reported numbers: {reason(error)}")) from error
     if path.name != f"{paper.key}.yaml":
-        raise UserError(one_line(f"{path}: its key is {paper.key}, so its name must be {paper.key}.yaml"))
+        raise UserError(one_line(f"{path}: its key is {paper.key}, so rename it to {paper.key}.yaml"))
     return paper
 
 
@@ -144,7 +144,7 @@ def load_reported(folder: Path) -> tuple[Paper, ...]:
     """Reads every ``*.yaml`` of a folder, in the order of their names.
 
     Raises:
-        UserError: the folder or one of its files is not as it should be.
+        UserError: the folder is missing, or one of its files is refused.
     """
     require_folder("--reported", folder)
     return tuple(read_paper(path) for path in sorted(folder.glob("*.yaml")))

@@ -14,35 +14,35 @@ from bench.records.record import Record
 from bench.registry.methods import METHODS
 
 Badge = Literal["matches", "differs", "ours only", "reported only"]
-# How a net was trained, in the order of the tables; what stands differently is never in one rank.
+# How a net was trained, in the order of the tables; each has its own ranking.
 Standing = Literal["full recipes", "weights of others", "short recipes of ours"]
 STANDINGS = get_args(Standing)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What the seeds of one experiment have at one T, or a printed number with nothing of ours beside it.
+    """The results of one experiment at one T over its seeds, or a number that is only printed.
 
-    The fields down to ``remark`` are the columns of the CSV files and of ``--json``; of a number that is only printed,
-    those of a run are ``None``. An experiment is all but the seed and T. Accuracies are means over the seeds, in
-    percent, with their sample standard deviation, which a single seed does not have; costs are means.
+    The fields down to ``remark`` are the columns of the CSV files and of ``--json``. For a number that is only printed,
+    the fields of a run are ``None``. An experiment is everything but the seed and T. Accuracies are means over the
+    seeds, in percent, with their sample standard deviation (``None`` for a single seed); costs are means.
 
     Attributes:
-        T: counted steps; ``512+`` where at least 512 are printed.
-        latency: steps until the answer, those of warm-up and waiting included.
-        wait: of the latency, steps in which layers wait for their whole input.
+        T: counted steps; ``512+`` if the paper prints "at least 512".
+        latency: steps until the answer, including warm-up and waiting.
+        wait: the part of the latency in which layers wait for their whole input.
         n: seeds of the experiment.
-        n_T: those that have this T.
-        reference_ann: accuracy of the classifier that the paper prints as its ANN, where that is not the ANN itself.
+        n_T: the seeds that have this T.
+        reference_ann: accuracy of the classifier that the paper prints as its ANN, if that is not the ANN itself.
         options: the method's, as canonical JSON.
         experiment: what all rows of an experiment have in common.
         standing: how its net was trained.
         weights_of_others: SHA-256 of the file that the weights were imported from; ``None`` for nets trained here.
         ranked: its experiment is ranked by this row.
-        records: those of the seeds.
-        printed: the row of a paper that a number of stands beside ours.
-        printed_by: key of the file that it stands in.
-        replications: this row beside what others got, one for each.
+        records: the records of the seeds.
+        printed: the paper's row that this one is compared with, or comes from.
+        printed_by: key of the file with that row.
+        replications: this row compared with each replication.
     """
 
     dataset: str
@@ -115,22 +115,22 @@ class Row:
 
     @property
     def net(self) -> tuple[object, ...]:
-        """Data set and net; nets of one name differ in size."""
+        """Data set and net; nets with the same name may differ in size."""
         return (self.dataset, self.arch, self.parameters, self.macs)
 
     @property
     def board(self) -> tuple[object, ...]:
-        """The net's rows that were measured by one protocol and stand alike: they share a table and a ranking."""
+        """Net, protocol and standing: rows with the same share a table and a ranking."""
         return (*self.net, self.protocol, self.standing)
 
     @property
     def shown(self) -> str:
-        """Top-1 as tables show it; says over how many seeds where that is not all of them."""
+        """Top-1 as tables show it, with the number of seeds if some lack this T."""
         return spread(self.top1, self.std) + ("" if self.n_T == self.n else f" (n={self.n_T})")
 
     @property
     def ann_shown(self) -> str:
-        """Top-1 of the ANN, and of the one that its paper prints."""
+        """Top-1 of the ANN, and of the reference ANN if the paper prints another."""
         ann = spread(self.ann_top1, self.ann_std)
         if self.reference_ann is None:
             return ann
@@ -138,9 +138,9 @@ class Row:
 
     @property
     def gaps(self) -> tuple[Decimal | None, Decimal | None]:
-        """What the SNN lacks of its ANN, ours and theirs.
+        """SNN minus ANN, ours and theirs.
 
-        Theirs is unknown where no accuracy of the ANN is printed, ours where some seeds lack this T.
+        Theirs is unknown if the paper prints no accuracy of the ANN, ours if some seeds lack this T.
         """
         ann = self.ann_top1 if self.reference_ann is None else self.reference_ann
         ours = (self.top1, ann if self.n_T == self.n else None)
@@ -154,24 +154,24 @@ COLUMNS = COLUMNS[: COLUMNS.index("remark") + 1]
 
 
 def measured(rows: Iterable[Row]) -> list[list[Row]]:
-    """Our rows by experiment, in their order."""
+    """Groups our rows by experiment, in their order."""
     ours = (row for row in rows if row.records)
     return [list(group) for _, group in groupby(ours, key=lambda row: row.experiment)]
 
 
 def printed(rows: Iterable[Row]) -> list[list[Row]]:
-    """Numbers that are only printed, by the printed row that they are of."""
+    """Groups numbers that are only printed by their printed row."""
     theirs = (row for row in rows if not row.records)
     return [list(group) for _, group in groupby(theirs, key=lambda row: id(row.printed))]
 
 
 def reference_of(record: Record) -> float | None:
-    """Top-1 of the classifier that the method's paper prints as its ANN, where that is not the ANN itself."""
+    """Returns top-1 of the classifier that the paper prints as its ANN, if that is not the ANN itself."""
     entry = METHODS.get(record.method.name)
     return None if entry is None or entry.reference_ann is None else record.extras.get(entry.reference_ann)
 
 
 def reference_label(method: str) -> str:
-    """What a reference ANN is called beside the ANN: ``ann_noisy`` is the noisy one."""
+    """Returns the short name of a method's reference ANN: "noisy" for ``ann_noisy``."""
     entry = METHODS.get(method)
     return "" if entry is None or entry.reference_ann is None else entry.reference_ann.removeprefix("ann_")

@@ -1,4 +1,4 @@
-"""Numbers and strings as the leaderboard shows them: fixed decimals, and nothing that a reader's browser would obey."""
+"""Formats numbers and strings for the leaderboard: fixed decimals, and no active content in strings."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from decimal import ROUND_HALF_UP, Decimal, localcontext
 
 from markupsafe import Markup
 
-# Characters that mean something in GitHub's Markdown or in HTML, wherever they stand.
+# Characters with a meaning in GitHub's Markdown or in HTML, wherever they stand.
 _SPECIAL = re.compile(r"[&<>|`*\[\]\\~#$@]")
 # Underscores inside a word are inert, as in cifar_resnet20; at its edge they would start emphasis.
 _UNDERSCORE = re.compile(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 # GitHub turns bare addresses into links.
 _ADDRESS = re.compile(r"(?i)(?<=[a-z])(:)(?=//)|(?<=www)(\.)")
-# Line ends, other control characters, and the marks that reverse or hide text.
+# Line ends, other control characters, and characters that reverse or hide text.
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]+")
 # What a spreadsheet would run as a formula.
 _FORMULA = ("=", "+", "-", "@")
@@ -26,12 +26,12 @@ class Safe(Markup):
 
 
 def percent(fraction: float) -> Decimal:
-    """A record's fraction as an exact percentage: the shortest decimal that reads back as the same float."""
+    """Converts a record's fraction to an exact percentage: the shortest decimal that reads back as the same float."""
     return Decimal(repr(fraction)).scaleb(2)
 
 
 def fixed(value: Decimal | None, places: int = 2, *, sign: bool = False) -> str:
-    """Rounds half up to a fixed number of decimals; nothing for ``None``; never ``-0.00``."""
+    """Rounds half up to a fixed number of decimals. ``None`` gives an empty string; ``-0.00`` never appears."""
     if value is None:
         return ""
     with localcontext(prec=400):
@@ -47,7 +47,7 @@ def spread(mean: Decimal | None, std: Decimal | None) -> str:
 
 
 def one_line(text: str, limit: int = 2000) -> str:
-    """Text without line ends and other unseen characters, cut at ``limit``."""
+    """Removes line ends and other invisible characters from a text, and cuts it at ``limit``."""
     line = _UNSEEN.sub(" ", text).strip()
     return line if len(line) <= limit else line[: limit - 3] + "..."
 
@@ -64,13 +64,13 @@ def markdown(value: object) -> Safe:
 
 
 def csv_text(value: str) -> str:
-    """A string as a CSV cell: one line that no spreadsheet takes for a formula."""
+    """Makes a CSV cell of a string: one line that no spreadsheet takes for a formula."""
     line = one_line(value)
     return f"'{line}" if line.startswith(_FORMULA) else line
 
 
 def link(label: str, address: str) -> Safe:
-    """A Markdown link to an http address; anything else is shown as text."""
+    """Makes a Markdown link to an http address; any other address is shown as text."""
     if not re.fullmatch(r"https?://[A-Za-z0-9./?=_%~+#-]+", address):
         return markdown(f"{label} {address}")
     return Safe(f"[{markdown(label)}]({address})")

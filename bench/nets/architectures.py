@@ -1,8 +1,8 @@
 """The conversion papers' networks, registered with timm; every other architecture is timm's own.
 
 The names are unambiguous on purpose: the literature calls at least three different nets "ResNet-20".
-A data module declares an ``arch_family`` ("cifar" for 32x32 inputs) and the short name a user types is
-looked up in that family first, so ``--arch resnet18`` is ``cifar_resnet18`` on CIFAR-10.
+A data module declares an ``arch_family`` ("cifar" for 32x32 inputs). A short name is looked up in that
+family first, so ``--arch resnet18`` means ``cifar_resnet18`` on CIFAR-10.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ TIMM_PREFIX = "timm/"
 
 
 class PaddedShortcut(nn.Module):
-    """Every second pixel, with channels of zeros on both sides (option A of He et al., 2016, section 4.2).
+    """Takes every second pixel and adds channels of zeros on both sides (option A of He et al., 2016, section 4.2).
 
-    It has no weights and converts exactly: a channel of zeros is spikes that never come.
+    It has no weights and converts exactly: a channel of zeros never spikes.
     """
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
@@ -41,7 +41,7 @@ class PaddedShortcut(nn.Module):
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions with BN.
 
-    Where the shape changes, the shortcut is a 1x1 convolution with BN (option B) or has no weights (option A).
+    If the shape changes, the shortcut is a 1x1 convolution with BN (option B) or has no weights (option A).
     """
 
     def __init__(self, in_channels: int, channels: int, stride: int, option: Literal["A", "B"] = "B") -> None:
@@ -70,7 +70,7 @@ class BasicBlock(nn.Module):
 class CifarResNet(nn.Module):
     """ResNet with a 3x3 stride-1 stem and no max-pool (He et al., 2016, section 4.2).
 
-    Weights start from PyTorch's default, as in the code of QCFS, COS and SRP.
+    Weights start from PyTorch's defaults, as in the code of QCFS, COS and SRP.
     """
 
     def __init__(
@@ -109,8 +109,8 @@ class CifarResNet(nn.Module):
 class CifarVGG(nn.Module):
     """VGG with BN, average pooling after each stage and two hidden linear layers of 4096.
 
-    Average pooling stands where the original has max-pooling because the maximum of spike trains is not
-    the spike train of the maximum; the conversion papers train with it from the start.
+    It has average pooling instead of the original's max-pooling, because the maximum of spike trains is not
+    the spike train of the maximum. The conversion papers train with average pooling from the start.
     """
 
     def __init__(self, stages: Sequence[Sequence[int]], num_classes: int, in_chans: int = 3) -> None:
@@ -133,7 +133,7 @@ class CifarVGG(nn.Module):
             nn.Linear(4096, num_classes),
         )
         for module in self.features:
-            if isinstance(module, nn.Conv2d):  # as in the QCFS authors' VGG; all else starts as PyTorch starts it
+            if isinstance(module, nn.Conv2d):  # as in the QCFS authors' VGG; the rest keeps PyTorch's defaults
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -146,7 +146,7 @@ Make = TypeVar("Make", bound=Callable[..., nn.Module])
 
 
 def registered(make: Make) -> Make:
-    """Timm's ``register_model``, which has no types."""
+    """Calls timm's ``register_model``, which has no type annotations."""
     register_model(make)
     return make
 
@@ -156,7 +156,7 @@ class _Arguments(TypedDict):
     in_chans: int
 
 
-# timm passes pretrained configuration that nets without published weights have no use for.
+# timm also passes a pretrained configuration, which nets without published weights do not need.
 def _arguments(kwargs: dict[str, object]) -> _Arguments:
     return {"num_classes": int(str(kwargs.get("num_classes", 10))), "in_chans": int(str(kwargs.get("in_chans", 3)))}
 
@@ -227,7 +227,7 @@ def cifar_resnet56a(pretrained: bool = False, **kwargs: object) -> CifarResNet:
 
 @registered
 def cifar_resnet20_snnc(pretrained: bool = False, **kwargs: object) -> CifarResNet:
-    """What SNNC's authors call ResNet-20: widths 64 to 256, 4.3 M weights (yhhhli/SNN_Calibration @ e21e297)."""
+    """ResNet-20 in the code of SNNC: widths 64 to 256, 4.3 M weights (yhhhli/SNN_Calibration @ e21e297)."""
     return CifarResNet((64, 128, 256), 3, **_arguments(kwargs))
 
 
@@ -239,7 +239,7 @@ def cifar_vgg16(pretrained: bool = False, **kwargs: object) -> CifarVGG:
 
 
 def resolve(name: str, family: str) -> str:
-    """Turns what a user types into a name in timm's registry.
+    """Converts the name that a user types to a name in timm's registry.
 
     Args:
         name: a short alias of the family (``resnet20``), a full name of ours (``cifar_resnet20``), or
@@ -250,20 +250,20 @@ def resolve(name: str, family: str) -> str:
         A name that :func:`create` takes.
 
     Raises:
-        UserError: nothing of that name exists; the message offers the nearest one.
+        UserError: the name is unknown; the message suggests the most similar one.
     """
     if name.startswith(TIMM_PREFIX):
         bare = name.removeprefix(TIMM_PREFIX)
         if "." in bare:
             raise UserError(
-                f"--arch {name}: names pretrained weights; leave out what follows the dot, and for a method that "
-                f"converts them give --ckpt {name}"
+                f"--arch {name}: names pretrained weights; leave out everything from the dot on, and to convert these "
+                f"weights give --ckpt {name}"
             )
         if timm.is_model(bare):
             return bare
-        raise UserError(f"--arch {name}: timm has no such net{nearest(bare, timm.list_models())}")
+        raise UserError(f"--arch {name}: not found in timm{nearest(bare, timm.list_models())}")
     if family != "cifar" and f"cifar_{name}" in ARCHITECTURES:
-        # Which of the two stems a paper has decides its row, so neither is taken in silence.
+        # Results depend on the stem, so neither net is chosen silently.
         timms = f" or {TIMM_PREFIX}{name} (timm's own)" if timm.is_model(name) else ""
         raise UserError(f"--arch {name}: give cifar_{name} (for 32x32, or stem of stride 1 without max-pool){timms}")
     for candidate in (f"{family}_{name}", name):
@@ -276,7 +276,7 @@ def resolve(name: str, family: str) -> str:
 
 
 def typed(name: str) -> str:
-    """What a user types for a registered net, whatever the data set; the inverse of :func:`resolve`."""
+    """Returns what a user types for a registered net, for any data set; the inverse of :func:`resolve`."""
     return name if name in ARCHITECTURES else f"{TIMM_PREFIX}{name}"
 
 
@@ -287,16 +287,16 @@ def create(name: str, num_classes: int) -> nn.Module:
 
 
 def count_parameters(net: nn.Module) -> int:
-    """Number of weights of convolutions, linear layers and normalisation, without thresholds of activations."""
+    """Counts the weights of convolutions, linear layers and normalisation, without thresholds of activations."""
     kinds = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm)
     return sum(p.numel() for m in net.modules() if isinstance(m, kinds) for p in m.parameters(recurse=False))
 
 
 def count_macs(net: nn.Module, input_shape: Sequence[int]) -> int:
-    """Multiply-accumulates of one image through the convolutions and linear layers of ``net``.
+    """Counts the multiply-accumulates of one image in the convolutions and linear layers of ``net``.
 
     Args:
-        net: a network in any mode; it is left as it was.
+        net: a network in any mode; it is not changed.
         input_shape: ``(C, H, W)`` of one image.
     """
     total = 0

@@ -1,4 +1,4 @@
-"""Which tensor of a foreign file is which of ours: by name, by the names of known repositories, by order and shape."""
+"""Maps the tensors of a foreign file to ours: by name, by the names of known repositories, or by order and shape."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from bench.registry.nets import ARCHITECTURES
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
-# A pattern and what it becomes; those of a layout are applied one after the other.
+# A pattern and its replacement; the rules of a layout are applied one after the other.
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]
-# Of layers and normalisation. Every other tensor is the threshold of an activation, whatever it is called there (QCFS
-# has thresh, COS and SRP have up).
+# Tensors of layers and normalisation. Every other tensor is the threshold of an activation, whatever its name (thresh
+# in QCFS, up in COS and SRP).
 LEAVES = ("weight", "bias", "running_mean", "running_var")
 THRESHOLD = "threshold"
-# Of a line of an error message.
+# The most names in an error message.
 NAMED = 6
 
 
 def _stage(first: int) -> Callable[[re.Match[str]], str]:
-    """Stages are counted from 0 here, from ``first`` there."""
+    """Renumbers stages, which start at ``first`` in the file and at 0 here."""
     return lambda match: f"stages.{int(match[1]) - first}."
 
 
@@ -44,7 +44,7 @@ LAYOUTS: Mapping[str, Sequence[Rule]] = {
         (r"\.relu(\d)\.threshold$", r".act\1.threshold"),
         (r"^linear\.", "fc."),
     ),
-    # putshua/SNN_conversion_QCFS, hzc1208/ANN2SNN_COS and hzc1208/ANN2SNN_SRP; their VGG goes by order and shape.
+    # putshua/SNN_conversion_QCFS, hzc1208/ANN2SNN_COS and hzc1208/ANN2SNN_SRP; their VGG is mapped by order and shape.
     "the names of QCFS, COS and SRP": (
         (r"^conv1\.0\.", "conv1."),
         (r"^conv1\.1\.", "bn1."),
@@ -63,14 +63,14 @@ BY_ORDER = "order and shape"
 
 @dataclass(frozen=True)
 class Mapped:
-    """What became of a file's tensors.
+    """The mapping of a file's tensors.
 
     Attributes:
         by: a key of :data:`LAYOUTS`, or :data:`BY_ORDER`.
-        ours: name here of each tensor that has one, by its name there.
-        spare: names there of the others.
-        missing: names here that nothing goes to.
-        doubtful: a name there, and two names here that it could go to.
+        ours: our name of each matched tensor, by its name in the file.
+        spare: names in the file that match nothing.
+        missing: our names that nothing matches.
+        doubtful: a name in the file, and two of our names that it could match.
     """
 
     by: str
@@ -86,11 +86,11 @@ class Mapped:
 
 
 def tensors_of(net: nn.Module, thresholds: bool) -> dict[str, Shape]:
-    """Names and shapes of what a net needs, in the order of its modules.
+    """Returns names and shapes of the tensors that a net needs, in the order of its modules.
 
     Args:
-        net: with ``nn.ReLU`` modules.
-        thresholds: whether each of them has one, ``<name>.threshold``, whose shape is left open.
+        net: network with ``nn.ReLU`` modules.
+        thresholds: whether each of them has a threshold, ``<name>.threshold``, of any shape.
     """
     found: dict[str, Shape] = {}
     for name, module in net.named_modules():
@@ -102,59 +102,59 @@ def tensors_of(net: nn.Module, thresholds: bool) -> dict[str, Shape]:
 
 
 def find_places(file: WeightFile, net: nn.Module, thresholds: bool) -> Mapped:
-    """Finds the place of each tensor.
+    """Maps each tensor of a file to a tensor of a net.
 
     Args:
-        file: as read.
-        net: the one that it is for; nothing of it changes.
+        file: the file as read.
+        net: the network, which is not changed.
         thresholds: whether it has a threshold for each activation.
 
     Returns:
-        The best that was found, which may be incomplete (:func:`require_complete`).
+        The best mapping that was found, which may be incomplete (:func:`require_complete`).
     """
     theirs = {name: tuple(tensor.shape) for name, tensor in file.tensors.items()}
     return _best(theirs, tensors_of(net, thresholds))
 
 
 def require_complete(found: Mapped, file: WeightFile, arch: str, classes: int) -> None:
-    """Refuses a file that does not fill the net to the last tensor, or holds more.
+    """Refuses a file with tensors that are missing or left over.
 
     Raises:
-        UserError: says what is left over on either side, and what the file seems to be.
+        UserError: names what is missing or left over, and the net that the file seems to fit.
     """
     if found.complete:
         return
     there = _classes(file.tensors)
     if there not in (None, classes):
-        raise UserError(f"{file.path}: is a net for {there} classes, and the data set has {classes}")
+        raise UserError(f"{file.path}: has {there} classes, but the data set has {classes}")
     if all(_is_threshold(name) for name in (*found.spare, *found.missing)):
         if found.missing:
             raise UserError(
-                f"{file.path}: has no threshold for {_listed(found.missing)}; a net that was trained without is "
-                "imported with --method relu"
+                f"{file.path}: has no threshold for {_listed(found.missing)}; import a net without thresholds "
+                "with --method relu"
             )
         raise UserError(
-            f"{file.path}: has thresholds that a net without them has no place for ({_listed(found.spare)}); import it "
-            "with --method qcfs or tcl"
+            f"{file.path}: has thresholds ({_listed(found.spare)}), but the method has none; import it with "
+            "--method qcfs or tcl"
         )
     others = [name for name in ARCHITECTURES if name != arch and there is not None and _fits(file, name, there)]
     hint = f"; it fits --arch {' or '.join(others).replace('cifar_', '')}" if others else ""
     if found.doubtful and not others:
         name, *places = found.doubtful
         raise UserError(
-            f"{file.path}: {name} could be {' or '.join(places)}, as its layers come in another order than those of "
-            f"{arch}; give its tensors the names or the order of ours (--dry-run lists both)"
+            f"{file.path}: {name} could be {' or '.join(places)}, because the layers are in another order than "
+            f"those of {arch}; rename or reorder the tensors as ours (--dry-run lists both)"
         )
     sides = [
         f"{what} {_listed(names)}"
         for names, what in ((found.missing, "the file lacks"), (found.spare, f"{arch} has no place for"))
         if names
     ]
-    raise UserError(f"{file.path}: is not of this net: {', and '.join(sides)}{hint}; --dry-run lists all")
+    raise UserError(f"{file.path}: does not fit this net: {', and '.join(sides)}{hint}; --dry-run lists all")
 
 
 def weights_for(file: WeightFile, found: Mapped) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The file's tensors by our names: those of layers, and thresholds by the name of their activation."""
+    """Returns the file's tensors by our names: those of layers, and thresholds by the name of their activation."""
     ours = {name: file.tensors[theirs] for theirs, name in found.ours.items()}
     thresholds = {name.removesuffix(f".{THRESHOLD}"): value for name, value in ours.items() if _is_threshold(name)}
     return {name: value for name, value in ours.items() if not _is_threshold(name)}, thresholds
@@ -170,7 +170,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _best(theirs: Shapes, ours: Shapes) -> Mapped:
-    """The first layout that leaves nothing over, else order and shape if they do, else what comes closest."""
+    """Returns the first complete mapping, by layouts and then by order and shape; else the one with most matches."""
     tried = [_by_name(title, rules, theirs, ours) for title, rules in LAYOUTS.items()]
     tried.append(_by_order(theirs, ours))
     whole = [one for one in tried if one.complete]
@@ -190,7 +190,7 @@ def _by_name(title: str, rules: Sequence[Rule], theirs: Shapes, ours: Shapes) ->
 
 
 def _by_order(theirs: Shapes, ours: Shapes) -> Mapped:
-    """Layer after layer if both nets have the same in the same order; else what there is but one of."""
+    """Maps layer by layer if both nets have the same layers in the same order; else maps the layers that are unique."""
     there, here = _layers(theirs), _layers(ours)
     if [layer.kind for layer in there] == [layer.kind for layer in here]:
         pairs = list(zip(there, here, strict=True))
@@ -209,22 +209,22 @@ def _by_order(theirs: Shapes, ours: Shapes) -> Mapped:
 
 @dataclass(frozen=True)
 class _Layer:
-    """The tensors of one module, by their last names."""
+    """The tensors of one module, by the last part of their names."""
 
     tensors: Mapping[str, tuple[str, Shape]]
 
     @property
     def kind(self) -> tuple[object, ...]:
-        """Equal for layers that could stand for each other; of a threshold the shape is left open."""
+        """A key that is equal for layers that could match; thresholds match with any shape."""
         return tuple(sorted((leaf, () if leaf == THRESHOLD else shape) for leaf, (_, shape) in self.tensors.items()))
 
     def onto(self, other: _Layer) -> dict[str, str]:
-        """Names there to names here."""
+        """Returns our names by the names in the file."""
         return {name: other.tensors[leaf][0] for leaf, (name, _) in self.tensors.items()}
 
 
 def _layers(shapes: Shapes) -> list[_Layer]:
-    """Modules in the order of their tensors; one that has two thresholds is two."""
+    """Returns modules in the order of their tensors; a module with two thresholds counts as two."""
     found = []
     for _, names in groupby(shapes, key=lambda name: (name.rpartition(".")[0], _is_threshold(name) and name)):
         tensors = {
@@ -247,13 +247,13 @@ def _mapped(
 
 
 def _classes(tensors: Mapping[str, Tensor]) -> int | None:
-    """What the last linear layer of a file tells apart."""
+    """Returns the number of classes of the last linear layer in a file."""
     linear = [tensor for name, tensor in tensors.items() if name.endswith(".weight") and tensor.ndim == 2]
     return len(linear[-1]) if linear else None
 
 
 def _fits(file: WeightFile, arch: str, classes: int) -> bool:
-    """Whether a file fills another net of ours, thresholds aside."""
+    """Whether a file fits another net of ours, apart from thresholds."""
     with torch.device("meta"):
         net = architectures.create(arch, classes)
     theirs = {name: tuple(tensor.shape) for name, tensor in file.tensors.items() if not _is_threshold(name)}

@@ -1,4 +1,4 @@
-"""Files of weights that others have written: read without running code, and taken out of what they are wrapped in."""
+"""Reads weight files written elsewhere, without running code from them, and removes their wrappers."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from bench.errors import UserError, first_line
 
 PICKLED = (".pth", ".pt", ".th", ".ckpt", ".tar", ".bin")
 SUFFIXES = (*PICKLED, ".safetensors", ".npz")
-# Keys under which training loops keep a net's weights, beside optimiser, epoch and accuracy; the first one counts.
+# Keys under which training loops store a net's weights, beside optimiser, epoch and accuracy; the first one is used.
 CONTAINERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights")
-# What DataParallel and torch.compile put before each name, and the attribute that holds the net in a larger module.
-# The first two never stand before a part of the names only: such a file was put together from two.
+# Prefixes that DataParallel and torch.compile put before all names, and names of the attribute that holds the net in a
+# larger module. If one of the first two is before some names only, the file was put together from two nets.
 WRAPPERS = ("module.", "_orig_mod.")
 HOLDERS = ("model.", "net.", "network.", "backbone.")
-# Counters of normalisation layers and of averaged models, which no result depends on.
+# Counters of normalisation layers and of averaged models, which do not affect results.
 COUNTERS = ("num_batches_tracked", "n_averaged")
 _NUMPY_SCALAR = np.float64(0).__reduce__()[0]
-# Plain values that checkpoints hold beside weights: the options of the script, and accuracies as numpy has them.
+# Plain values that checkpoints hold beside weights: the options of the script, and accuracies as numpy scalars.
 _PLAIN: list[Any] = [
     argparse.Namespace,
     np.dtype,
@@ -44,13 +44,13 @@ _PLAIN: list[Any] = [
 
 @dataclass(frozen=True)
 class WeightFile:
-    """What a file holds.
+    """The content of a weight file.
 
     Attributes:
-        path: of the file.
-        sha256: of its bytes.
-        tensors: in the order of the file, as single-precision numbers, by name without wrappers and counters.
-        removed: the wrappers' prefixes.
+        path: path of the file.
+        sha256: SHA-256 of its bytes.
+        tensors: tensors in single precision, in the order of the file, by name without wrappers; without counters.
+        removed: the removed prefixes.
     """
 
     path: Path
@@ -67,11 +67,11 @@ def read_weights(path: Path) -> WeightFile:
             ``.npz``.
 
     Raises:
-        UserError: it is absent, damaged, of another kind, holds objects that only running code could read, or its
-            names or numbers are not those of one sound net.
+        UserError: the file is missing, damaged or of another kind; it holds objects that need code to be read; or its
+            names or values are not those of one valid net.
     """
     if path.suffix not in SUFFIXES:
-        raise UserError(f"{path}: is no file of weights by its name; known are {', '.join(SUFFIXES)}")
+        raise UserError(f"{path}: not a weight file by its name; known are {', '.join(SUFFIXES)}")
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -80,9 +80,7 @@ def read_weights(path: Path) -> WeightFile:
     tensors, removed = _plain_names(found, path)
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
-            raise UserError(
-                f"{path}: {name} holds numbers that are not finite (NaN or infinity); its weights are broken"
-            )
+            raise UserError(f"{path}: {name} has values that are NaN or infinite; give another file")
     return WeightFile(path, hashlib.sha256(content).hexdigest(), tensors, removed)
 
 
@@ -97,29 +95,29 @@ def _parsed(path: Path, content: bytes) -> object:
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, LookupError, pickle.UnpicklingError, AssertionError,
             AttributeError, TypeError, zipfile.BadZipFile, safetensors.SafetensorError) as error:  # fmt: skip
-        # torch's reader without pickle meets a damaged file with any of these.
+        # torch's weights_only reader raises any of these for a damaged file.
         objects = re.search(r"Unsupported (?:global|class|operand)[: ]+(?:GLOBAL )?([\w.]+)", str(error))
         if objects:
             raise UserError(
-                f"{path}: is a pickled module or holds one ({objects[1]}), which only its own code can read; write its "
-                "weights alone where that is at hand: torch.save(model.state_dict(), 'weights.pth')"
+                f"{path}: holds a pickled object ({objects[1]}), which needs its own code; with that code, save only "
+                "the weights: torch.save(model.state_dict(), 'weights.pth')"
             ) from error
-        raise UserError(f"{path}: is truncated, damaged or no file of weights ({first_line(error, 120)})") from error
+        raise UserError(f"{path}: truncated, damaged or not a weight file ({first_line(error, 120)})") from error
 
 
 def _unwrapped(content: object, path: Path) -> Mapping[object, object]:
-    """The innermost mapping that holds tensors."""
+    """Returns the innermost mapping that holds tensors."""
     while isinstance(content, Mapping):
         if "bench" in content and "state_dict" in content:
-            raise UserError(f"{path}: is a checkpoint of this suite; it needs no import, give it with --ckpt")
+            raise UserError(f"{path}: already a checkpoint of this suite; use it with --ckpt")
         if any(isinstance(value, Tensor) for value in content.values()):
             return content
         inner = [key for key in CONTAINERS if isinstance(content.get(key), Mapping)]
         if not inner:
             keys = ", ".join(str(key) for key in list(content)[:6])
-            raise UserError(f"{path}: no tensors by name found in it, nor under {', '.join(CONTAINERS)}; it has {keys}")
+            raise UserError(f"{path}: no named tensors found in it or under {', '.join(CONTAINERS)}; it has {keys}")
         content = content[inner[0]]
-    raise UserError(f"{path}: holds {type(content).__name__}, not tensors by name")
+    raise UserError(f"{path}: holds a {type(content).__name__}, not named tensors")
 
 
 def _plain_names(found: Mapping[object, object], path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -134,8 +132,8 @@ def _plain_names(found: Mapping[object, object], path: Path) -> tuple[dict[str, 
         without = [name for name in tensors if prefix and not name.startswith(prefix)]
         if prefix in WRAPPERS and without:
             raise UserError(
-                f"{path}: {prefix} stands before {len(tensors) - len(without)} of {len(tensors)} names and not before "
-                f"{without[0]}; a file of one net has it before all or none"
+                f"{path}: {len(tensors) - len(without)} of {len(tensors)} names begin with {prefix}, but {without[0]} "
+                "does not; give a file of one net, in which all or none do"
             )
         if prefix is None or without:
             break

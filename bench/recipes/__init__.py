@@ -1,10 +1,10 @@
-"""Recipes: training settings, one YAML file for each method, data set and, where nets differ, architecture.
+"""Recipes: training settings, one YAML file for each method and data set, and for a net that needs its own.
 
-``<method>/<data>_<arch>.yaml`` is what ``bench fit`` takes by default, ``<method>/<data>.yaml`` for a net without
-a file of its own; ``<data>_<arch>.<name>.yaml`` is asked for by ``--recipe <name>``. A net of timm is
-``timm_<arch>``. A recipe is named ``paper`` where it has the paper's settings and ``ours`` where these are not known.
-The comment at the top of each states command, cost and the number to expect. docs/recipes.md has the settings of QCFS,
-from which most others follow, beside the paper's and those of the released codes.
+``bench fit`` uses ``<method>/<data>_<arch>.yaml``, or ``<method>/<data>.yaml`` for a net without its own file.
+``--recipe <name>`` selects ``<data>_<arch>.<name>.yaml``. A net of timm is ``timm_<arch>``. A recipe is named ``paper``
+if it has the paper's settings, and ``ours`` if these are not known. The comment at the top of each file gives command,
+cost and expected accuracy. docs/recipes.md compares the settings of QCFS, from which most others follow, with the paper
+and the released codes.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def find_recipe(wanted: str, method: str, data: str, arch: str) -> Recipe:
         arch: short name of the net, or ``timm/<name>``.
 
     Raises:
-        UserError: there is none of that name for this method, data set and architecture.
+        UserError: no recipe of that name was found for this method, data set and architecture.
     """
     stems = (f"{data}_{arch.replace('/', '_')}", data)
     if wanted.endswith((".yaml", ".yml")) or "/" in wanted:
@@ -92,6 +92,6 @@ def find_recipe(wanted: str, method: str, data: str, arch: str) -> Recipe:
         return Recipe("default")
     names = sorted({recipe.name for recipe in found})
     raise UserError(
-        f"--recipe {wanted}: {method} has none of that name for {arch} on {data}; "
-        f"choose from {', '.join(names) or 'nothing (there is no recipe yet)'}{nearest(wanted, names)}"
+        f"--recipe {wanted}: not found for {method} with {arch} on {data}; "
+        f"choose from {', '.join(names) or 'nothing (no recipe exists yet)'}{nearest(wanted, names)}"
     )

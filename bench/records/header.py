@@ -30,7 +30,7 @@ class RecipeHeader(Strict):
         return self
 
     def part(self, name: str) -> Options:
-        """``model``, ``data``, ``trainer``, ``source`` or ``snn`` of the configuration; empty if there is none."""
+        """``model``, ``data``, ``trainer``, ``source`` or ``snn`` of the configuration; empty if it is missing."""
         return part(self.config, name)
 
 

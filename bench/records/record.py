@@ -52,7 +52,7 @@ class Strict(BaseModel):
 
 
 class Method(Strict):
-    """Which method, from which paper (key in ``leaderboards/reported``), with which of its own options."""
+    """The method, the key of its paper (in ``leaderboards/reported``), and its options."""
 
     name: Name
     paper: Name
@@ -142,7 +142,7 @@ class SnnAccuracy(Accuracy):
 
     Costs are means over the images and include the warm-up; ``bench/snn/cost.py`` has the rules: ``synops``,
     accumulates of layers that get spikes; ``macs``, multiply-accumulates of the others; ``membrane_updates``, neurons
-    times steps; ``shifts``, of membranes by one bit, where spikes are the bits of a number; ``energy_joule``, by the
+    times steps; ``shifts``, of membranes by one bit, if spikes are the bits of a number; ``energy_joule``, by the
     record's ``energy_model``. ``None`` in older records, which did not count them.
     """
 
@@ -183,7 +183,7 @@ class Arithmetic(Strict):
 
 
 class Imported(Strict):
-    """Weights that others have trained: the file they were read from, and what is said of it where it lies.
+    """Weights trained elsewhere: the file that they were read from, and what its source states about it.
 
     ``stated_top1`` is the accuracy that its authors state for the ANN.
     """
@@ -322,7 +322,7 @@ def read_record(path: Path) -> Record:
     """Reads and validates one record.
 
     Raises:
-        UserError: not readable, not JSON, duplicate keys, or against the schema; says where.
+        UserError: the file cannot be read, is not JSON, has duplicate keys or violates the schema; says where.
     """
     try:
         if path.stat().st_size > 1_000_000:

@@ -1,4 +1,4 @@
-"""The registry of data sets: one line each, imported only when used."""
+"""The registry of data sets: one entry each; a class is imported when it is used."""
 
 from bench.registry.entries import DataEntry
 

@@ -1,4 +1,4 @@
-"""What a registry line holds, and how a name is looked up.
+"""The entries of the registries, and the look-up of names.
 
 Nothing here imports torch, so ``bench list``, ``bench --help`` and the leaderboard answer at once.
 """
@@ -20,14 +20,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Entry:
-    """One registry line of a class.
+    """A registry entry of a class.
 
     Attributes:
         target: ``module:Class``.
         summary: one line for ``bench list``.
-        title: how the papers write its name.
-        younger: options that are younger than its first records, with what runs did before there was a choice. An
-            option that is added where there are records belongs here, or its new records make a second row.
+        title: its name as the papers write it.
+        younger: options that are newer than its first records, with the value that earlier runs used. If an option is
+            added to a class that has records, list it here; otherwise new records make a second row.
     """
 
     target: str
@@ -43,11 +43,11 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class DataEntry(Entry):
-    """A registry line of a data set.
+    """A registry entry of a data set.
 
     Attributes:
-        num_classes: of its labels.
-        num_test: images of its test set; a record that evaluated another number did not evaluate the test set.
+        num_classes: number of classes.
+        num_test: number of test images; a record with another number did not evaluate the whole test set.
         younger: by default the younger options of all data sets.
     """
 
@@ -60,20 +60,20 @@ class DataEntry(Entry):
 
 @dataclass(frozen=True, kw_only=True)
 class MethodEntry(Entry):
-    """A registry line of a method.
+    """A registry entry of a method.
 
     Attributes:
         paper: key of the paper in ``leaderboards/reported`` and in the registry of papers.
-        source: name of the method whose checkpoint it converts; ``None`` where it trains its own net. Where the
-            method's option ``source`` chooses, a mapping from its values to names.
+        source: name of the method whose checkpoint it converts; ``None`` if it trains its own net. If the method's
+            option ``source`` decides, a mapping from its values to names.
         begins_from: names of the methods whose nets a training may begin from (``--ckpt``), to tune their conversion.
-        source_only: trains nets for others to convert, so it has no ranked row of its own.
+        source_only: it trains nets for other methods to convert, so it has no ranked row.
         per_T: the conversion depends on T and is done once for each.
-        warmup: has steps before the first counted one.
-        reference_ann: the extra classifier of the record whose accuracy the paper prints as that of its ANN; ``None``
-            where that is the ANN itself.
-        importable: a net that others have trained by it can be read from their file: its layers, and if it has them
-            one threshold for each activation or channel.
+        warmup: it has steps before the first counted one.
+        reference_ann: the extra classifier in the record whose accuracy the paper prints as that of its ANN; ``None``
+            if that is the ANN itself.
+        importable: nets trained elsewhere with this method can be imported: their layers, and their thresholds if it
+            has any, one for each activation or channel.
     """
 
     paper: str
@@ -86,13 +86,13 @@ class MethodEntry(Entry):
     importable: bool = False
 
     def source_for(self, options: Mapping[str, object]) -> str:
-        """The method whose checkpoint it converts under these options (``--model.*``)."""
+        """Returns the method whose checkpoint it converts with these options (``--model.*``)."""
         assert self.source is not None
         return self.source if isinstance(self.source, str) else self.source[str(options["source"])]
 
     @property
     def sources(self) -> list[str]:
-        """All methods whose checkpoints it may convert, by its options."""
+        """All methods whose checkpoints it can convert, depending on its options."""
         if self.source is None:
             return []
         return [self.source] if isinstance(self.source, str) else list(self.source.values())
@@ -106,25 +106,25 @@ class MethodEntry(Entry):
 
     @property
     def published(self) -> PaperEntry:
-        """Where its paper came out."""
+        """Where and when its paper was published."""
         return PAPERS[self.paper]
 
     @property
     def display(self) -> str:
-        """Its name with its origin: ``QCFS (ICLR 2022)``."""
+        """Its name with venue and year: ``QCFS (ICLR 2022)``."""
         return f"{self.title} ({self.published.venue} {self.published.year})"
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetEntry:
-    """A registry line of a net.
+    """A registry entry of a net.
 
     Attributes:
-        shape: what sets it apart, for ``bench list``.
-        title: how the papers write its name.
+        shape: what distinguishes it, for ``bench list``.
+        title: its name as the papers write it.
         activations: number of ReLU modules.
-        weights: in millions, with ten classes.
-        imagenet: it is the papers' net for ImageNet as well.
+        weights: number of weights in millions, with ten classes.
+        imagenet: whether the papers use it for ImageNet as well.
     """
 
     shape: str
@@ -148,7 +148,7 @@ def lookup(kind: str, name: str, registry: Mapping[str, T]) -> T:
         registry: the choices.
 
     Raises:
-        UserError: it is not there; the message lists the choices and the nearest one.
+        UserError: the name is unknown; the message lists the choices and the most similar one.
     """
     if name not in registry:
         raise UserError(f"{kind} {name}: unknown; choose from {', '.join(registry)}{nearest(name, registry)}")

@@ -6,14 +6,14 @@ from pydantic import JsonValue
 
 from bench.registry.entries import MethodEntry
 
-# Options of all methods that train, and those of the potential that neurons start with.
+# Newer options of all methods that train, and of the initial potential of neurons.
 TRAINED: Mapping[str, JsonValue] = {"init": "kaiming_normal", "max_pool": "average"}
 POTENTIAL: Mapping[str, JsonValue] = {"v_init": 0.0}
 
 METHODS: dict[str, MethodEntry] = {
     "qcfs": MethodEntry(
         "methods.qcfs:QCFS",
-        "activation quantised in L steps with a trained threshold; v_0 = theta / 2",
+        "trains an activation quantised to L levels, with a trained threshold; v_0 = theta / 2",
         title="QCFS",
         paper="bu2022qcfs",
         importable=True,
@@ -21,14 +21,14 @@ METHODS: dict[str, MethodEntry] = {
     ),
     "cs_qcfs": MethodEntry(
         "methods.cs_qcfs:CSQCFS",
-        "QCFS with a threshold for each channel, positive by softplus",
+        "QCFS with one trained threshold per channel, kept positive by softplus",
         title="CS-QCFS",
         paper="yang2025csqcfs",
         younger=TRAINED,
     ),
     "nq": MethodEntry(
         "methods.nq:NQ",
-        "QCFS trained with its own measured conversion error as noise",
+        "QCFS, trained with its measured conversion error as noise",
         title="NQ",
         paper="huang2024nq",
         reference_ann="ann_noisy",
@@ -36,7 +36,7 @@ METHODS: dict[str, MethodEntry] = {
     ),
     "cos": MethodEntry(
         "methods.cos:COS",
-        "v_0 from a calibration run of each layer on each image",
+        "sets v_0 of each layer from a calibration run on each image",
         title="COS",
         paper="hao2023cos",
         source="qcfs",
@@ -44,7 +44,7 @@ METHODS: dict[str, MethodEntry] = {
     ),
     "srp": MethodEntry(
         "methods.srp:SRP",
-        "neurons are silenced by their residual potential",
+        "silences neurons whose residual potential is not positive after tau steps",
         title="SRP",
         paper="hao2023srp",
         source="qcfs",
@@ -52,14 +52,14 @@ METHODS: dict[str, MethodEntry] = {
     ),
     "rnl": MethodEntry(
         "methods.rnl:RNL",
-        "rate norm layers; then one parameter is trained for speed",
+        "rate norm layers; a second training of one parameter makes the SNN faster",
         title="RNL",
         paper="ding2021rnl",
         younger=TRAINED,
     ),
     "tcl": MethodEntry(
         "methods.tcl:TCL",
-        "activation clipped at a trained ceiling",
+        "trains a ReLU clipped at a trained ceiling",
         title="TCL",
         paper="ho2021tcl",
         importable=True,
@@ -67,7 +67,7 @@ METHODS: dict[str, MethodEntry] = {
     ),
     "rts": MethodEntry(
         "methods.rts:RTS",
-        "activation clipped at a fixed ceiling; a current of theta / 2T at each step",
+        "trains a ReLU clipped at a fixed ceiling; neurons add a current of theta / 2T at each step",
         title="RTS",
         paper="deng2021rts",
         per_T=True,
@@ -75,42 +75,42 @@ METHODS: dict[str, MethodEntry] = {
     ),
     "surrogate": MethodEntry(
         "methods.surrogate:Surrogate",
-        "backpropagation through T steps with a surrogate derivative of the spike",
+        "backpropagation through T steps, with a surrogate derivative of the spike",
         title="surrogate gradient",
         paper="ledinauskas2020",
         begins_from=("relu", "tcl", "qcfs", "nq"),
     ),
     "dsr": MethodEntry(
         "methods.dsr:DSR",
-        "T steps forward, backward the clipped rate that they stand for; trained thresholds",
+        "simulates T steps forward, differentiates the clipped rate backward; trained thresholds",
         title="DSR",
         paper="meng2022dsr",
         begins_from=("relu", "tcl", "qcfs", "nq"),
     ),
     "tandem": MethodEntry(
         "methods.tandem:Tandem",
-        "the layers of a ReLU net become spiking one after another, and the rest is trained on their spikes",
+        "makes the layers of a ReLU net spiking one by one, and trains the rest on their spikes",
         title="PTL",
         paper="wu2021ptl",
         begins_from=("relu",),
     ),
     "lasnn": MethodEntry(
         "methods.lasnn:LaSNN",
-        "an ANN teaches its conversion where to look, layer by layer; surrogate gradients",
+        "attention maps of an ANN guide the training of its SNN, layer by layer; surrogate gradients",
         title="LaSNN",
         paper="hong2023lasnn",
         begins_from=("relu", "tcl", "qcfs", "nq"),
     ),
     "snn2ann": MethodEntry(
         "methods.snn2ann:SNN2ANN",
-        "an ANN with the SNN's weights is trained on that one's spikes in the place of its activations; hard reset",
+        "trains an ANN that shares the SNN's weights, with spike rates as its activations; hard reset",
         title="SNN2ANN",
         paper="tang2022snn2ann",
         begins_from=("relu", "tcl", "qcfs", "nq"),
     ),
     "relu": MethodEntry(
         "methods.relu:ReLU",
-        "plain ReLU: the source of the methods below, by itself converted as max_norm",
+        "plain ReLU: trains nets for the methods below; by itself, it is converted as max_norm",
         title="ReLU",
         paper="diehl2015",
         source_only=True,
@@ -119,28 +119,28 @@ METHODS: dict[str, MethodEntry] = {
     ),
     "max_norm": MethodEntry(
         "methods.max_norm:MaxNorm",
-        "theta is the layer's largest activation",
+        "sets theta to the layer's largest activation",
         title="max-norm",
         paper="diehl2015",
         source="relu",
     ),
     "robust_norm": MethodEntry(
         "methods.robust_norm:RobustNorm",
-        "theta is the 99.9th percentile of the layer's activations",
+        "sets theta to the 99.9th percentile of the layer's activations",
         title="robust norm",
         paper="rueckauer2017",
         source="relu",
     ),
     "opi": MethodEntry(
         "methods.opi:OPI",
-        "v_0 = theta / 2 (or others, to compare)",
+        "starts neurons at v_0 = theta / 2 (or at other values, to compare)",
         title="OPI",
         paper="bu2022opi",
         source={"relu": "relu", "clip": "tcl"},
     ),
     "snnc_lp": MethodEntry(
         "methods.snnc_lp:SNNCLight",
-        "thresholds of least square error, biases corrected layer by layer",
+        "chooses thresholds with the least square error, and corrects biases layer by layer",
         title="SNNC-LP",
         paper="li2021snnc",
         source="relu",
@@ -149,7 +149,7 @@ METHODS: dict[str, MethodEntry] = {
     ),
     "snnc_ap": MethodEntry(
         "methods.snnc_ap:SNNCAdvanced",
-        "snnc_lp, and weights refitted and potentials started layer by layer",
+        "snnc_lp that also refits weights and initial potentials, layer by layer",
         title="SNNC-AP",
         paper="li2021snnc",
         source="relu",
@@ -158,7 +158,7 @@ METHODS: dict[str, MethodEntry] = {
     ),
     "ttfs": MethodEntry(
         "methods.ttfs:TTFS",
-        "one spike for each neuron at most, whose time is the activation; each layer waits for the whole of its input",
+        "sends at most one spike per neuron, whose time encodes the activation; each layer waits for its whole input",
         title="TTFS",
         paper="rueckauer2018ttfs",
         source={"relu": "relu", "qcfs": "qcfs"},
@@ -166,7 +166,7 @@ METHODS: dict[str, MethodEntry] = {
     ),
     "snm": MethodEntry(
         "methods.snm:SNM",
-        "signed spikes, which take back what was too much",
+        "signed spikes: negative ones take back surplus spikes",
         title="SNM",
         paper="wang2022snm",
         source="relu",
@@ -174,7 +174,7 @@ METHODS: dict[str, MethodEntry] = {
     ),
     "burst": MethodEntry(
         "methods.burst:Burst",
-        "up to gamma spikes in one step",
+        "sends up to gamma spikes in one step",
         title="burst",
         paper="li2022burst",
         source="relu",
@@ -182,28 +182,28 @@ METHODS: dict[str, MethodEntry] = {
     ),
     "ltb": MethodEntry(
         "methods.ltb:LTB",
-        "thresholds balanced channel by channel in plain inference; delayed read-out (--snn.delay auto)",
+        "balances thresholds channel by channel, by inference alone; delayed read-out (--snn.delay auto)",
         title="LTB",
         paper="bu2025inference",
         source="relu",
     ),
     "dcgs": MethodEntry(
         "methods.dcgs:DCGS",
-        "graded spikes of either sign stand for changes of a mean",
+        "sends graded, signed spikes that encode changes of a mean",
         title="DCGS",
         paper="huang2025dcgs",
         source="relu",
     ),
     "group": MethodEntry(
         "methods.group:Group",
-        "a group of m neurons on one membrane tells m levels in a step",
+        "groups of m neurons on one membrane send m levels in a step",
         title="GN",
         paper="lv2024gn",
         source="qcfs",
     ),
     "hmt": MethodEntry(
         "methods.hmt:HMT",
-        "n thresholds on one membrane, 2^n - 1 levels in a step, of least square error",
+        "n thresholds on one membrane give 2^n - 1 levels in a step, with the least square error",
         title="H-MT",
         paper="hmt2026",
         source="relu",
@@ -211,14 +211,14 @@ METHODS: dict[str, MethodEntry] = {
     ),
     "ftbc": MethodEntry(
         "methods.ftbc:FTBC",
-        "a correction current for each channel and step",
+        "adds a correction current for each channel and step",
         title="FTBC",
         paper="wu2024ftbc",
         source={"qcfs": "qcfs", "relu": "relu"},
     ),
     "parallel": MethodEntry(
         "methods.parallel:Parallel",
-        "a layer decides all steps at once from its whole input; the quantised ANN by construction",
+        "decides all steps of a layer at once from its whole input; equals the quantised ANN by construction",
         title="parallel conversion",
         paper="hao2025parallel",
         source={"qcfs": "qcfs", "relu": "relu"},
@@ -226,7 +226,7 @@ METHODS: dict[str, MethodEntry] = {
     ),
     "bitplane": MethodEntry(
         "methods.bitplane:BitPlane",
-        "counts sent as T bits, 2^T - 1 levels; the quantised ANN by construction",
+        "sends counts as T bits, 2^T - 1 levels; equals the quantised ANN by construction",
         title="bit planes",
         paper="datta2025meets",
         source="qcfs",
@@ -234,7 +234,7 @@ METHODS: dict[str, MethodEntry] = {
     ),
     "tpp": MethodEntry(
         "methods.tpp:TPP",
-        "a layer counts its whole input, then sends at random steps",
+        "layers add up their whole input, then send at random steps",
         title="TPP",
         paper="bojkovic2025tpp",
         source="qcfs",
@@ -242,7 +242,7 @@ METHODS: dict[str, MethodEntry] = {
     ),
     "pascal": MethodEntry(
         "methods.pascal:PASCAL",
-        "spikes are counted, corrected and sent again; the quantised ANN by construction",
+        "counts, corrects and re-sends spikes; equals the quantised ANN by construction",
         title="PASCAL",
         paper="ramesh2025pascal",
         source="qcfs",
@@ -252,5 +252,5 @@ METHODS: dict[str, MethodEntry] = {
 
 
 def display(name: str) -> str:
-    """A method as people know it, ``QCFS (ICLR 2022)``; a name that is not registered stays as it is."""
+    """Returns a method's display name, ``QCFS (ICLR 2022)``; an unregistered name is returned as it is."""
     return METHODS[name].display if name in METHODS else name

@@ -1,4 +1,4 @@
-"""The registry of nets: those of the conversion papers; every other net is timm's."""
+"""The registry of nets from the conversion papers; all other nets are timm's."""
 
 from collections.abc import Mapping
 
@@ -13,7 +13,7 @@ ARCHITECTURES: Mapping[str, NetEntry] = {
         shape="3x3 stem, widths 16-64, 1x1 shortcuts", title="ResNet-32", activations=31, weights=0.47
     ),
     "cifar_resnet34": NetEntry(
-        shape="3x3 stem, widths 64-512, on ImageNet the papers' net without max-pool",
+        shape="3x3 stem, widths 64-512, no max-pooling; also the papers' net for ImageNet",
         title="ResNet-34",
         activations=33,
         weights=21.3,

@@ -1,4 +1,4 @@
-"""The registry of the papers that methods are from: one line each."""
+"""The registry of the methods' papers: one line each."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PaperEntry:
-    """A registry line of a paper: where and when it came out, and its address if there is one."""
+    """A registry entry of a paper: where and when it was published, and its address if known."""
 
     venue: str
     year: int

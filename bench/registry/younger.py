@@ -1,4 +1,4 @@
-"""Settings of earlier runs as they would be recorded today."""
+"""Converts settings of earlier runs to the form in which they would be recorded today."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from bench.registry.methods import METHODS
 
 
 def completed(config: Options) -> Options:
-    """A configuration as it would be recorded today.
+    """Returns a configuration as it would be recorded today.
 
-    It gets the options that it is too old to have, and loses the precision of its training, which is arithmetic.
+    Adds the options that did not exist then, and removes the precision of the training, which is not a setting of the
+    experiment.
     """
     today: Options = {**config}
     method, data = METHODS.get(str(config.get("method"))), DATA.get(str(part(config, "data").get("name")))

@@ -108,7 +108,7 @@ def load(ckpt: Path, data_options: Options, snn: Options | None = None) -> Train
     Args:
         ckpt: ``last.ckpt`` or ``model.safetensors``.
         data_options: options that do not change results; they replace the recorded ones.
-        snn: options of the converted network in the place of the recorded ones, which are then recorded.
+        snn: options of the converted network; they replace the recorded ones and are recorded.
 
     Raises:
         UserError: the file is damaged, not ours, or its weights do not fit what its header says.

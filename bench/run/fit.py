@@ -128,7 +128,7 @@ def evaluate_checkpoint(
         data: options of the data module that do not change results.
         accelerator: ``auto``, ``cpu`` or ``gpu``.
         argv: the command, for the record.
-        snn: options of the converted network in the place of the recorded ones.
+        snn: options of the converted network, which replace the recorded ones.
 
     Returns:
         The record's path.

@@ -26,7 +26,7 @@ def code_state() -> Code:
     Cached at the first call, because commits and edits during a run do not change the running code.
     """
     commit, top = _git("rev-parse", "HEAD"), _git("rev-parse", "--show-toplevel")
-    # Installed into an environment inside some other checkout, that one's commit would say nothing of this code.
+    # If the package is installed inside another checkout, the commit of that checkout does not describe this code.
     if commit is None or top is None or Path(top).resolve() != ROOT:
         return Code(commit="unknown", dirty=True)
     changed = _git("status", "--porcelain", "--untracked-files=all", "--", *CODE_PATHS)

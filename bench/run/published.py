@@ -83,7 +83,7 @@ def timm_weights(spec: RunSpec, kind: str) -> tuple[Weights, RunSpec]:
     except Exception as error:  # hub, network, cache and file errors share no base class
         reason = " ".join(str(error).split())[:160]
         raise UserError(
-            f"{asked}: could not be fetched ({type(error).__name__}: {reason}); where there is no network, copy the "
+            f"{asked}: could not be fetched ({type(error).__name__}: {reason}); without a network, copy the "
             "Hugging Face cache of a machine that has one and set $HF_HOME"
         ) from error
     options: Options = {"max_pool": "keep"}

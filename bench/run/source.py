@@ -42,7 +42,7 @@ def source_weights(spec: RunSpec, train_first: Callable[[RunSpec], Path]) -> tup
 
 
 def tuned_weights(spec: RunSpec) -> Weights | None:
-    """The net that a training begins from; ``None`` where it begins from random weights or is resumed.
+    """Returns the net that a training begins from; ``None`` if it begins from random weights or is resumed.
 
     Args:
         spec: of a method that trains.
@@ -68,7 +68,7 @@ def require_fitting(spec: RunSpec, source: Header, kinds: Sequence[str], path: P
         spec: the run.
         source: header of the net.
         kinds: methods that it may be of.
-        path: where it is from, for the message.
+        path: its source, for the message.
 
     Raises:
         UserError: names what differs.

@@ -101,7 +101,7 @@ def quiet() -> Iterator[None]:
 def make_trainer(
     arguments: Options, loggers: Sequence[Logger], callbacks: Sequence[Callback], out: Path, **fixed: str | int
 ) -> pl.Trainer:
-    """A Trainer from ``--trainer.*`` and the suite's own choices; a progress bar only where somebody looks.
+    """A Trainer from ``--trainer.*`` and the suite's own choices; a progress bar only in a terminal.
 
     Args:
         arguments: ``--trainer.*``; ``None`` leaves the default, which is one process.
@@ -151,7 +151,7 @@ def make_trainer(
 
 
 def _device_type(accelerator: str) -> str:
-    """``cpu`` or ``cuda``; left to Lightning, ``auto`` and ``gpu`` would be Apple's MPS where there is one."""
+    """Returns ``cpu`` or ``cuda``. Lightning would take Apple's MPS for ``auto`` and ``gpu`` if there is one."""
     require_accelerator("accelerator", accelerator)  # ``fit`` and ``evaluate`` call the option differently
     there = CUDAAccelerator.is_available()
     if accelerator in ("gpu", "cuda") and not there:

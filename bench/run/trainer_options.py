@@ -29,7 +29,7 @@ PRECISIONS: dict[object, str] = {
 }  # fmt: skip
 # In the place of Lightning's, which offers what is refused here.
 HELP = {
-    "--trainer.accelerator": "cpu, gpu (CUDA or ROCm), or auto: gpu where there is one",
+    "--trainer.accelerator": "cpu, gpu (CUDA or ROCm), or auto: gpu if there is one",
     "--trainer.strategy": ", ".join(STRATEGIES),
     "--trainer.devices": "number of processes on each machine",
 }

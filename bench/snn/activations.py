@@ -1,4 +1,4 @@
-"""Training-time activations, each with an explicit backward, and the quantised twin of a spiking neuron."""
+"""Activations for training, each with an explicit backward pass, and the quantised twin of a spiking neuron."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Region = Literal["clip_first", "floor_first"]
 
 
 class _Context(FunctionCtx):
-    """What a function keeps for its gradient; torch types neither."""
+    """What a function saves for its backward pass; torch declares no types for these fields."""
 
     saved_tensors: tuple[Tensor, ...]
     needs_input_grad: tuple[bool, ...]
@@ -61,8 +61,8 @@ def clip_floor_shift(z: Tensor, threshold: Tensor, levels: int, region: Region =
 
     Gradients are straight-through for the floor. With ``d`` the upstream gradient, inside the region
     ``dz = d`` and ``dthreshold = d (a - z) / threshold``; above it ``dz = 0`` and ``dthreshold = d``; below it both
-    are 0. "Inside" is ``[0, threshold]`` where the clip precedes the floor (``clip_first``) and
-    ``[-threshold / 2L, threshold + threshold / 2L)`` where the floor precedes the clip (``floor_first``).
+    are 0. "Inside" is ``[0, threshold]`` if the clip precedes the floor (``clip_first``), and
+    ``[-threshold / 2L, threshold + threshold / 2L)`` if the floor precedes the clip (``floor_first``).
 
     Args:
         z: pre-activations of any shape and floating type; the arithmetic runs in the threshold's type.
@@ -82,10 +82,10 @@ def clip_floor_shift(z: Tensor, threshold: Tensor, levels: int, region: Region =
 
 
 class Activation(nn.Module):
-    """Marks what conversion replaces by a neuron; :mod:`bench.snn.graph` treats it as one unit."""
+    """Base of the activations that conversion replaces by neurons; :mod:`bench.snn.graph` treats each as one unit."""
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
-        """Takes over thresholds for each channel, as nets that others have trained may have them, ``[C, 1, 1]``."""
+        """Accepts one threshold for each channel, ``[C, 1, 1]``, which nets trained elsewhere may have."""
         ours, theirs = self._parameters.get("threshold"), state_dict.get(f"{prefix}threshold")
         if ours is not None and theirs is not None and ours.ndim == 0 < theirs.ndim:
             self._parameters["threshold"] = nn.Parameter(ours.detach().expand(theirs.shape).clone())
@@ -119,7 +119,7 @@ class ReLUActivation(Activation):
     """ReLU, and the threshold that a calibration finds for its neuron.
 
     Args:
-        ceiling: highest value, as 6 is of ``nn.ReLU6``. A neuron of that threshold or a lower one saturates below it.
+        ceiling: highest value, 6 for ``nn.ReLU6``. A neuron with this threshold or a lower one never exceeds it.
 
     Attributes:
         threshold: ``theta``, broadcastable to one image's input; ``None`` until a calibration sets it.
@@ -175,7 +175,7 @@ class ClippedReLU(Activation):
     """:func:`clip` with a fixed or trainable ceiling.
 
     Args:
-        ceiling: of every output, or where it starts.
+        ceiling: highest output; if trainable, its initial value.
         trainable: whether the ceiling is a parameter (TCL's lambda).
     """
 
@@ -195,7 +195,7 @@ class ClippedReLU(Activation):
 
 
 class QuantisedReLU(Activation):
-    """Inference only: the rate of an ideal neuron.
+    """The rate of an ideal neuron, for inference only.
 
     ``theta clip(floor((z + bias) T / theta + shift), 0, levels T) / T``
 
@@ -205,7 +205,7 @@ class QuantisedReLU(Activation):
         shift: initial membrane potential as a fraction of the threshold.
         bias: current that the neuron adds at each step.
         levels: spikes that it may send in one step.
-        unit: give the rate itself, without the factor ``theta``.
+        unit: return the rate itself, without the factor ``theta``.
     """
 
     threshold: Tensor
@@ -229,7 +229,7 @@ class QuantisedReLU(Activation):
 
     def forward(self, z: Tensor) -> Tensor:
         """Quantises pre-activations of any shape."""
-        # A unit that is never active has the smallest theta there is, and infinity times 0 would be NaN.
+        # A unit that is never active has the smallest positive theta: T / theta is infinite, and times 0 it is NaN.
         scale = (self.T / self.threshold).clamp_max(torch.finfo(self.threshold.dtype).max)
         counts = torch.floor((z + self.bias) * scale + self.shift).clamp(0, self.T * self.levels)
         return counts / self.T if self.unit else counts * (self.threshold / self.T)

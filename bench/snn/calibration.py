@@ -1,4 +1,4 @@
-"""Passes over calibration images, and the threshold rules that read from them."""
+"""Passes over calibration images, and the rules that derive thresholds from them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bench.snn.activations import Activation, ClippedReLU, QCFSActivation, ReLUA
 Batch = tuple[Tensor, Tensor]
 See = Callable[[str, Tensor, Tensor], None]
 Granularity = Literal["layer", "channel", "neuron"]
-# About 20 batches of the 1,024 images of SNNC, which averages its thresholds over them.
+# Makes about 20 batches of the 1,024 images of SNNC, which averages its thresholds over batches.
 CALIBRATION_BATCH = 50
 
 
@@ -27,7 +27,7 @@ def require_images(number: int) -> None:
         UserError: ``number`` is below 1.
     """
     if number < 1:
-        raise UserError(f"--model.calibration_images {number}: must be at least 1, thresholds are read from them")
+        raise UserError(f"--model.calibration_images {number}: must be at least 1, to compute thresholds from")
 
 
 def require_batch(images: int, batch: int) -> None:
@@ -41,7 +41,7 @@ def require_batch(images: int, batch: int) -> None:
 
 
 def require_percentile(percentile: float) -> None:
-    """Refuses what is no percentile of activations.
+    """Refuses a number that is not a usable percentile.
 
     Raises:
         UserError: ``percentile`` is 0 or less, or above 100.
@@ -52,10 +52,10 @@ def require_percentile(percentile: float) -> None:
 
 @contextmanager
 def watching(net: nn.Module, see: See, kind: type[nn.Module] = Activation) -> Iterator[None]:
-    """A network is in evaluation mode inside, without gradients, and shows input and output of each module of a kind.
+    """Puts a network in evaluation mode without gradients, and reports input and output of each module of a kind.
 
     Args:
-        net: network; each of its modules is left in the mode it was in.
+        net: network; each of its modules returns to its mode afterwards.
         see: called with layer name, input and output, for every batch.
         kind: module type that is watched.
     """
@@ -77,7 +77,7 @@ def watching(net: nn.Module, see: See, kind: type[nn.Module] = Activation) -> It
 
 
 def observe(net: nn.Module, batches: Iterable[Batch], see: See) -> int:
-    """Runs images through a network and shows input and output of each activation (:func:`watching`).
+    """Runs images through a network and reports input and output of each activation (:func:`watching`).
 
     Args:
         net: network.
@@ -88,7 +88,7 @@ def observe(net: nn.Module, batches: Iterable[Batch], see: See) -> int:
         The number of images.
 
     Raises:
-        UserError: there are none.
+        UserError: there are no images.
     """
     images = 0
     with watching(net, see):
@@ -101,7 +101,7 @@ def observe(net: nn.Module, batches: Iterable[Batch], see: See) -> int:
 
 
 def units(values: Tensor, granularity: Granularity) -> tuple[Tensor, tuple[int, ...]]:
-    """Activations ``[B, ...]`` as one row for each unit that has a threshold, and the shape of the thresholds."""
+    """Reshapes activations ``[B, ...]`` to one row for each threshold; also returns the shape of the thresholds."""
     if granularity == "neuron":
         return values.flatten(1).T, tuple(values.shape[1:])
     if granularity == "channel":
@@ -112,9 +112,9 @@ def units(values: Tensor, granularity: Granularity) -> tuple[Tensor, tuple[int, 
 def activation_percentiles(
     net: nn.Module, batches: Sequence[Batch], percentile: float, granularity: Granularity = "layer"
 ) -> dict[str, Tensor]:
-    """The percentile of each layer's activations over all calibration images, as numpy interpolates it.
+    """Computes a percentile of each layer's activations over all calibration images, interpolated as by numpy.
 
-    Only the largest values are kept: the 99.9th percentile of 10 million needs 10 thousand.
+    Only the largest values are kept: the 99.9th percentile of 10 million values needs 10 thousand of them.
 
     Args:
         net: network whose activations are :class:`Activation`.
@@ -123,9 +123,9 @@ def activation_percentiles(
         granularity: one value for each layer (scalar), channel ``[C, 1, 1]`` or neuron ``[C, H, W]``.
 
     Returns:
-        Thresholds by layer name. What is never active gets the smallest positive number, since a threshold must be
-        positive. If another image then activates it, it sends that number at every step: nothing to any sum, but a
-        spike where spikes and their operations are counted.
+        Thresholds by layer name. A unit that is never active gets the smallest positive number, since a threshold must
+        be positive. If another image activates it, it sends that number at every step: this adds nothing to any sum,
+        but counts as a spike.
     """
     total = sum(len(images) for images, _ in batches)
     kept: dict[str, Tensor] = {}

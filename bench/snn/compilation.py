@@ -1,4 +1,4 @@
-"""When compilation pays, and whether it can be done."""
+"""Decides whether ``torch.compile`` pays off, and whether it works on this machine."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from bench.errors import first_line
 
-# Image-steps from which the compilation of a network, 10 to 60 seconds, pays.
+# Compiling a network takes 10 to 60 seconds; it pays off from this many image-steps on.
 WORTH = 100_000
 
 
-# Images, over all epochs, from which the compilation of training steps pays: ResNet-20 takes a minute to compile, and
-# on a core with AVX2 more than half an hour for so many images.
+# Compiling training steps pays off from this many images on, over all epochs: ResNet-20 takes a minute to compile, and
+# more than half an hour for so many images on a core with AVX2.
 WORTH_IN_TRAINING = 500_000
 
 
@@ -27,13 +27,13 @@ def can_compile() -> bool:
     compiler = os.environ.get("CXX", "g++")
     if torch.cuda.is_available() or shutil.which(compiler):
         return True
-    print(f"note: no {compiler} found, so nothing is compiled; it takes longer and gives the same")
+    print(f"note: {compiler} not found, so nothing is compiled; this is slower, with the same results")
     return False
 
 
 @functools.cache
 def compiler_works() -> bool:
-    """Tries a small function: a compiler may be there without the headers it needs. Says so, once, if it fails."""
+    """Compiles a small function: a compiler may lack the headers it needs. Says so, once, if that fails."""
     if not can_compile():
         return False
     try:
@@ -45,19 +45,19 @@ def compiler_works() -> bool:
 
 
 def worth_compiling(image_steps: int) -> bool:
-    """Whether a run of this size gains by compilation, and can be compiled."""
+    """Whether compilation is possible and pays off for a run of this size."""
     return image_steps >= WORTH and can_compile()
 
 
 def worth_compiling_training(images: int) -> bool:
-    """Whether a training on so many images, all epochs together, gains by compilation, and can be compiled."""
+    """Whether compilation is possible and pays off for a training on this many images, over all epochs."""
     return images >= WORTH_IN_TRAINING and compiler_works()
 
 
 def compiled_for_training(net: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The network as compiled code; random numbers in it are those of eager mode, which are faster on a CPU.
+    """Compiles a network; its random numbers are those of eager mode, which are faster on a CPU.
 
-    Each size of batch is compiled by itself. Code for any size would take over once an epoch's last batch has shown
-    that sizes differ, so that a resumed training, whose first epoch has not seen one, would round otherwise.
+    Each batch size is compiled separately. Otherwise torch would switch to code for any size after the last batch of
+    the first epoch, which is smaller. A resumed training would switch at another step and round differently.
     """
     return torch.compile(net, dynamic=False, options={"fallback_random": True})

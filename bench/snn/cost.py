@@ -1,18 +1,21 @@
 """What a spike costs: synaptic operations, multiply-accumulates, membrane updates and energy.
 
-The rules, which are NeuroBench's where it has one (https://arxiv.org/abs/2304.04640):
+The rules are those of NeuroBench (https://arxiv.org/abs/2304.04640), if it has one:
 
 - A spike costs one accumulate (AC, here "synaptic operation") for each weight that it meets: its fan-out, which is
-  smaller at the border of an image. A burst of k spikes costs k times that, a negative spike what a positive one does.
-- A layer whose input is not spikes costs one multiply-accumulate (MAC) for each weight that meets an input other than
-  0, at every step: the first layer, which gets the image at every step, and layers behind average or max-pooling or
-  behind a sum of spike trains. Spikes that are only moved, padded with zeros or put beside others remain spikes.
-- Biases, residual additions and pooling cost nothing; thresholds are taken as folded into the weights.
-- Where neurons send differences (DCGS), the same holds of these: an input that is what it was on average so far costs
-  nothing, as its receivers add up what came. Where they send the bits of a number, what is constant in time comes once.
-- Steps before the first counted one cost as much as any. Where a neuron first looks at its input for some steps and
-  then begins anew (COS), the layers before it send those steps twice, and both are paid; and it updates its potential
-  at each of them, in each round of its calibration.
+  smaller at the border of an image. A burst of k spikes costs k times as much; a negative spike costs as much as a
+  positive one.
+- A layer whose input is not spikes costs one multiply-accumulate (MAC) at every step for each weight that meets an
+  input other than 0. Such layers are the first one, which gets the image at every step, and those behind average or
+  max-pooling or behind a sum of spike trains. Spikes that are only moved, padded with zeros or concatenated remain
+  spikes.
+- Biases, residual additions and pooling cost nothing; thresholds count as folded into the weights.
+- If neurons send differences (DCGS), the same rules apply to these: an input that equals its mean so far costs nothing,
+  because the receivers add up what they get. If neurons send the bits of a number, an input that is constant in time
+  is paid once.
+- Steps before the first counted one cost as much as any other. If a neuron first looks at its input for some steps and
+  then starts again (COS), the layers before it send those steps twice, and both are paid. The neuron also updates its
+  potential at each of these steps, in each round of its calibration.
 """
 
 from __future__ import annotations
@@ -49,12 +52,12 @@ class EnergyModel:
 # 32-bit floating point at 0.9 V (Horowitz, ISSCC 2014, https://doi.org/10.1109/ISSCC.2014.6757323): a multiplication
 # 3.7 pJ, an addition 0.9 pJ.
 ENERGY_MODEL = EnergyModel("45nm-fp32", mac=4.6e-12, ac=0.9e-12)
-# Of the mean of some steps, relative to it, in single precision and generously.
+# A generous bound on the rounding error of a mean over steps, relative to it, in single precision.
 _ROUNDING = 1e-5
 
 
 class Counts(NamedTuple):
-    """Sums over the images of one part, as integers; the steps are all that were run, the first ones included.
+    """Sums over the images of one part, as integers, for all steps that were run, counted or not.
 
     Attributes:
         spikes: ``[neuron layers, steps]``.
@@ -71,9 +74,9 @@ class AnalogueCounter:
     """Forward pre-hook (with keywords) on a layer whose input is not spikes: counts its multiply-accumulates.
 
     Args:
-        clock: of the network.
-        fan_outs: of each input of each call, as :class:`bench.snn.graph.wiring.Wiring` has them; ``None`` for a call
-            that gets spikes.
+        clock: the network's.
+        fan_outs: fan-out of each input of each call, as in :class:`bench.snn.graph.wiring.Wiring`; ``None`` for a call
+            whose input is spikes.
     """
 
     def __init__(self, clock: Clock, fan_outs: Sequence[Tensor | None]) -> None:
@@ -82,15 +85,15 @@ class AnalogueCounter:
         self.begin()
 
     def reset(self) -> None:
-        """Before each run."""
+        """Prepares for a run."""
         self.seen: dict[int, tuple[Tensor, int]] = {}
 
     def begin(self) -> None:
-        """Before each pass."""
+        """Prepares for a pass."""
         self.calls, self.counts = 0, torch.zeros(0)
 
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-        """Adds to :attr:`counts`, ``[T]``."""
+        """Adds the multiply-accumulates of one call to :attr:`counts`, ``[T]``."""
         call, fan_out = self.calls, self.fan_outs[self.calls]
         self.calls += 1
         if fan_out is None:
@@ -108,7 +111,7 @@ class AnalogueCounter:
         self.counts = self.counts + counts if len(self.counts) else counts
 
     def _changes(self, x_TBX: Tensor, call: int) -> Tensor:
-        """Where a step differs from the mean of those before it."""
+        """Marks the inputs of each step that differ from their mean over the steps before."""
         sums, steps = self.seen.get(call, (torch.zeros_like(x_TBX[0]), 0))
         changed = []
         for x in x_TBX:

@@ -1,24 +1,24 @@
-"""What a converted network lacks of its ANN, layer by layer, and why.
+"""How far a converted network is from its ANN, layer by layer, and why.
 
-With ``a`` the activation of the ANN, ``theta`` the highest average that a neuron can have, ``q`` the quantised twin's
-activation and ``r`` the mean output of the spiking neuron over T steps,
+Let ``a`` be the activation of the ANN, ``theta`` the highest mean output that a neuron can have, ``q`` the activation
+of the quantised twin, and ``r`` the mean output of the spiking neuron over T steps. Then
 
     a - r  =  [ a - min(a, theta) ]  +  [ min(a, theta) - q ]  +  [ q - r ]
                    clipping               quantisation          unevenness
 
-(Bu et al., ICLR 2022, https://arxiv.org/abs/2303.04347, section 3). The sum is exact, element by element. It is taken
-twice:
+(Bu et al., ICLR 2022, https://arxiv.org/abs/2303.04347, section 3). The sum is exact, element by element. It is
+computed twice:
 
-- ``end_to_end``: ANN, twin and SNN each see the image, so what a layer lacks includes what reached it. The accuracies
-  of the three nets belong to these errors.
-- ``same_input``: ANN activation and quantised activation of this layer are given the mean input current that the
-  spiking layer really got, as the papers define the errors: what the layer itself adds.
+- ``end_to_end``: the ANN, the twin and the SNN each see the image, so the error of a layer includes the errors of the
+  layers before it. The accuracies of the three nets belong to these errors.
+- ``same_input``: the layer's ANN activation and quantised activation get the mean input current that the spiking layer
+  received. This is how the papers define the errors: what the layer itself adds.
 
-A spike more or fewer than the quantised activation of that same input has is an offset spike (Hao et al., ICLR 2023,
-https://arxiv.org/abs/2302.10685). The residual is what is left in the membrane after T steps. Of the neurons that could
-have sent fewer (more) spikes, one that ends below 0 (at theta or more) has sent too many (too few) for the potential it
-began with (Hao et al., AAAI 2023, https://arxiv.org/abs/2302.02091); but a silent neuron below 0, or one at theta or
-more that fired at every step, is as it should be, and both are in these shares.
+An offset spike is one spike more or fewer than the quantised activation of the same input has (Hao et al., ICLR 2023,
+https://arxiv.org/abs/2302.10685). The residual is the potential left in the membrane after T steps. A neuron that ends
+below 0 has sent too many spikes for its initial potential, unless it sent none; one that ends at theta or more has sent
+too few, unless it fired at every step (Hao et al., AAAI 2023, https://arxiv.org/abs/2302.02091). The recorded shares
+include both exceptions, although these neurons are correct.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from bench.snn.simulate import SpikingNetwork
 
 KINDS = ("clipping", "quantisation", "unevenness", "total")
 VIEWS = ("end_to_end", "same_input")
-# Borders of the residual potential's bins, in units of theta; the first and the last bin are open.
+# Borders of the bins of residual potentials, in units of theta; the first and the last bin are open.
 EDGES = tuple(round(-2 + 0.1 * i, 1) for i in range(51))
-# Passes of one part of the images; each keeps one activation of every layer.
+# Images are compared in parts of this many passes; one activation of every layer is kept for a part.
 _PASSES = 4
 
 
@@ -65,14 +65,14 @@ def decompose(a: Tensor, q: Tensor, r: Tensor, ceiling: Tensor) -> dict[str, Ten
 
 @dataclass
 class Layer:
-    """Sums over the images of one layer.
+    """Sums of one layer over the images.
 
     Attributes:
         elements: neurons times images.
         errors: for each view and kind, the sums of error, of its magnitude and of its square.
         activation: sum of the ANN's activations.
         spikes: in the counted steps.
-        offsets: how often each difference of spike counts was found.
+        offsets: how often each difference in spike counts occurred.
         residuals: counts of the potentials after the last counted step, by the bins of :data:`EDGES`.
     """
 
@@ -158,7 +158,7 @@ def diagnose(ann: nn.Module, snn: SpikingNetwork, batches: Sequence[Batch], T: i
 def _part(
     ann: nn.Module, twin: nn.Module, snn: SpikingNetwork, x: Tensor, T: int, layers: dict[str, Layer]
 ) -> dict[str, Tensor]:
-    """Adds a few images to the sums; gives the scores ``[B, classes]`` of the three nets."""
+    """Adds a few images to the sums; returns the scores ``[B, classes]`` of the three nets."""
     seen: list[dict[str, Tensor]] = [{}, {}]
     with watching(ann, lambda name, _, output: seen[0].update({name: output})):
         scores = {"ann": ann(x)}
@@ -194,12 +194,12 @@ def _measure(
     layer.elements += r.numel()
     layer.activation += float(a.double().sum())
     layer.spikes += int(neuron.spike_counts[counted].sum())
-    # Each by itself: where a neuron never fires, its threshold may be so small that T / theta is infinite.
+    # Rounded separately: the threshold of a neuron that never fires may be so small that T / theta is infinite.
     offsets = (torch.round(r / amplitude * T) - torch.round(own / amplitude * T)).long().flatten()
     values, numbers = torch.unique(offsets, return_counts=True)
     layer.offsets.update(dict(zip(values.tolist(), numbers.tolist(), strict=True)))
     assert neuron.v is not None
-    # Steps that had to be run beyond the counted ones are taken back.
+    # Undo the steps that had to be run beyond the counted ones.
     sent = out_TBX[after].sum(0) * (neuron.threshold / amplitude)
     residual = (neuron.v - current_TBX[after].sum(0) + sent) / neuron.threshold
     bins = torch.bucketize(residual.float().flatten(), torch.tensor(EDGES, device=residual.device), right=True)

@@ -1,4 +1,4 @@
-"""Calibration that goes through a network layer by layer, on the spikes that really arrive."""
+"""Calibration layer by layer, on the spikes that each layer receives."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from bench.snn.graph.trace import ImageShape, called, segment, trace
 from bench.snn.neurons import Clock, SpikingNeuron
 from bench.snn.simulate import SpikingNetwork
 
-# Images times steps that go through one layer at once.
+# Images times steps that run through one layer at once.
 _IMAGE_STEPS = 256
-# Numbers of a layer that are worked on at once.
+# Values of a layer that are processed at once: a part that fits in the cache.
 _IN_CACHE = 2**15
 
 
 def execution_order(net: nn.Module, image: ImageShape = None) -> list[str]:
-    """Names of the activations and neurons, in the order in which a forward pass reaches them."""
+    """Returns the names of activations and neurons in the order of a forward pass."""
     nodes = trace(net, image).nodes
     return [str(node.target) for node in nodes if isinstance(called(net, node), (Activation, SpikingNeuron))]
 
@@ -30,7 +30,7 @@ def execution_order(net: nn.Module, image: ImageShape = None) -> list[str]:
 class SpikeTrains:
     """Calibration images on their way through a network whose activations become neurons one after the other.
 
-    A layer runs on the spikes of the layers before it, which are kept, one bit each, until nothing needs them any more.
+    A layer runs on the spikes of the layers before it. These are kept, one bit each, while a later layer needs them.
 
     Args:
         net: the network; its activations are replaced by neurons from the first to the last.
@@ -49,13 +49,13 @@ class SpikeTrains:
 
     @torch.no_grad()
     def run(self, name: str) -> Iterator[Tensor]:
-        """Sends the images through one layer.
+        """Runs the images through one layer.
 
         Args:
-            name: of a neuron; those before it are kept.
+            name: a neuron; the spikes of all neurons before it must have been kept (:meth:`keep`).
 
         Yields:
-            For a few images at a time, in order, its output ``[T, b, ...]``.
+            Its output ``[T, b, ...]``, for a few images at a time, in order.
         """
         part, sources = segment(self.net, name, self.images.shape[1:])
         neuron = self.net.get_submodule(name)
@@ -72,7 +72,7 @@ class SpikeTrains:
         neuron.reset()
 
     def rates(self, name: str) -> Tensor:
-        """Mean output over the steps ``[N, ...]`` of a neuron, or of the image itself for ``""``."""
+        """Returns the mean output of a neuron over the steps, ``[N, ...]``, or the images for ``""``."""
         if not name:
             return self.images
         if name in self.bits:
@@ -81,13 +81,13 @@ class SpikeTrains:
 
     @torch.no_grad()
     def currents(self, name: str, rows: slice) -> Iterator[Tensor]:
-        """Input of one layer at each step, for some of the images.
+        """Computes the input of one layer at each step, for some of the images.
 
-        The images go through it step by step, so that what a step gives does not depend on how many follow.
+        Steps run one by one, so that the result of a step does not depend on how many follow.
 
         Args:
-            name: of an activation or neuron; those before it are kept.
-            rows: of the images.
+            name: an activation or neuron; the spikes of all neurons before it must have been kept (:meth:`keep`).
+            rows: which images.
 
         Yields:
             ``[b, ...]``, T times.
@@ -101,12 +101,11 @@ class SpikeTrains:
             yield part(*(images if train_TBX is None else train_TBX[step] for train_TBX in trains))
 
     def keep(self, name: str, outputs: Iterable[Tensor] | None = None) -> None:
-        """The neuron is as it will stay: its spikes are kept for the layers behind it.
+        """Keeps the spikes of a neuron that will not change any more, for the layers behind it.
 
         Args:
-            name: of the neuron.
-            outputs: what it sends, ``[T, b, ...]`` for a few images at a time, in order; by default that of
-                :meth:`run`.
+            name: the neuron.
+            outputs: its output, ``[T, b, ...]`` for a few images at a time, in order; by default from :meth:`run`.
         """
         sent = self.run(name) if outputs is None else outputs
         parts = [np.packbits((out_TBX != 0).cpu().numpy(), axis=0) for out_TBX in sent]
@@ -116,7 +115,7 @@ class SpikeTrains:
         self.bits = {kept: bits for kept, bits in self.bits.items() if kept in wanted}
 
     def _parts(self) -> Iterator[slice]:
-        """A few images at a time."""
+        """Splits the images into parts of a few."""
         at_once = max(1, _IMAGE_STEPS // self.T)
         return (slice(start, start + at_once) for start in range(0, len(self.images), at_once))
 
@@ -128,7 +127,7 @@ class SpikeTrains:
 
 
 def mean_activations(net: nn.Module, batches: Sequence[Batch]) -> dict[str, Tensor]:
-    """Mean over images of every neuron's activation in the ANN, by layer name."""
+    """Returns the mean over images of every neuron's activation in the ANN, by layer name."""
     sums: dict[str, Tensor] = {}
 
     def add(name: str, _: Tensor, output: Tensor) -> None:
@@ -140,7 +139,7 @@ def mean_activations(net: nn.Module, batches: Sequence[Batch]) -> dict[str, Tens
 
 @torch.no_grad()
 def layer_gaps(net: nn.Module, snn: SpikingNetwork, images: Tensor, T: int) -> dict[str, Tensor]:
-    """What each layer of the SNN lacks of its ANN, both run end to end.
+    """Computes how far each layer of the SNN is from its ANN, both run end to end.
 
     Args:
         net: the ANN.
@@ -166,7 +165,7 @@ def layer_gaps(net: nn.Module, snn: SpikingNetwork, images: Tensor, T: int) -> d
 
 
 def per_channel(mean_CX: Tensor) -> Tensor:
-    """Mean over all but the channels, ``[C, 1, 1]`` (or ``[F]`` as it is)."""
+    """Averages over all but the channels: ``[C, 1, 1]``; ``[F]`` stays as it is."""
     return mean_CX.flatten(1).mean(1).view(-1, *[1] * (mean_CX.ndim - 1)) if mean_CX.ndim > 1 else mean_CX
 
 
@@ -179,10 +178,10 @@ def mse_thresholds(
     candidates: int = 95,
     momentum: float = 0.9,
 ) -> dict[str, Tensor]:
-    """Thresholds that quantise activations with the least mean square error.
+    """Finds the thresholds that quantise activations with the least mean square error.
 
-    For each batch the best of ``max (1 - 0.01 i)``, ``i = 0 .. candidates - 1``, by the error of
-    ``theta / T clip(floor(a T / theta), 0, T)`` against ``a``; over the batches a running average.
+    For each batch it takes the best of ``max (1 - 0.01 i)``, ``i = 0 .. candidates - 1``, by the error of
+    ``theta / T clip(floor(a T / theta), 0, T)`` against ``a``. The result is a running average over the batches.
 
     Args:
         net: the ANN.
@@ -202,7 +201,7 @@ def mse_thresholds(
         largest = a.amax(1, keepdim=True).clamp_min(torch.finfo(a.dtype).tiny)
         thetas = [largest * (1 - 0.01 * i) for i in range(candidates)]
         errors = torch.zeros(len(a), candidates, dtype=torch.float64, device=a.device)
-        # A part that stays in the cache for all candidates: each alone would go through the whole layer in memory.
+        # In parts that stay in the cache for all candidates; otherwise each candidate would read the whole layer.
         for part in torch.split(a, max(1, _IN_CACHE // len(a)), 1):
             scratch = torch.empty_like(part)
             for i, theta in enumerate(thetas):

@@ -1,8 +1,8 @@
 """Spiking neurons that unroll time inside the batch.
 
-A neuron sees the whole batch of a pass: ``[B, ...]`` while the input is still constant in time (everything
-before the first neuron), ``[T*B, ...]`` time-major afterwards. It gives back ``[T*B, ...]``. Convolutions, BN,
-pooling and linear layers never know about time.
+A neuron sees the whole batch of a pass: ``[B, ...]`` while the input is still constant in time (before the first
+neuron), and ``[T*B, ...]``, time-major, after that. It returns ``[T*B, ...]``. Convolutions, BN, pooling and linear
+layers know nothing of time.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from torch import Tensor, nn
 from bench.errors import UserError
 from bench.snn.activations import QuantisedReLU
 
-# ``rate``: itself, at every step; ``word``: what is constant in time comes once; ``differential``: its difference from
-# the mean of all steps before, which is what is sent.
+# What is sent of a value: ``rate``: the value itself, at every step; ``word``: a value that is constant in time, once;
+# ``differential``: its difference from the mean of all steps before.
 Coding = Literal["rate", "word", "differential"]
 
 
 @dataclass
 class Clock:
-    """How the batch of the present pass is made up; one object is shared by all neurons of a network.
+    """The make-up of the current pass's batch; all neurons of a network share one object.
 
     Attributes:
         T: steps in this pass.
         batch: images in this pass.
-        coding: what a step's input stands for, and so what of it is paid for (:class:`bench.snn.cost.AnalogueCounter`).
+        coding: what a step's input stands for, which decides what it costs (:class:`bench.snn.cost.AnalogueCounter`).
     """
 
     T: int = 1
@@ -49,7 +49,7 @@ class Clock:
 
 
 def stack_steps(steps: list[Tensor], like_TBX: Tensor) -> Tensor:
-    """``[T, B, ...]`` of T tensors ``[B, ...]``, in the memory format of the input."""
+    """Stacks T tensors ``[B, ...]`` to ``[T, B, ...]``, in the memory format of the input."""
     if torch.compiler.is_compiling():
         return torch.stack(steps)
     return torch.stack(steps, out=torch.empty_like(like_TBX))
@@ -61,11 +61,11 @@ def channel_sums(x_TBX: Tensor) -> Tensor:
 
 
 def connected(x_TBX: Tensor, fan_out: Tensor) -> Tensor:
-    """Events times the weights that each meets, summed over images: ``[T, ...]`` in double precision.
+    """Sums events times the weights that each meets, over images: ``[T, ...]`` in double precision.
 
     Args:
         x_TBX: numbers of events.
-        fan_out: of each neuron, or of one channel's where all channels have the same.
+        fan_out: of each neuron, or of the neurons of one channel if all channels have the same.
     """
     sums = x_TBX.sum(1) if fan_out.ndim == x_TBX.ndim - 2 else channel_sums(x_TBX)
     return sums.double() * fan_out
@@ -77,13 +77,13 @@ def step_totals(sums_TX: Tensor) -> Tensor:
 
 
 class Timed(nn.Module):
-    """What sees time in a converted network: it finds the steps inside the batch, and remembers.
+    """Base of the modules that see time in a converted network: they unfold the steps and keep state.
 
     Attributes:
-        lookahead: steps of the start of its input that it must see at once, before its first output; 0 where it is
-            causal, step t of the output depending on steps 1..t of the input alone. Later steps may come in any parts.
-        replays: the steps that it has seen are sent to it a second time, and paid twice (COS); else it has added them
-            up and needs them no more, but what it sends comes that many steps later.
+        lookahead: first steps of its input that it must see at once, before its first output; 0 if it is causal, so
+            that step t of its output depends only on steps 1..t of its input. Later steps may come in any parts.
+        replays: the steps that it has looked at are sent to it a second time, and paid twice (COS). If false, it has
+            added them up and does not need them again, but its output comes that many steps later.
     """
 
     lookahead = 0
@@ -96,35 +96,35 @@ class Timed(nn.Module):
 
     @property
     def wait(self) -> int:
-        """Steps between the first one of its input and the first one of its output."""
+        """Steps between the first step of its input and the first step of its output."""
         return 0 if self.replays else self.lookahead
 
     def reset(self) -> None:
-        """Forgets what it remembers."""
+        """Clears its state."""
         raise NotImplementedError
 
 
 class Draws:
-    """Uniform random numbers: the same for the same seed and name, others at each call.
+    """Uniform random numbers, reproducible by seed and name, and different at each call.
 
     Args:
-        seed: of the conversion.
-        name: of the layer, so that no other layer's size changes its numbers.
+        seed: the conversion's.
+        name: the layer's, so that the sizes of other layers do not change its numbers.
     """
 
     def __init__(self, seed: int, name: str) -> None:
         self.stream, self.calls = f"{seed}/{name}", 0
 
     def __call__(self, like: Tensor) -> Tensor:
-        """In [0, 1), in the shape, type and place of a tensor."""
-        # No generator is kept: it could not be copied with its network.
+        """Draws from [0, 1), with the shape, type and device of a tensor."""
+        # No generator is kept, because it could not be copied with its network.
         generator = torch.Generator(like.device).manual_seed(zlib.crc32(f"{self.stream}/{self.calls}".encode()))
         self.calls += 1
         return torch.rand(like.shape, generator=generator, dtype=like.dtype, device=like.device)
 
 
 class Shuffle:
-    """Permutes each neuron's spikes in time, each by itself, at random.
+    """Permutes the spikes of each neuron in time, independently and at random.
 
     Args:
         draws: random numbers.
@@ -134,7 +134,7 @@ class Shuffle:
         self.draws = draws
 
     def __call__(self, out_TBX: Tensor) -> Tensor:
-        """The same values of each neuron of each image, in another order."""
+        """Reorders the values of each neuron, for each image."""
         return out_TBX.gather(0, self.draws(out_TBX).argsort(0))
 
 
@@ -150,12 +150,12 @@ class SpikingNeuron(Timed):
         spike_counts: spikes at each step of the last pass, ``[T]``.
         synop_counts: weights that these spikes met, ``[T]``.
         fan_out: weights that one spike meets (:class:`bench.snn.cost.Wiring`); 0 before :meth:`SpikingNetwork.wire`.
-        counting: whether spikes are counted; where a network is exported, they are not.
+        counting: whether spikes are counted; not in an exported network.
         coding: how its input and output are coded in time.
-        unbounded: the mean of what it sends may exceed ``levels_per_step`` times theta.
-        weighs_bits: a spike at a step weighs twice what it does at the next, so that potentials are shifted.
-        unit_spikes: send 1 instead of ``theta``, where the next weights already hold the threshold.
-        shuffle: puts what is sent in a pass in another order; ``None`` for the order in which it was sent.
+        unbounded: its mean output may exceed ``levels_per_step`` times theta.
+        weighs_bits: a spike weighs twice as much as one at the next step, so that potentials are shifted.
+        unit_spikes: send 1 instead of ``theta``, because the next weights already hold the threshold.
+        shuffle: reorders the spikes of a pass; ``None`` keeps their order.
     """
 
     alphabet: Literal["binary", "ternary", "multi"] = "binary"
@@ -197,7 +197,7 @@ class SpikingNeuron(Timed):
         """Refuses an input that its thresholds were not made for.
 
         Raises:
-            ValueError: ``shape``, of one image's input, is another than that of thresholds for each neuron.
+            ValueError: ``shape``, of one image's input, differs from that of its thresholds, one for each neuron.
         """
         for own in (self.threshold, self.v_init):
             if (
@@ -209,7 +209,7 @@ class SpikingNeuron(Timed):
 
     def forward(self, x: Tensor) -> Tensor:
         """Runs all steps of the pass; ``[B, ...]`` or ``[T*B, ...]`` in, ``[T*B, ...]`` out."""
-        # Currents may come in bfloat16; membranes never are.
+        # Currents may be bfloat16; membranes never are.
         x_TBX = self.clock.unfold(x).to(torch.promote_types(x.dtype, self.threshold.dtype))
         out_TBX = self.run(x_TBX)
         if self.shuffle is not None:
@@ -220,8 +220,8 @@ class SpikingNeuron(Timed):
 
     def _count(self, out_TBX: Tensor) -> None:
         self.size = out_TBX[0, 0].numel()
-        # Single precision is exact to 2^24, far more than the channels and images of one pass, and unlike integers
-        # needs no copy eight times as large as the spikes.
+        # Single precision is exact to 2^24, far more than the channels and images of one pass. Integers would need a
+        # copy eight times as large as the spikes.
         events = self.events(out_TBX)
         sums, alike = channel_sums(events).double(), self.fan_out.ndim < events.ndim - 2
         self.spike_counts = step_totals(sums)
@@ -232,11 +232,11 @@ class SpikingNeuron(Timed):
         raise NotImplementedError
 
     def events(self, out_TBX: Tensor) -> Tensor:
-        """How many spikes each element of an output stands for, in single precision."""
+        """Returns how many spikes each element of an output stands for, in single precision."""
         return (out_TBX != 0).to(torch.float32)
 
     def twin(self, T: int) -> nn.Module:
-        """The quantised activation that this neuron equals when spikes arrive evenly."""
+        """Returns the quantised activation that this neuron equals if spikes arrive evenly."""
         return QuantisedReLU(self.threshold, T, self.v_init, unit=self.unit_spikes)
 
 
@@ -268,7 +268,7 @@ class IFNode(SpikingNeuron):
         return stack_steps(sent, x_TBX)
 
     def step(self, v: Tensor, current: Tensor) -> tuple[Tensor, Tensor]:
-        """One step from potential ``v``: what is sent, and the potential afterwards, all ``[B, ...]``."""
+        """Runs one step from potential ``v``; returns the output and the new potential, both ``[B, ...]``."""
         v = v + current
         if self.bias is not None:
             v = v + self.bias

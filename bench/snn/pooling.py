@@ -7,17 +7,17 @@ from torch import Tensor, nn
 
 from bench.snn.neurons import Timed, stack_steps
 
-# Far above the rounding of a sum in single precision, far below what a spike is of a sum of ten thousand.
+# Far above the rounding error of a sum in single precision, far below one spike in a sum of ten thousand.
 _TIE = 1e-6
 
 
 class LateralInhibitionPool(Timed):
     """Max-pooling of rates: after every step its output sums to the largest sum of its inputs.
 
-    ``S_t`` being the sum of the inputs up to step t, it sends ``maxpool(S_t) - maxpool(S_{t-1})``: the input that leads
+    With ``S_t`` the sum of the inputs up to step t, it sends ``maxpool(S_t) - maxpool(S_{t-1})``: the leading input
     passes, and the others are inhibited until they have caught up (LIPooling; Li and Zeng, IJCAI 2022,
-    https://arxiv.org/abs/2204.13271). What is below a millionth of the sum waits for a later step, or inputs that have
-    sent as much as each other would differ by their roundings, and each of these would go out as an event.
+    https://arxiv.org/abs/2204.13271). A change below a millionth of the sum waits for a later step. Otherwise inputs
+    with equal sums would differ by rounding errors, and each difference would be sent as an event.
 
     Args:
         pool: the max-pooling that it replaces.
@@ -29,7 +29,7 @@ class LateralInhibitionPool(Timed):
         self.reset()
 
     def reset(self) -> None:
-        """Forgets what it has seen and sent."""
+        """Clears the sums of its input and output."""
         self.sums: Tensor | None = None
         self.sent: Tensor | None = None
 
@@ -38,7 +38,7 @@ class LateralInhibitionPool(Timed):
         x_TBX = self.clock.unfold(x).to(torch.promote_types(x.dtype, torch.float32))
         sums = torch.zeros_like(x_TBX[0]) if self.sums is None else self.sums
         received = []
-        # Step by step, or the sums would depend on where a run is cut into passes.
+        # Step by step, so that the sums do not depend on where a run is cut into passes.
         for step in x_TBX:
             sums = sums + step
             received.append(sums)

@@ -1,4 +1,4 @@
-"""Arithmetic in which networks are evaluated."""
+"""Numerical precision in evaluation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """No TF32: on recent GPUs convolutions would otherwise keep 10 bits, and spikes near the threshold would flip."""
+    """Switches TF32 off: with its 10 bits, on recent GPUs, spikes near the threshold would flip."""
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     try:

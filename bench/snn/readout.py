@@ -1,4 +1,4 @@
-"""How any converted network is read out and sent on: options beside those of its method."""
+"""Options that work with any converted network: delayed read-out and permuted spikes."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from bench.errors import UserError
 from bench.snn.neurons import Draws, Shuffle
 from bench.snn.simulate import SpikingNetwork
 
-# Images whose mean activations say how long a delay is, for methods that look at none.
+# Training images from which a delay is estimated if the method needs no calibration images.
 DELAY_IMAGES = 1000
 
 
 @dataclass(frozen=True)
 class Readout:
-    """Options of the converted network, whatever method made it.
+    """Options of the converted network, whichever method made it.
 
     Args:
-        delay: steps, the first ones of T, that the answer leaves out (Bu et al., CVPR 2025); ``auto`` estimates from
-            plain training images how long the most driven neurons of all layers take to fire. If fewer than four steps
-            would be left, the last four are read.
-        permute: each neuron's spikes go on in a random order in time (Bojkovic et al., ICML 2025), for which a layer
-            must wait for all of them.
-        draw_seed: of these orders.
+        delay: number of first steps that the answer leaves out (Bu et al., CVPR 2025). ``auto`` estimates, from
+            training images without augmentation, how long the most strongly driven neurons of all layers take to fire.
+            If fewer than four steps would be left, the last four are read.
+        permute: send each neuron's spikes in a random order in time (Bojkovic et al., ICML 2025). A layer must wait
+            for all of them.
+        draw_seed: seed of these orders.
     """
 
     delay: int | Literal["auto"] = 0
@@ -44,7 +44,7 @@ class Readout:
 
     @property
     def changes(self) -> dict[str, int | str | bool]:
-        """Those that are not the default."""
+        """The options that differ from their defaults."""
         given = {"delay": self.delay, "permute": self.permute, "draw_seed": self.draw_seed}
         usual = Readout()
         return {name: value for name, value in given.items() if value != getattr(usual, name)}
@@ -54,8 +54,8 @@ class Readout:
 
         Args:
             snn: changed in place.
-            T: steps that it was converted for.
-            means: of each neuron's activation in the ANN, if the delay is to be estimated.
+            T: number of steps that it was converted for.
+            means: mean activation of each neuron in the ANN, needed to estimate the delay.
 
         Raises:
             UserError: the network's spikes cannot be permuted.
@@ -64,22 +64,22 @@ class Readout:
         if not self.permute:
             return
         if sys.maxsize == T:
-            raise UserError("permuted spikes are those of one T; give convert(..., T=...)")
+            raise UserError("permuted spikes hold for one T; give convert(..., T=...)")
         if snn.lookahead or snn.uncounted or snn.only_T not in (None, T):
-            raise UserError("--snn.permute true: not where layers look ahead or the first steps do not count")
+            raise UserError("--snn.permute true: not possible if layers look ahead or the first steps do not count")
         snn.only_T = T
         for name, neuron in snn.neurons.items():
             neuron.shuffle, neuron.lookahead = Shuffle(Draws(self.draw_seed, name)), T
 
 
 def delay_of(snn: SpikingNetwork, means: Mapping[str, Tensor]) -> int:
-    """Steps until the most driven neuron of every layer has fired, one layer after the other.
+    """Estimates the steps until the most strongly driven neuron of every layer has fired, one layer after the other.
 
     A neuron that starts at ``v_0`` and gets its mean activation at every step needs ``(theta - v_0) / mean`` steps.
 
     Args:
         snn: the converted network.
-        means: of each neuron's activation in the ANN, in the shape of one image's activation.
+        means: mean activation of each neuron in the ANN, in the shape of one image's activation.
 
     Returns:
         The sum over all layers, rounded down.

@@ -1,4 +1,4 @@
-"""Changes to a network by module type."""
+"""Replaces modules of a network by their type."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def replace(net: nn.Module, kind: type[M], make: Callable[[str, M], nn.Module]) -> int:
-    """Replaces, in place, each submodule of a type.
+    """Replaces each submodule of a type, in place.
 
     Args:
         net: changed in place.
@@ -23,7 +23,7 @@ def replace(net: nn.Module, kind: type[M], make: Callable[[str, M], nn.Module]) 
         make: called with qualified name and old module, returns the new one.
 
     Returns:
-        How many were replaced.
+        The number of replaced modules.
 
     Raises:
         UserError: ``make`` refused one; the message names the module.
@@ -39,7 +39,7 @@ def replace(net: nn.Module, kind: type[M], make: Callable[[str, M], nn.Module]) 
 
 
 def put(net: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Under every name: a module may be an attribute and stand in a Sequential as well."""
+    """Replaces a module under all its names: it may be an attribute and also stand in a Sequential."""
     for name in [name for name, module in net.named_modules(remove_duplicate=False) if module is old]:
         net.set_submodule(name, new)
 
@@ -49,7 +49,7 @@ def split_norm_act(net: nn.Module) -> int:
 
     def split(_: str, fused: BatchNormAct2d) -> nn.Module:
         norm = nn.BatchNorm2d(fused.num_features, fused.eps, fused.momentum, fused.affine, fused.track_running_stats)
-        norm.to(next(fused.parameters(), fused.running_mean))  # a network may be double, or on a GPU
+        norm.to(next(fused.parameters(), fused.running_mean))  # a network may be in double precision or on a GPU
         norm.load_state_dict({key: value for key, value in fused.state_dict().items() if key in norm.state_dict()})
         return nn.Sequential(OrderedDict(norm=norm, drop=fused.drop, act=fused.act))
 
@@ -67,12 +67,12 @@ _AVERAGE: dict[type[nn.Module], Callable[..., nn.Module]] = {
 
 
 def replace_max_pool(net: nn.Module) -> int:
-    """Average pooling for max-pooling: the maximum of spike trains is not the train of the maximum."""
+    """Replaces max-pooling by average pooling: the maximum of spike trains is not the spike train of the maximum."""
 
     def average(_: str, pool: nn.Module) -> nn.Module:
         make = next(new for old, new in _AVERAGE.items() if isinstance(pool, old))
         if pool.return_indices or getattr(pool, "dilation", 1) not in (1, (1,), (1, 1), (1, 1, 1)):
-            raise UserError("dilated max-pooling or one that returns indices has no average counterpart")
+            raise UserError("max-pooling with dilation or with returned indices has no average counterpart")
         if hasattr(pool, "output_size"):
             return make(pool.output_size)
         return make(pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode)

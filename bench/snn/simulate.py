@@ -1,4 +1,4 @@
-"""Running a converted network for T steps."""
+"""Runs a converted network for T steps."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ from bench.snn.neurons import Clock, SpikingNeuron, Timed
 from bench.snn.pooling import LateralInhibitionPool
 from bench.snn.replace import replace
 
-# Bytes of the largest layer's output in one pass: enough to keep the convolutions busy, few enough for a CPU's cache
+# Bytes of the largest layer's output in one pass: enough to keep the convolutions busy, few enough for a CPU's cache,
 # and far below the memory of an ordinary evaluation batch.
 WORKING_SET = {"cpu": 4 << 20, "cuda": 512 << 20}
-# Steps in one pass, about: a neuron's loop over them is one kernel of a compiled network, which gains little by more.
+# About the number of steps in one pass: a compiled network runs a neuron's loop over them as one kernel, and more steps
+# gain little.
 STEPS = 8
-# Steps that a delayed read-out reads at least (Bu et al., CVPR 2025).
+# The fewest steps that a delayed read-out reads (Bu et al., CVPR 2025).
 FEWEST_READ = 4
 
 
 class Part(NamedTuple):
-    """What :func:`simulate` finds for some of the images.
+    """What :func:`simulate` returns for some of the images.
 
     Attributes:
         logits: of every counted step, ``[T, b, classes]``.
-        counts: what all steps have cost, those before the first counted one included.
+        counts: cost of all steps, including those before the first counted one.
     """
 
     logits: Tensor
@@ -47,17 +48,17 @@ class SpikingNetwork(nn.Module):
 
     Args:
         net: a network whose activations are :class:`SpikingNeuron`.
-        warmup: steps that come on top of T, as the record and the latency count them.
+        warmup: steps in addition to T, counted by the record and the latency.
         uncounted: steps whose logits are left out of the read-out; ``None`` for ``warmup``.
-        only_T: the one number of steps that the network was converted for; ``None`` where it may be read at any.
-        quantised: what :meth:`twin` gives, where the weights were fitted to spikes and no longer are the ANN's.
+        only_T: the one number of steps that the network was converted for; ``None`` if it may be read at any.
+        quantised: what :meth:`twin` returns if the weights were fitted to spikes and are no longer the ANN's.
         image: shape of one, if known; a ``forward`` may ask for it.
 
     Attributes:
-        only_image: the one shape of an image that it holds for, because a ``forward`` asked for it; ``None`` for any.
+        only_image: the only image shape that it accepts, because a ``forward`` asked for the shape; ``None`` for any.
         compiled: :func:`simulate` runs passes as compiled code.
-        delay: counted steps, the first ones, that the read-out leaves out (:meth:`window`).
-        wait: steps before the first step of the answer, as layers wait for their whole input; known once wired.
+        delay: number of first counted steps that the read-out leaves out (:meth:`window`).
+        wait: steps before the first step of the answer, because layers wait for their whole input; known once wired.
 
     Raises:
         UserError: ``net`` has no neuron.
@@ -73,7 +74,7 @@ class SpikingNetwork(nn.Module):
         image: ImageShape = None,
     ) -> None:
         super().__init__()
-        self._quantised = (quantised,)  # no part of this network, nor of its state
+        self._quantised = (quantised,)  # a tuple keeps it out of this network and its state
         self.net, self.warmup, self.only_T = net.eval(), warmup, only_T
         self.uncounted = warmup if uncounted is None else uncounted
         self.clock = Clock()
@@ -94,11 +95,11 @@ class SpikingNetwork(nn.Module):
         self.repeat_input = mixes_constant_input(net, image)
 
     def train(self, mode: bool = True) -> SpikingNetwork:
-        """A converted network has no training mode: batch normalisation that is left in it stays as it was."""
+        """Stays in evaluation mode: batch normalisation that is left in the network must not change."""
         return super().train(False)
 
     def reset(self) -> None:
-        """Forgets all membrane potentials."""
+        """Clears all membrane potentials."""
         for module in self.timed:
             module.reset()
         for counter in self.analogue.values():
@@ -106,7 +107,7 @@ class SpikingNetwork(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: Tensor, T: int) -> Tensor:
-        """Continues for ``T`` steps from the present state.
+        """Runs ``T`` more steps from the current state.
 
         Args:
             x: images ``[B, C, H, W]``, presented unchanged at every step (direct coding).
@@ -119,20 +120,20 @@ class SpikingNetwork(nn.Module):
         return logits.view(T, self.clock.batch, *logits.shape[1:])
 
     def present(self, x: Tensor, T: int) -> Tensor:
-        """Sets the clock to ``T`` steps of images ``[B, C, H, W]``; gives them as :attr:`net` wants them."""
-        # Not len(x), which would fix the number of images where the network is exported.
+        """Sets the clock to ``T`` steps of images ``[B, C, H, W]``; returns the input that :attr:`net` needs."""
+        # Not len(x), which would fix the number of images in an exported network.
         self.clock.T, self.clock.batch = T, x.shape[0]
         return x.expand(T, *x.shape).flatten(0, 1) if self.repeat_input else x
 
     @functools.cached_property
     def fast(self) -> Callable[[Tensor, int], Tensor]:
         """:meth:`forward`, compiled for each shape of a pass."""
-        # One network has a first and a later pass, and a run may convert one network for each T.
+        # Each network has a first and a later pass, and a run may convert a network for each T.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 128)
         return torch.compile(self.forward, dynamic=False)
 
     def wire(self, x: Tensor) -> None:
-        """Learns from one image how large the layers are and what their spikes cost; once for each size and device.
+        """Finds out from one image how large the layers are and what their spikes cost; once for each size and device.
 
         Args:
             x: images ``[B, C, H, W]``.
@@ -144,7 +145,7 @@ class SpikingNetwork(nn.Module):
             return
         if self.only_image not in (None, x.shape[1:]):
             raise UserError(
-                f"x: images are {list(x.shape[1:])}, and this network's forward asked for their shape as it was "
+                f"x: images are {list(x.shape[1:])}, but this network's forward asked for their shape when it was "
                 f"converted with {list(self.only_image or ())}; convert it with images of this shape"
             )
         try:
@@ -167,27 +168,27 @@ class SpikingNetwork(nn.Module):
 
     @contextlib.contextmanager
     def counting(self) -> Iterator[None]:
-        """Multiply-accumulates are counted inside; outside, the layers are as the user's network had them."""
+        """Counts multiply-accumulates while active; afterwards the layers have their own hooks only."""
         with contextlib.ExitStack() as hooks:
             for name, counter in self.analogue.items():
                 hooks.enter_context(self.net.get_submodule(name).register_forward_pre_hook(counter, with_kwargs=True))
             yield
 
     def image_steps(self, x: Tensor) -> int:
-        """How many images times steps of such images make a pass that suits the device."""
+        """Returns the images times steps of a pass that suits the device, for such images."""
         self.wire(x)
         largest = max(neuron.size for neuron in self.neurons.values()) * x.element_size()
         return max(1, WORKING_SET.get(x.device.type, WORKING_SET["cuda"]) // largest)
 
     def pass_counts(self) -> Counts:
-        """What the last pass cost."""
+        """Returns the cost of the last pass."""
         spikes = torch.stack([neuron.spike_counts for neuron in self.neurons.values()])
         synops = torch.stack([neuron.synop_counts for neuron in self.neurons.values()])
         macs = [counter.counts for counter in self.analogue.values()]
         return Counts(spikes, synops, torch.stack(macs) if macs else spikes[:0])
 
     def twin(self, T: int) -> nn.Module:
-        """The quantised network this one would equal after ``T`` steps if all spikes came evenly."""
+        """Returns the quantised network that this one would equal after ``T`` steps if all spikes came evenly."""
         [quantised] = self._quantised
         if quantised is not None:
             return copy.deepcopy(quantised).eval().to(next(self.parameters()).device)
@@ -198,7 +199,7 @@ class SpikingNetwork(nn.Module):
 
     @property
     def num_neurons(self) -> int:
-        """Neurons of all layers, known after the first pass."""
+        """Number of neurons in all layers, known after the first pass."""
         return sum(neuron.size for neuron in self.neurons.values())
 
     @property
@@ -211,26 +212,26 @@ class SpikingNetwork(nn.Module):
         return slice(self.uncounted, self.uncounted + T)
 
     def window(self, T: int) -> slice:
-        """Which of ``T`` counted steps are read: those after the delay, or the last four if fewer would be left."""
+        """Which of ``T`` counted steps are read: those after the delay, but at least the last four."""
         return slice(min(self.delay, max(0, T - FEWEST_READ)), T)
 
     def score(self, logits_TBK: Tensor, T: int) -> Tensor:
-        """The answer after ``T`` counted steps, ``[B, classes]``, from the logits of these and perhaps later ones."""
+        """Returns the answer after ``T`` counted steps, ``[B, classes]``, from the logits of these or more steps."""
         scores_BK = torch.zeros_like(logits_TBK[0])
-        # One after the other, so that the first steps of a long run sum to what a short run's do.
+        # One by one, so that the first steps of a long run have the same sum as those of a short run.
         for logits_BK in logits_TBK[self.window(T)]:
             scores_BK += logits_BK
         return scores_BK
 
     def steps_for(self, T: int) -> int:
-        """Steps that have to be run for ``T`` counted ones."""
+        """Number of steps that must be run for ``T`` counted ones."""
         return max(self.uncounted + T, self.lookahead)
 
     def paid(self, counts: Counts, T: int) -> Tensor:
-        """Synaptic operations and multiply-accumulates of ``T`` counted steps, of what a run of these or more has cost.
+        """Sums synaptic operations and multiply-accumulates for ``T`` counted steps, from a run of at least as many.
 
-        The steps before them are paid too, and a second time those that neurons look ahead to, by the layers whose
-        output reaches such a neuron.
+        The steps before them are included. Steps that a neuron looks ahead to count twice for the
+        layers whose output reaches it.
         """
         totals = []
         for names, kind in ((self.neurons, counts.synops), (self.analogue, counts.macs)):
@@ -239,14 +240,14 @@ class SpikingNetwork(nn.Module):
         return torch.stack(totals)
 
     def membrane_updates(self, T: int) -> int:
-        """Of one image in ``T`` counted steps: in those, in steps before them, in looking ahead and sending again."""
+        """Number for one image in ``T`` counted steps, including the steps before them and those of looking ahead."""
         return sum(
             neuron.size * (self.uncounted + T + neuron.probing + (self.lookahead if name in self.heard else 0))
             for name, neuron in self.neurons.items()
         )
 
     def shifts(self, T: int) -> int:
-        """Of membranes by one bit, for one image in ``T`` counted steps, where spikes are the bits of a number."""
+        """Number of one-bit shifts of membranes for one image in ``T`` counted steps, if spikes are bits."""
         return sum(neuron.size * (T - 1) for neuron in self.neurons.values() if neuron.weighs_bits)
 
 
@@ -257,11 +258,11 @@ def simulate(snn: SpikingNetwork, x: Tensor, T: int, image_steps: int | None = N
     Args:
         snn: from :meth:`methods.base.ConversionModule.convert`.
         x: images ``[B, C, H, W]``.
-        T: counted steps; the warm-up comes on top.
-        image_steps: images times steps in one pass, about; the default suits the network and the device.
+        T: counted steps; warm-up steps are added.
+        image_steps: approximate images times steps in one pass; the default suits the network and the device.
 
     Yields:
-        For each part of the batch, in order, its logits and what it has cost.
+        The logits and the cost of each part of the batch, in order.
     """
     if T < 1:
         raise UserError(f"T = {T}: must be at least 1")
@@ -277,11 +278,11 @@ def simulate(snn: SpikingNetwork, x: Tensor, T: int, image_steps: int | None = N
     part = images_of_a_pass(len(x), max(1, limit // per_pass))
     with snn.counting():
         for images in torch.split(x, part):
-            # Another number of images would be compiled anew, for a single pass.
+            # Another number of images would need a new compilation, for a single pass.
             run = snn.fast if snn.compiled and len(images) == part else snn
             snn.reset()
             logits, counts = [], []
-            # The last pass may overshoot, which does not change what was before it.
+            # The last pass may overshoot, which does not change the steps before.
             for _ in range(0, steps, per_pass):
                 for counter in snn.analogue.values():
                     counter.begin()
@@ -293,13 +294,13 @@ def simulate(snn: SpikingNetwork, x: Tensor, T: int, image_steps: int | None = N
 
 
 def steps_of_a_pass(steps: int) -> int:
-    """Steps of one pass, so that equal passes overshoot ``steps`` by as few as possible."""
+    """Returns the steps of one pass, so that equal passes overshoot ``steps`` as little as possible."""
     if steps <= STEPS:
         return steps
     return min(range(STEPS - 3, STEPS + 3), key=lambda n: (-steps % n, abs(n - STEPS)))
 
 
 def images_of_a_pass(batch: int, most: int) -> int:
-    """Images of one pass: a divisor of the batch, where one is near ``most``, so that all passes are alike."""
+    """Returns the images of one pass: if possible a divisor of the batch near ``most``, for equal passes."""
     near = [n for n in range((2 * most + 2) // 3, 3 * most // 2 + 1) if batch % n == 0]
     return min(near, key=lambda n: abs(n - most)) if near else min(most, batch)

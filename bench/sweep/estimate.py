@@ -1,6 +1,6 @@
-"""What a sweep will cost, from the seconds in records of the same method and data set.
+"""Estimates the cost of a sweep from the seconds in records of the same method and data set.
 
-A net without a record of its own is taken to cost what another does for each multiply-accumulate.
+For a net without records, the cost per multiply-accumulate of another net is used.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Estimator:
                 self.devices.add(record.environment.device)
 
     def seconds(self, job: Job) -> Estimate | None:
-        """Of one run, as the median of the records; ``None`` if there are none. The T are not accounted for."""
+        """Estimates one run as the median of the records; ``None`` without records. T is not taken into account."""
         s = job.spec
         nets = self.measured.get((s.method, s.data, s.data_options.get("subset")))
         if not nets:

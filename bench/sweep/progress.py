@@ -27,15 +27,15 @@ ROWS = 30
 
 @dataclass
 class Progress:
-    """Of one job.
+    """The progress of one job.
 
     Attributes:
         job: the run.
-        phase: where it is; ``waiting`` for its source net, ``queued`` for a free worker.
+        phase: its state, such as ``waiting`` for its source net or ``queued`` for a free worker.
         attempts: how often it has been started.
         note: why it failed, or is tried again.
-        started: of the present attempt, in seconds of ``time.time``.
-        command: of the present attempt.
+        started: start of the current attempt, in seconds of ``time.time``.
+        command: command of the current attempt.
         not_before: when it may be tried again, in seconds of ``time.time``.
     """
 

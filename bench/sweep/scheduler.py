@@ -36,7 +36,7 @@ class Resources:
         address: of a cluster; ``None`` starts Ray on this machine for the time of the sweep.
         cpus: of this machine, where Ray is started; ``None`` for all.
         cpus_per_run: cores that a run occupies; a whole number of threads is given to it, at least 1.
-        gpus_per_run: may be a fraction: several runs then share a GPU. ``None`` for 1 where there are any.
+        gpus_per_run: may be a fraction: several runs then share a GPU. ``None`` for 1 if there are any.
         retries: of a failed run.
     """
 

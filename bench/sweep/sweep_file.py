@@ -33,7 +33,7 @@ class MethodItem(Strict):
 
 
 def _named(item: object) -> object:
-    """A method by its name alone as the mapping that it is short for, so that what is wrong is said of one kind."""
+    """Expands a bare method name to the mapping that it abbreviates, so that errors always refer to a mapping."""
     return {"name": item} if isinstance(item, str) else item
 
 

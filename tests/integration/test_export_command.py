@@ -208,7 +208,7 @@ def test_push_uploads_the_three_files_and_a_second_export_is_refused(bench, run,
     assert calls[0] == ("net", {"repo_type": "model", "exist_ok": True})
     assert calls[1]["repo_id"] == "me/net"
     assert sorted(calls[1]["allow_patterns"]) == ["README.md", "model.safetensors", "record.json"]
-    refused(bench(*words), "already there", "--overwrite")
+    refused(bench(*words), "already exists", "--overwrite")
     assert bench(*words, "--overwrite").status == 0
 
 

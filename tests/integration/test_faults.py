@@ -147,7 +147,7 @@ def test_of_two_processes_that_write_the_same_record_one_is_refused(uninterrupte
     # 75: it may be tried again later. 2: so late that the first had ended.
     assert ends[0][1] == 0 and ends[1][1] in (2, 75), ends
     err = ends[1][0][1]
-    assert ("another process is at work" if ends[1][1] == 75 else "already holds a r") in err
+    assert ("another process is using" if ends[1][1] == 75 else "already holds a r") in err
     one_line(err)
     assert timeless(Path("run/record.json"))["checkpoint"] == timeless(uninterrupted / "record.json")["checkpoint"]
 

@@ -74,7 +74,7 @@ def test_what_is_filed_is_not_added_again_and_trials_are_left_out(
     file_record(results, filed)
     runs = [offline_run(tmp_path / "runs", record) for record in (filed, fresh, trial, fresh)]
     assert collect(tmp_path / "runs", None, results, tmp_path) == [runs[1] / "staged.json"]
-    assert capsys.readouterr().err == "left out offline-run-2: limited: measured or trained on part of the data\n"
+    assert capsys.readouterr().err == "skipped offline-run-2: limited: measured or trained on part of the data\n"
     # What was filed before records had all their fields is filed as well.
     old = filed.model_dump(mode="json")
     del old["training"]["arithmetic"], old["extras"]
@@ -88,7 +88,7 @@ def test_a_killed_run_and_damage(tmp_path: Path) -> None:
     run = offline_run(tmp_path, make_record())
     log, whole = run / "run-a.wandb", (run / "run-a.wandb").read_bytes()
     for data, reason in (
-        (whole[:-1], "no run with an artifact"),
+        (whole[:-1], "no W&B run with a record"),
         (b"other", "not a W&B log"),
         (whole[:7] + struct.pack("<IHB", 0, 3, 1) + b"\xff\xff\xff", "not a readable W&B log"),
     ):
@@ -100,7 +100,7 @@ def test_a_killed_run_and_damage(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="was changed"):
         collect(tmp_path, None, tmp_path, tmp_path)
     (run / "staged.json").unlink()
-    with pytest.raises(UserError, match="is gone"):
+    with pytest.raises(UserError, match="is missing"):
         collect(tmp_path, None, tmp_path, tmp_path)
 
 
@@ -134,7 +134,7 @@ def test_records_of_a_project(
     paths = collect(None, "me/project", tmp_path / "results", tmp_path)
     assert api.asked == "me/project"
     assert [path.read_text() for path in paths] == [make_record(k).dumps() for k in range(2)]
-    assert "left out me/project/run2: code.dirty" in capsys.readouterr().err
+    assert "skipped me/project/run2: code.dirty" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_records_of_a_project(
         ("project", FakeApi([]), "give ENTITY/PROJECT"),
         ("a/b/c", FakeApi([]), "give ENTITY/PROJECT"),
         ("a/b\n", FakeApi([]), "give ENTITY/PROJECT"),
-        ("me/project", FakeApi([]), "no run with an artifact"),
+        ("me/project", FakeApi([]), "no W&B run with a record"),
         ("me/project", FakeApi([], fails=True), "ConnectionError: no route"),
     ],
 )

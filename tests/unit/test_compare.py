@@ -93,7 +93,7 @@ def test_an_absent_folder_is_refused_though_nothing_is_looked_up_in_it(
     run = str(tmp_path / "run")
     assert compare(run, run, "--results", str(tmp_path / "resluts")) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "--results" in line and "no such folder" in line
+    assert "--results" in line and "folder not found" in line
     assert compare(run, run, "--results", str(results)) == 0
 
 

@@ -151,7 +151,7 @@ def truncated(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda path: write(path, random_net()), r"pickled module.*CifarResNet.*torch.save\(model.state_dict\(\)"),
+        (lambda path: write(path, random_net()), r"pickled object.*CifarResNet.*torch.save\(model.state_dict\(\)"),
         (truncated, "truncated"),
         (lambda path: path.write_bytes(b""), "truncated"),
         (
@@ -159,7 +159,7 @@ def truncated(path: Path) -> None:
             "module. stands .* b.",
         ),
         (lambda path: write(path, {"a.weight": torch.tensor([1.0, float("nan")])}), "a.weight holds .*NaN"),
-        (lambda path: write(path, {"optimizer": {"lr": 0.1}}), "no tensors by name.*it has optimizer"),
+        (lambda path: write(path, {"optimizer": {"lr": 0.1}}), "no named tensors.*it has optimizer"),
         (lambda path: write(path, [torch.ones(1)]), "holds list"),
         (lambda path: write(path, {"bench": {}, "state_dict": {}}), "of this suite.*--ckpt"),
         (lambda path: None, "cannot be read"),

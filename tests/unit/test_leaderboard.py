@@ -237,7 +237,7 @@ def test_others_who_measured_the_same_are_shown_and_counted(tmp_path: Path) -> N
     others = PAPER.replace("kind: own", "kind: replication\n    who: them")
     papers = load_reported(write_papers(tmp_path, others.replace("key: bu2022qcfs", "key: replications")))
     text = pages([make_record(0, [point(4, 0.84), point(8, 0.91)])], papers)["cifar10.md"]
-    assert "Against others who ran it again: 1 of 2 within 0.5 points" in text
+    assert "Against replications by others: 1 of 2 within 0.5 points" in text
     assert "Against the papers" not in text
     assert "of the papers' own recipes 1 of 2." in text
     assert "| QCFS (ICLR 2022) | paper | 4 | 4 | 84.00 | 83.75 | +0.25 | -7.77 | -8.02 | matches | them |" in text
@@ -512,7 +512,7 @@ def test_emphasis_and_addresses_are_broken_names_are_left_alone_and_links_go_to_
         ({"protocol__version": 99}, "protocol.version 99 is newer"),
         ({"protocol__num_eval_samples": 20_000}, "num_eval_samples is 20000; the test set has 10000"),
         ({"data__name": "imagenet", "protocol__num_eval_samples": 10_000}, "the test set has 50000"),
-        ({"data__name": "mnist"}, "no leaderboard for mnist"),
+        ({"data__name": "mnist"}, "mnist has no leaderboard"),
     ],
 )
 def test_each_reason_to_refuse_and_every_bad_file_are_named(
@@ -540,8 +540,8 @@ def test_each_reason_to_refuse_and_every_bad_file_are_named(
         ({"seed": 2**40}, "seed is 1099511627776"),
         ({"ann__top1": 0.999}, "ann: top1 0.999 is above top5 0.99"),
         ({"snn": [point(8, 0.9, top5=0.8)]}, "snn T=8: top1 0.9 is above top5 0.8"),
-        ({"snn": [point(8, 0.123456789)]}, "top1 0.123456789 is no whole number of 10000 images"),
-        ({"ann__top5": 0.99999}, "top5 0.99999 is no whole number of 10000 images"),
+        ({"snn": [point(8, 0.123456789)]}, "top1 0.123456789 is not a whole number of 10000 images"),
+        ({"ann__top5": 0.99999}, "top5 0.99999 is not a whole number of 10000 images"),
         ({"snn": [point(8, 0.9, quantised_top1=1 / 3)]}, "quantised_top1"),
         ({"conversion__retrained": False}, "conversion.retrained is False"),
         ({"method__name": "cos", "conversion__retrained": True}, "conversion.retrained is True"),
@@ -662,13 +662,13 @@ def test_conversions_of_one_source_net_are_seeds_where_they_differ(tmp_path: Pat
     assert len(load(tmp_path)[0]) == 2
     third = file_record(tmp_path, make_record(2, [point(8, 0.9, firing_rate=0.25)], **one))
     (line,) = refusal(tmp_path)
-    assert line.startswith(f"{third}: seed 2 has the very numbers of ")
+    assert line.startswith(f"{third}: seed 2 has exactly the results of ")
 
 
 @pytest.mark.parametrize(
     ("old", "new", "reason"),
     [
-        ("key: bu2022qcfs", "key: other", "its name must be other.yaml"),
+        ("key: bu2022qcfs", "key: other", "rename it to other.yaml"),
         ("title: A title", "titel: A title", "titel: unknown key (did you mean title?)"),
         ("    L: 4", "    l4: 4", "rows.0.l4: unknown key"),
         ("title: A title", "title: [A", "line 3: did not find expected"),
@@ -717,7 +717,7 @@ def test_no_records_at_all(tmp_path: Path, results: Path, reported: Path, capsys
     assert [row["badge"] for row in json.loads(capsys.readouterr().out)] == ["reported only"] * 4
     assert run(results, reported, tmp_path / "out", False, False, []) == 0
     assert files_in(tmp_path / "out") == MADE
-    assert "No run is filed yet." in (tmp_path / "out" / "cifar10.md").read_text()
+    assert "No results yet." in (tmp_path / "out" / "cifar10.md").read_text()
 
 
 def test_check_writes_nothing_and_names_stale_missing_and_surplus_files(
@@ -845,9 +845,9 @@ def test_an_absent_folder_is_refused_in_one_line(
     folders = {"--results": results, "--reported": reported, "--out": tmp_path / "out", option: tmp_path / "absent"}
     assert cli.main(["leaderboard", *(str(word) for pair in folders.items() for word in pair), *check]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert option in line and f"{tmp_path / 'absent'}: no such folder" in line
+    assert option in line and f"{tmp_path / 'absent'}: folder not found" in line
     assert not (tmp_path / "out").exists() and not (tmp_path / "absent").exists()
-    with pytest.raises(UserError, match="no such folder"):
+    with pytest.raises(UserError, match="folder not found"):
         run(tmp_path / "absent", reported, tmp_path / "out", False, False, [])
 
 

@@ -229,7 +229,7 @@ def test_thresholds_do_not_depend_on_how_the_images_came() -> None:
 
 ARGUMENTS: dict[str, tuple[dict[str, object], str]] = {
     "unknown method": ({"method": "robust-norm"}, r"^method robust-norm: unknown.*did you mean robust_norm"),
-    "no calibration": ({"calibration": None}, r"^robust_norm looks at training images"),
+    "no calibration": ({"calibration": None}, r"^robust_norm needs training images"),
     "empty calibration": ({"calibration": []}, "got none"),
     "calibration of whole numbers": ({"calibration": torch.zeros(2, 3, 8, 8, dtype=torch.uint8)}, "^calibration:"),
     "calibration of two shapes": ({"calibration": [torch.zeros(2, 3, n, n).double() for n in (8, 6)]}, "^calibration:"),
@@ -238,7 +238,7 @@ ARGUMENTS: dict[str, tuple[dict[str, object], str]] = {
     "option out of range": ({"percentile": 0}, "percentile 0"),
     "T of 0": ({"T": 0}, "T = 0"),
     "no T where it is needed": ({"method": "snnc_lp"}, "snnc_lp converts for one T"),
-    "method that trains": ({"method": "qcfs"}, "qcfs converts what it has trained itself.*robust_norm"),
+    "method that trains": ({"method": "qcfs"}, "qcfs converts only nets that it has trained.*robust_norm"),
     "method for another net": ({"method": "srp"}, "SRP converts a QCFS net"),
 }
 
@@ -359,12 +359,12 @@ class Pair(nn.Module):
 EIGHT = normal(2, 3, 8, 8)
 ODD: dict[str, tuple[Callable[[], object], str]] = {
     "parametrized": (lambda: convert(parametrized(), "max_norm", EIGHT), "conv1 is parametrized"),
-    "two answers": (lambda: convert(Pair(), "max_norm", EIGHT), "answers with several tensors"),
+    "two answers": (lambda: convert(Pair(), "max_norm", EIGHT), "returns several tensors"),
     "images of another size": (lambda: convert(ready(Tokens()), "max_norm", normal(2, 3, 5)), "does not take images"),
     "single images": (lambda: convert(ready(Tokens()), "max_norm", normal(2, 8, 8).float()), "torch.float32"),
     "a data set": (lambda: convert(plain(), "max_norm", torch.utils.data.TensorDataset(EIGHT)), "DataLoader"),
     "a number": (lambda: convert(plain(), "max_norm", 3), "is a int"),  # type: ignore[arg-type]
-    "an ANN": (lambda: simulate(plain(), EIGHT, 4), "takes what convert gives"),
+    "an ANN": (lambda: simulate(plain(), EIGHT, 4), "takes the network that convert returns"),
     "T that is no integer": (lambda: simulate(convert(plain(), "max_norm", EIGHT), EIGHT, 4.0), "must be an integer"),
     "no image": (lambda: simulate(convert(plain(), "max_norm", EIGHT), normal(0, 3, 8, 8), 4), "at least one image"),
 }  # fmt: skip

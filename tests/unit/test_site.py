@@ -71,7 +71,7 @@ def test_a_papers_row_is_shown_with_the_command_of_the_result_beside_it(generate
 
 def test_the_line_on_where_it_stands_counts_what_matches_a_paper(generate: Any) -> None:
     before = " ".join(generate.status(rows([record(0, 0.8, "quick")])))
-    assert "no printed accuracy is reproduced" in before and "CIFAR-100 and ImageNet has not been run" in before
+    assert "no printed accuracy has been reproduced" in before and "Not run yet: CIFAR-100, ImageNet" in before
     exact = [point(2, 0.732), point(4, 0.8375), point(8, 0.5)]
     after = " ".join(generate.status(rows([make_record(0, exact)])))
     assert "Of 3 accuracies" in after and "2 are within 0.5 points" in after

@@ -111,7 +111,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     },
     "dilated max-pool": (
         lambda: Parts(lambda net, x: net.odd(x), odd=nn.MaxPool2d(3, 1, 2, dilation=2)),
-        "odd: dilated max-pooling",
+        "odd: max-pooling with dilation",
     ),
     "max-pool with indices": (
         lambda: Parts(lambda net, x: net.odd(x)[0], odd=nn.MaxPool2d(2, return_indices=True)),
@@ -751,8 +751,8 @@ def test_what_a_user_types_becomes_an_unambiguous_name(typed: str, registered: s
         ("resnt20", r"resnt20: unknown .*choose from .*resnet18.*resnet20.*vgg16.*did you mean resnet20\?"),
         ("", "unknown"),
         ("regnetx_002", "unknown architecture.*timm/"),
-        ("timm/resnet81", r"timm/resnet81: timm has no such net .*did you mean resnet\d+"),
-        ("timm/", "no such net"),
+        ("timm/resnet81", r"timm/resnet81: not found in timm .*did you mean resnet\d+"),
+        ("timm/", "not found in timm"),
     ],
 )
 def test_an_unknown_name_is_refused_with_the_choices_and_the_nearest(typed: str, pattern: str) -> None:

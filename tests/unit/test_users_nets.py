@@ -279,8 +279,8 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "a shuffle of the batch": (lambda: Net(lambda net, x: net.head(F.relu(net.a(x.roll(1, 0))))), "mixes the images"),
     "a slice of the batch": (lambda: Net(lambda net, x: net.head(F.relu(net.a(x[:1])))), "first dimension"),
-    "state in an attribute": (Remembers, "keeps something from one call to the next"),
-    "state in a buffer": (Counts, "keeps something from one call to the next"),
+    "state in an attribute": (Remembers, "keeps state from one call to the next"),
+    "state in a buffer": (Counts, "keeps state from one call to the next"),
     "a part is overwritten": (lambda: Net(_writes), r"torch\.cat"),
     "a part is changed in place": (lambda: Net(_part), "in place on a part"),
     "rounding": (lambda: Net(lambda net, x: net.head(F.relu(net.a(x)).to(torch.int32).double())), "function to, which"),
@@ -298,12 +298,12 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: Net(lambda net, x: net.head(F.relu(net.a(x))) if x.sum() > 0 else x), "values of the images"
     ),
     "len": (lambda: Net(lambda net, x: net.head(F.relu(net.a(x)).view(len(x), 6, 8, 8))), r"write x\.shape"),
-    "two inputs": (TwoInputs, "needs z beside the images"),
+    "two inputs": (TwoInputs, "needs z besides the images"),
     "indices of maxima": (
         lambda: Net(lambda net, x: net.head(net.p(F.relu(net.a(x)))[0]), p=nn.MaxPool2d(2, return_indices=True)),
         "indices of maxima",
     ),
-    "GELU": (lambda: Net(lambda net, x: net.head(F.gelu(net.b(F.relu(net.a(x)))))), "gelu.*nn.ReLU in its place"),
+    "GELU": (lambda: Net(lambda net, x: net.head(F.gelu(net.b(F.relu(net.a(x)))))), "gelu.*nn.ReLU instead"),
     "PReLU": (lambda: Net(lambda net, x: net.head(net.p(net.a(x))), p=nn.PReLU()), r"p \(PReLU\).*negative"),
     "Hardtanh below 0": (lambda: Net(lambda net, x: net.head(net.p(net.a(x))), p=nn.Hardtanh()), r"p \(Hardtanh\)"),
     "GroupNorm": (lambda: Net(lambda net, x: net.head(net.relu(net.p(net.a(x)))), p=nn.GroupNorm(2, 6)), "statistic"),
@@ -475,7 +475,7 @@ class LogSoftmax(nn.Module):
 @pytest.mark.parametrize("last", [nn.Softmax(1), nn.LogSoftmax(1), LogSoftmax()])
 def test_a_softmax_at_the_end_is_left_out_and_said(last: nn.Module) -> None:
     net = Net(lambda net, x: net.p(net.head(F.relu(net.a(x)))), p=last)
-    with pytest.warns(ConversionWarning, match="left out, which changes no ranking"):
+    with pytest.warns(ConversionWarning, match="left out; this does not change the ranking"):
         snn = convert(net, "max_norm", CALIBRATION)
     rates = simulate(snn, IMAGES, 2000).mean(0)
     assert (last(rates) - net(IMAGES)).abs().max() < 0.02
@@ -641,13 +641,13 @@ def test_methods_on_quantised_nets_take_ones_own(method: str) -> None:
 
 
 BAD_THRESHOLDS: dict[str, tuple[object, str]] = {
-    "none": (None, "qcfs converts what it has trained itself"),
+    "none": (None, "qcfs converts only nets that it has trained"),
     "another class": ({nn.GELU: (1.0, 4)}, "has no GELU"),
     "another name": ({"22": (1.0, 4)}, "has no 22"),
-    "negative": ({TheirQuantiser: (-1.0, 4)}, "that of 2 is -1, and must be positive"),
+    "negative": ({TheirQuantiser: (-1.0, 4)}, "the threshold of 2 is -1, but must be positive"),
     "no levels": ({TheirQuantiser: (1.0, 0)}, "has 0 levels"),
-    "no attribute": ({TheirQuantiser: lambda module: (module.threshold, 4)}, "gives no threshold and levels for 2"),
-    "one number": ({TheirQuantiser: 1.0}, "gives no threshold and levels for 2"),
+    "no attribute": ({TheirQuantiser: lambda module: (module.threshold, 4)}, "no threshold and levels for 2"),
+    "one number": ({TheirQuantiser: 1.0}, "no threshold and levels for 2"),
     "NaN": ({TheirQuantiser: (float("nan"), 4)}, "that of 2 is nan"),
     "some": ({"2": (1.1, 4)}, "floor, which is not linear"),
 }

@@ -40,7 +40,7 @@ function paperLine(key) {
   return el("span", {}, paper.url ? el("a", { href: paper.url, rel: "noreferrer" }, paper.title) : paper.title, paper.venue ? `, ${paper.venue}` : "", " (", file, ")");
 }
 
-// Columns without any value are left out; that nothing is measured is said once.
+// Columns without any value are left out; one sentence says if costs were not measured.
 function cellTable(row) {
   const all = [
     ["T", (cell) => cell.T], ["warm-up", (cell) => cell.warmup],
@@ -51,18 +51,18 @@ function cellTable(row) {
   ];
   const used = all.filter(([, show]) => row.cells.some((cell) => show(cell) !== null));
   const table = simpleTable("Accuracy and cost at each T, over the seeds", used.map(([name]) => name), row.cells.map((cell) => used.map(([, show]) => show(cell))));
-  return used.some(([name]) => name === "SynOps") ? table : [table, el("p", { class: "quiet" }, "Synaptic operations and energy are not measured yet.")];
+  return used.some(([name]) => name === "SynOps") ? table : [table, el("p", { class: "quiet" }, "Synaptic operations and energy have not been measured.")];
 }
 
 function measuredDetail({ row, run }) {
   return [
     facts([["paper", paperLine(row.paper)], ["option", `--method ${row.method}`], ["recipe", row.recipe], ["L", row.L === null ? null : String(row.L)],
       ["ANN", [spread(row.ann), reference(row)].filter(Boolean).join("; ")],
-      ["rank", row.rank === null ? null : String(row.rank)], ["mind", row.marks.join("; ")]]),
+      ["rank", row.rank === null ? null : String(row.rank)], ["notes", row.marks.join("; ")]]),
     cellTable(row),
     ...[...new Set(row.cells.filter(({ paper }) => paper !== undefined).map((cell) => [`Compared with ${said(cell.where)} (${said(cell.kind)})`, said(cell.remark)].filter(Boolean).join(": ")))].map((text) => el("p", { class: "quiet" }, text + ".")),
-    el("h3", {}, "To repeat it"), ...row.runs.map((one, index) => runDetail(row, one, run ? one === run : index === 0)),
-    el("h3", {}, "How it was converted and measured"), facts(row.facts.map((pair) => pair.map(said))),
+    el("h3", {}, "Repeat this result"), ...row.runs.map((one, index) => runDetail(row, one, run ? one === run : index === 0)),
+    el("h3", {}, "Conversion and measurement"), facts(row.facts.map((pair) => pair.map(said))),
   ];
 }
 
@@ -70,7 +70,7 @@ function printedDetail({ row }) {
   return [
     facts([["paper", paperLine(row.paper)], ["printed as", row.as], ["measured by", row.who], ["kind", row.kind], ["where", row.where],
       ["L", row.L === null ? "not stated" : String(row.L)], ["warm-up", row.warmup ? many(row.warmup, "step") : null],
-      ["net", row.same ? `${row.arch}, the very net measured here` : row.arch], ["ANN", row.ann], ["note", row.note]]),
+      ["net", row.same ? `${row.arch}, the same net as measured here` : row.arch], ["ANN", row.ann], ["note", row.note]]),
     simpleTable("As printed", ["T", "top-1"], row.top1),
   ];
 }
@@ -96,7 +96,7 @@ function drawDetail() {
   const entry = entries(state.data, state.values).find(({ key }) => key === state.open);
   aside.hidden = !entry;
   document.body.classList.toggle("with-detail", Boolean(entry));
-  // Where it covers the page, nothing below can be reached.
+  // If it covers the page, nothing below can be reached.
   const covered = Boolean(entry) && matchMedia("(max-width: 640px)").matches;
   for (const below of [document.querySelector("header"), byId("tabs"), byId("panel")]) below.inert = covered;
   if (!entry || detailed === `${state.values} ${state.open}`) {

@@ -60,7 +60,7 @@ function drawFilters() {
 
 function sortBy(id, number) {
   if (state.sort === id) state.dir = state.dir === "asc" ? "desc" : "asc";
-  // What is asked of accuracies is the best; of names and ranks, the first.
+  // Accuracies sort best first; names and ranks sort in ascending order.
   else Object.assign(state, { sort: id, dir: number && !["rank", "n", "warmup", "synops", "rate"].includes(id) ? "desc" : "asc" });
   update();
   byId("live").textContent = `Sorted by ${id}, ${state.dir === "asc" ? "ascending" : "descending"}.`;

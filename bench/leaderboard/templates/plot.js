@@ -1,15 +1,15 @@
-// Both plots, drawn at the size they have on the screen; values by pointer and by arrow keys.
+// Both plots, drawn at their size on the screen; pointer and arrow keys show values.
 const SHAPES = ["circle", "square", "triangle", "diamond"];
 const PATHS = { square: "M-4-4h8v8h-8z", triangle: "M0-5l5 9h-10z", diamond: "M0-5.5l5 5.5-5 5.5-5-5.5z" };
 
 function mark(ink, x, y, hollow) {
-  // Another shape where the colours begin again, so that 32 series differ.
+  // When the colours repeat, the shape changes, so that 32 series differ.
   const shape = SHAPES[(ink + Math.floor(ink / 8)) % SHAPES.length];
   const style = { class: `${hollow ? "hollow" : "full"} ink${ink % 8}` };
   return shape === "circle" ? svg("circle", { ...style, cx: x, cy: y, r: 4 }) : svg("path", { ...style, d: PATHS[shape], transform: `translate(${x} ${y})` });
 }
 
-// The picked lines, else the first ones of the table; measured before printed.
+// The picked rows, else the first rows of the table; measured before printed.
 function plotted(lines) {
   if (state.picked.length) {
     const all = new Map(entries(state.data, state.values).map((entry) => [entry.key, entry]));
@@ -24,7 +24,7 @@ const title = (entry, nets = !state.arch) => `${named(entry.method)}, ${entry.so
 function curvePoints(entry, ink) {
   const points = [];
   for (const [T, cell] of entry.cells) {
-    // "512+" is no single number of steps.
+    // "512+" is not a single number of steps.
     if (T.endsWith("+")) continue;
     const std = cell.std ? ` ± ${two(cell.std)}` : "";
     points.push({ x: steps(T), y: cell.value, std: cell.std, hollow: entry.printed, ink,
@@ -138,13 +138,13 @@ function listen(host) {
 function drawPlots(lines) {
   const chosen = plotted(lines);
   const curves = chosen.map((entry, ink) => ({ points: curvePoints(entry, ink), ink, ann: entry.printed ? null : entry.ann, hollow: entry.printed }));
-  drawPlot("curve", curves, { base: 2, label: "T (time-steps)", guide: steps(state.T), empty: "Nothing is selected by these filters." });
+  drawPlot("curve", curves, { base: 2, label: "T (time-steps)", guide: steps(state.T), empty: "No rows match these filters." });
   const costs = chosen.map((entry, ink) => ({ points: costPoints(entry, ink), ink }));
   drawPlot("pareto", costs, { base: 10, label: "synaptic operations for one image", front: true,
-    empty: chosen.length ? "Synaptic operations are not measured yet for these rows." : "Nothing is selected by these filters." });
+    empty: chosen.length ? "Synaptic operations have not been measured for these rows." : "No rows match these filters." });
   const nets = new Set(chosen.map(({ arch }) => arch));
-  byId("curve-note").textContent = (state.picked.length ? `${many(chosen.length, "picked row")}. ` : `The first ${many(chosen.length, chosen.some(({ printed: theirs }) => !theirs) ? "measured row" : "row")} of the table; tick rows to choose. `) + (nets.size === 1 ? `Net: ${[...nets][0]}.` : "");
-  byId("pareto-note").textContent = costs.some(({ points }) => points.length) ? "Up and to the left is better; dotted: the best of these." : "";
+  byId("curve-note").textContent = (state.picked.length ? `${many(chosen.length, "picked row")}. ` : `The first ${many(chosen.length, chosen.some(({ printed: theirs }) => !theirs) ? "measured row" : "row")} of the table; tick rows to choose others. `) + (nets.size === 1 ? `Net: ${[...nets][0]}.` : "");
+  byId("pareto-note").textContent = costs.some(({ points }) => points.length) ? "Up and to the left is better. Dotted line: the best of these." : "";
   byId("legend").replaceChildren(...chosen.map((entry, ink) => el("li", {}, svg("svg", { width: 18, height: 14, "aria-hidden": "true" }, mark(ink, 9, 7, entry.printed)), title(entry, nets.size > 1))));
   return new Map(chosen.map((entry, ink) => [entry.key, ink]));
 }

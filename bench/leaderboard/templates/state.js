@@ -1,4 +1,4 @@
-// What is shown, kept in the address so that a link restores it, and how elements are made: by text, never by markup.
+// The state, kept in the address so that a link restores it; and making elements, from text, never from markup.
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const MOST = 6;
 const COMMON = ["1", "2", "4", "8", "16", "32", "64"];
@@ -22,7 +22,7 @@ const svg = (tag, attributes = {}, ...children) =>
   fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 
 const said = (number) => DATA.texts[number];
-// A method as people know it; one that is not registered here has the name that its paper gives it.
+// A method's display name; a method that is not registered here keeps the name from its paper.
 const named = (method) => (Object.hasOwn(DATA.methods, method) ? DATA.methods[method] : method);
 const two = (value) => value.toFixed(2);
 const spread = ([mean, std]) => two(mean) + (std === null ? "" : ` ± ${two(std)}`);

@@ -29,14 +29,14 @@ function costs(T) {
   ];
 }
 
-// Coloured, and told apart by its sign as well.
+// Coloured, and with a sign for readers who do not see the colour.
 function difference(cell) {
   if (cell.difference === undefined) return null;
   const kind = cell.badge === "matches" ? "same" : cell.difference < 0 ? "below" : "above";
-  return el("span", { class: `difference ${kind}`, title: `the paper has ${cell.paper}${cell.remark ? `; ${cell.remark}` : ""}` }, { same: "= ", below: "▼ ", above: "▲ " }[kind] + signed(cell.difference));
+  return el("span", { class: `difference ${kind}`, title: `the paper prints ${cell.paper}${cell.remark ? `; ${cell.remark}` : ""}` }, { same: "= ", below: "▼ ", above: "▲ " }[kind] + signed(cell.difference));
 }
 
-// A mean over fewer seeds than the row has says so.
+// Shows the number of seeds if a mean is over fewer seeds than the row has.
 function fewer(n, seeds) {
   return state.values === "means" && n !== undefined && n !== seeds ? el("span", { class: "std" }, ` (n=${n})`) : null;
 }
@@ -68,7 +68,7 @@ function sourceCell(entry) {
   return [entry.source, el("span", { class: "mark" }, entry.row.kind + (entry.row.L === null ? "" : `, L = ${entry.row.L}`))];
 }
 
-// Of the classifier that the paper prints as its ANN, where that is another one.
+// Accuracy of the classifier that the paper prints as its ANN, if that is another one.
 function reference(row, run) {
   const value = run ? run.reference : row.reference;
   return value === undefined ? "" : `${row.called}: ${run ? two(value) : spread(value)}`;
@@ -81,7 +81,7 @@ function annCell(entry) {
   return [el("span", {}, entry.printed ? entry.row.ann : two(entry.ann)), std ? el("span", { class: "std" }, ` ± ${two(std)}`) : null, other ? el("span", { class: "mark" }, other) : null];
 }
 
-// More rows than anybody reads at once are drawn on demand, so that sorting stays immediate.
+// Further rows are drawn on demand, so that sorting stays fast.
 const ENOUGH = 200;
 let all = false;
 const drawn = new Map();
@@ -114,7 +114,7 @@ function drawTable(lines, inks) {
     else head.removeAttribute("aria-sort");
   }
   const body = document.createDocumentFragment();
-  // A row that is moved loses the focus that it has.
+  // A row that moves loses the focus.
   const focused = document.activeElement;
   for (const entry of all ? lines : lines.slice(0, ENOUGH)) {
     const line = tableRow(entry, shape);
@@ -124,7 +124,7 @@ function drawTable(lines, inks) {
     line.classList.toggle("opened", entry.key === state.open);
     body.append(line);
   }
-  if (!lines.length) body.append(el("tr", {}, el("td", { colspan: shape.length + 1, class: "empty" }, "Nothing is left by these filters.")));
+  if (!lines.length) body.append(el("tr", {}, el("td", { colspan: shape.length + 1, class: "empty" }, "No rows match these filters.")));
   table.tBodies[0].replaceChildren(body);
   if (focused !== document.activeElement && focused.isConnected) focused.focus({ preventScroll: true });
   byId("more").hidden = all || lines.length <= ENOUGH;

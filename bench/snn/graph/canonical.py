@@ -1,8 +1,8 @@
-"""A user's network, spelt as conversion knows it: same function, same parameters, same names.
+"""Rewrites a user's network in the form that conversion knows: same function, same parameters, same names.
 
-Networks say one thing in many ways: ReLU as a module, as a function, in place, or as a clamp; one module called from
-several places; pooling, a layer or a constant inside ``forward``. Here each becomes the module that the rest of the
-suite works on. What is neither linear nor known stays, for :mod:`bench.snn.graph.check` to refuse by name.
+Networks express one operation in many ways: ReLU as a module, as a function, in place, or as a clamp; one module called
+from several places; pooling, a layer or a constant inside ``forward``. Here each becomes the module that the rest of
+the suite works on. Whatever is neither linear nor known stays, and :mod:`bench.snn.graph.check` refuses it by name.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ _SOFTMAX = {F.softmax, F.log_softmax, torch.softmax, torch.log_softmax, "softmax
 
 
 class Canonical(NamedTuple):
-    """What :func:`canonical` makes of a network.
+    """The result of :func:`canonical`.
 
     Attributes:
         net: the network; its nonlinearities are ``nn.ReLU`` and ``nn.Hardtanh`` modules, each called once.
         last: the softmax that ended it, which is left out of ``net``; ``None`` if there was none.
-        fixed_size: its ``forward`` asked for the shape of the images, so it holds for images of that shape alone.
+        fixed_size: its ``forward`` asked for the shape of the images, so it is valid for that shape only.
     """
 
     net: nn.Module
@@ -60,9 +60,9 @@ class Canonical(NamedTuple):
 
 
 def canonical(net: nn.Module, image: ImageShape = None) -> Canonical:
-    """Spells a network as conversion knows it.
+    """Rewrites a network in the form that conversion knows.
 
-    New modules get the name of what they do (``relu``, ``relu_2``, ``pool`` ...) beside the layers whose ``forward``
+    New modules are named after what they do (``relu``, ``relu_2``, ``pool`` ...) beside the layers whose ``forward``
     calls them.
 
     Args:
@@ -70,7 +70,7 @@ def canonical(net: nn.Module, image: ImageShape = None) -> Canonical:
         image: shape of one image, if known.
 
     Raises:
-        UserError: ``net`` cannot be traced, or changes in place what cannot be followed.
+        UserError: ``net`` cannot be traced, or works in place in a way that cannot be followed.
     """
     graph, asked = traced(net, image)
     changed = make_functional(net, graph, image)
@@ -98,7 +98,7 @@ def canonical(net: nn.Module, image: ImageShape = None) -> Canonical:
 
 
 def _by_position(graph: fx.Graph) -> bool:
-    """Gives modules their input by position: neurons do not know what the layer that they replace calls it."""
+    """Passes modules their input by position: a neuron does not know the argument name of the layer it replaces."""
     due = [node for node in graph.nodes if node.op == "call_module" and not node.args and set(node.kwargs) == {"input"}]
     for node in due:
         node.args, node.kwargs = (node.kwargs["input"],), {}
@@ -106,7 +106,7 @@ def _by_position(graph: fx.Graph) -> bool:
 
 
 def _squeeze_all_but_the_images(net: nn.Module, graph: fx.Graph, image: ImageShape) -> bool:
-    """Keeps ``squeeze()`` from taking the first dimension, too, where a pass has one image."""
+    """Keeps ``squeeze()`` from removing the batch dimension of a pass with one image."""
     due = [
         node
         for node in graph.nodes
@@ -129,7 +129,7 @@ def _squeeze_all_but_the_images(net: nn.Module, graph: fx.Graph, image: ImageSha
 
 
 def _spelt_as_functions(net: nn.Module, graph: fx.Graph) -> Iterable[tuple[fx.Node, str, nn.Module]]:
-    """Calls of functions that are modules to conversion, with the name and the module that each is to have."""
+    """Yields calls of functions that must become modules, each with the name and the module that it gets."""
     for node in graph.nodes:
         if node.op not in ("call_function", "call_method"):
             continue
@@ -141,7 +141,7 @@ def _spelt_as_functions(net: nn.Module, graph: fx.Graph) -> Iterable[tuple[fx.No
 
 
 def _called_again(net: nn.Module, graph: fx.Graph) -> Iterable[tuple[fx.Node, str, nn.Module]]:
-    """Second and further calls of a module that remembers once it is converted."""
+    """Yields the second and later calls of a module that will have state once it is converted."""
     seen: Counter[str] = Counter()
     for node in graph.nodes:
         module = called(net, node)
@@ -152,12 +152,12 @@ def _called_again(net: nn.Module, graph: fx.Graph) -> Iterable[tuple[fx.Node, st
 
 
 def _given(node: fx.Node, *names: str) -> dict[str, object]:
-    """Arguments of a call by name, the first being what it works on."""
+    """Returns the arguments of a call by name; the first name is that of its input."""
     return {**dict(zip(names, node.args, strict=False)), **node.kwargs}
 
 
 def _constant(net: nn.Module, value: object) -> Tensor | None:
-    """The tensor that a node of the graph always has; ``None`` if it depends on the image."""
+    """Returns the constant tensor of a node; ``None`` if it depends on the image."""
     if not isinstance(value, fx.Node) or value.op != "get_attr":
         return None
     path, _, name = str(value.target).rpartition(".")
@@ -183,7 +183,7 @@ def _rectifier(net: nn.Module, node: fx.Node) -> nn.Module | None:
         return None
     source = first_input(node)
     if low is None and high is not None and source is not None and _is_relu(net, source):
-        # A clip of what a ReLU gives is one rectifier, and one neuron.
+        # A ReLU followed by a clip is one rectifier, and becomes one neuron.
         before = first_input(source)
         assert before is not None
         node.replace_input_with(source, before)
@@ -206,7 +206,7 @@ def _pool(net: nn.Module, node: fx.Node) -> nn.Module | None:
     options = {key: value for key, value in _given(node, *names).items() if key != "input"}
     if any(isinstance(value, fx.Node) for value in options.values()):
         return None
-    if not options.get("stride", True):  # PyTorch's "the kernel's"
+    if not options.get("stride", True):  # in PyTorch: the same as the kernel
         del options["stride"]
     return kind(**options)
 
@@ -244,7 +244,7 @@ def _with_weights(
 
 
 def _norm(net: nn.Module, node: fx.Node) -> nn.Module | None:
-    """``F.batch_norm`` with constant statistics, which a subclass of ``nn.BatchNorm2d`` calls, too."""
+    """``F.batch_norm`` with constant statistics; subclasses of ``nn.BatchNorm2d`` call it as well."""
     if node.target is not F.batch_norm:
         return None
     names = ("running_mean", "running_var", "weight", "bias")
@@ -254,7 +254,7 @@ def _norm(net: nn.Module, node: fx.Node) -> nn.Module | None:
     missing = any(value is None and given.get(name) is not None for name, value in values.items())
     if mean is None or missing or given.get("training") or not isinstance(eps, float):
         return None
-    norm = nn.SyncBatchNorm(len(mean), eps).to(mean)  # of images of any number of dimensions
+    norm = nn.SyncBatchNorm(len(mean), eps).to(mean)  # it takes inputs with any number of dimensions
     norm.load_state_dict({name: value for name, value in values.items() if value is not None}, strict=False)
     return norm.eval()
 
@@ -268,7 +268,7 @@ _MAKERS: dict[str, Callable[[nn.Module, fx.Node], nn.Module | None]] = {
 
 
 def _fold_constants(net: nn.Module, graph: fx.Graph) -> bool:
-    """Computes once what is made of parameters alone, as standardised weights and learnt mixing factors are."""
+    """Computes once what depends on parameters alone, such as standardised weights and learnt mixing factors."""
     constant: set[fx.Node] = set()
     for node in graph.nodes:
         if node.op == "get_attr" or (node.all_input_nodes and constant.issuperset(node.all_input_nodes)):
@@ -305,7 +305,7 @@ def _fold_constants(net: nn.Module, graph: fx.Graph) -> bool:
 
 
 def _softmax_at_the_end(net: nn.Module, graph: fx.Graph) -> nn.Module | None:
-    """Takes a softmax that ends the network out of its graph: it changes no ranking of the classes."""
+    """Removes a softmax that ends the network from its graph: it does not change the ranking of the classes."""
     output = next(node for node in graph.nodes if node.op == "output")
     node = output.args[0]
     if not isinstance(node, fx.Node) or len(node.users) != 1:
@@ -327,14 +327,14 @@ def _softmax_at_the_end(net: nn.Module, graph: fx.Graph) -> nn.Module | None:
 
 
 def ceiling_of(module: nn.ReLU | nn.Hardtanh) -> float | None:
-    """The highest value that a rectifier gives, infinity for ``nn.ReLU``; ``None`` if it gives negative ones, too."""
+    """Returns the highest output of a rectifier, infinity for ``nn.ReLU``; ``None`` if it can be negative."""
     if isinstance(module, nn.ReLU):
         return math.inf
     return float(module.max_val) if module.min_val == 0 and module.max_val > 0 else None
 
 
 def drop_uncalled(net: nn.Module, image: ImageShape = None) -> None:
-    """Puts, in place, an identity for each ReLU and max-pooling that ``forward`` never calls: no current reaches it."""
+    """Replaces, in place, each ReLU and max-pooling that ``forward`` never calls by an identity: it gets no input."""
     targets = {str(node.target) for node in trace(net, image).nodes if node.op == "call_module"}
     names: dict[nn.Module, set[str]] = {}
     for name, module in net.named_modules(remove_duplicate=False):

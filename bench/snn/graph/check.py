@@ -1,7 +1,7 @@
-"""The refusal of what cannot be converted.
+"""Refuses networks that cannot be converted.
 
-Whatever is neither linear nor an activation that conversion knows is refused by name, because a nonlinearity left as it
-was gives wrong spikes in silence.
+Whatever is neither linear nor a known activation is refused by name. A nonlinearity that is left in place would give
+wrong spikes without an error.
 """
 
 from __future__ import annotations
@@ -67,11 +67,11 @@ _LINEAR_METHODS = {
 }  # fmt: skip
 # Constant, whatever the first argument is.
 _CONSTANTS = {torch.zeros_like, torch.ones_like, torch.full_like, "new_zeros", "new_ones", "new_full"}
-# Linear in their first argument if the others do not depend on the image; gates and attention are not.
+# Linear in their first argument if the others do not depend on the image, unlike in gates and attention.
 _SCALINGS = {operator.truediv, operator.itruediv, torch.div, "div", "div_"}
-# Layers whose operations nobody would count.
+# Layers called as functions, whose operations would not be counted.
 _LAYER_FUNCTIONS = {F.conv1d, F.conv2d, F.conv3d, F.linear, torch.conv1d, torch.conv2d, torch.conv3d}
-# What gives the same memory under another name (in evaluation mode).
+# These return the same memory under another name (in evaluation mode).
 ALIAS_MODULES = (nn.Identity, nn.Flatten, nn.Unflatten, *_DROPOUT)
 ALIASES = {
     operator.getitem, torch.flatten, torch.unflatten, torch.reshape, torch.permute, torch.transpose, torch.swapaxes,
@@ -81,7 +81,7 @@ ALIASES = {
     "movedim", "squeeze", "unsqueeze", "split", "chunk", "unbind", "narrow", "expand", "expand_as", "detach", "float",
     "double", "to", "type_as",
 }  # fmt: skip
-# Functions that torch dispatches by an argument have no name of their own.
+# Functions that torch dispatches by an argument do not carry their own name.
 _DISPATCHED = {
     F.max_pool1d, F.max_pool2d, F.max_pool3d, F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d,
 }  # fmt: skip
@@ -101,7 +101,7 @@ _STATISTICS = {
 
 
 def shape_nodes(graph: fx.Graph) -> set[fx.Node]:
-    """Nodes that hold sizes, and what is reckoned from sizes alone; any arithmetic is right there."""
+    """Returns the nodes that hold sizes or are computed from sizes alone; any arithmetic is allowed on these."""
     shapes: set[fx.Node] = set()
     for node in graph.nodes:
         asks = (node.target is getattr and node.args[1] in ("shape", "dtype", "device", "ndim")) or (
@@ -113,14 +113,14 @@ def shape_nodes(graph: fx.Graph) -> set[fx.Node]:
 
 
 def _from_image(node: fx.Node, shapes: set[fx.Node]) -> list[fx.Node]:
-    """The inputs of ``node`` that depend on pixels, neither sizes nor parameters; twice where it is given twice."""
+    """Returns the inputs of ``node`` that depend on pixels; one that is passed twice appears twice."""
     given: list[fx.Node] = []
     fx.node.map_arg((node.args, node.kwargs), given.append)
     return [source for source in given if source not in shapes and source.op != "get_attr"]
 
 
 class _Problem(NamedTuple):
-    """What stands against a conversion: whose (a module's name or a call), of what kind, and why."""
+    """An obstacle to conversion: where it is (the name of a module or a call), its kind, and the reason."""
 
     where: str
     kind: str
@@ -128,7 +128,7 @@ class _Problem(NamedTuple):
 
 
 def check_convertible(net: nn.Module, image: ImageShape = None) -> None:
-    """Refuses what conversion would get wrong.
+    """Refuses a network that conversion would get wrong.
 
     Args:
         net: network.
@@ -151,7 +151,7 @@ def check_convertible(net: nn.Module, image: ImageShape = None) -> None:
         _Problem(
             name,
             type(net.get_submodule(name)).__name__,
-            f"is called from {n} places; give each call a module of its own",
+            f"is called from {n} places; give each call its own module",
         )
         for name, n in calls.items()
         if n > 1
@@ -163,7 +163,7 @@ def check_convertible(net: nn.Module, image: ImageShape = None) -> None:
 
 
 def _in_one_line(problems: list[_Problem]) -> str:
-    """The first three kinds of problems, each with the first names that have it."""
+    """Describes the first three kinds of problems, each with the first module that has it."""
     groups: dict[tuple[str, str], list[str]] = {}
     for problem in problems:
         groups.setdefault((problem.kind, problem.reason), []).append(problem.where)
@@ -176,17 +176,17 @@ def _in_one_line(problems: list[_Problem]) -> str:
 
 
 def check_batch(net: nn.Module, image: Sequence[int]) -> None:
-    """Refuses a network that puts something else into the first dimension than the images, where time goes.
+    """Refuses a network whose first dimension is not the images: time is folded into that dimension.
 
     Args:
         net: network.
         image: shape of one.
 
     Raises:
-        UserError: names the layer, or the network does not take such images.
+        UserError: a layer has another first dimension (the message names it), or the network does not take such images.
     """
     graph = trace(net, image)
-    for batch in (5, 7):  # no layer has both by chance
+    for batch in (5, 7):  # no layer has both sizes by chance
         shapes: dict[fx.Node, torch.Size] = {}
 
         def note(node: fx.Node, result: object, shapes: dict[fx.Node, torch.Size] = shapes) -> None:
@@ -199,13 +199,13 @@ def check_batch(net: nn.Module, image: Sequence[int]) -> None:
             for value in layers if node.op in ("call_module", "output") else ():
                 if value in shapes and value.op != "get_attr" and shapes[value][:1] != (batch,):
                     found = f"{batch} images became {list(shapes[value])}"
-                    where = str(node.target) if node.op == "call_module" else "what the network answers"
+                    where = str(node.target) if node.op == "call_module" else "the network's output"
                     raise UserError(
                         f"{type(net).__name__} cannot be converted: the first dimension of {where} is not the images "
                         f"({found}), and time is folded into it; keep frames or windows in another dimension"
                     )
         if next(node for node in graph.nodes if node.op == "output").args[0] not in shapes:
-            raise UserError(f"{type(net).__name__} answers with several tensors; give one that answers with logits")
+            raise UserError(f"{type(net).__name__} returns several tensors; give a network that returns logits")
 
 
 def _problem(net: nn.Module, node: fx.Node, shapes: set[fx.Node]) -> _Problem | None:
@@ -214,9 +214,9 @@ def _problem(net: nn.Module, node: fx.Node, shapes: set[fx.Node]) -> _Problem | 
         if not isinstance(module, (*_ACTIVATIONS, *_LINEAR_MODULES, *MAX_POOLS)):
             return _Problem(name, kind, _reason(kind.lower()) or "has no spiking counterpart")
         if isinstance(module, BatchNorm) and module.running_mean is None:
-            return _Problem(name, kind, "uses the statistics of the batch, which time is folded into")
+            return _Problem(name, kind, "uses the statistics of the batch, into which time is folded")
         if getattr(module, "return_indices", False):
-            return _Problem(name, kind, "gives the indices of maxima, which spikes do not have")
+            return _Problem(name, kind, "returns the indices of maxima, which spikes do not have")
         if getattr(module, "inplace", False) and is_overwritten(net, node):
             return _Problem(name, kind, "works in place on a value that is read again; use its result")
         return None
@@ -226,20 +226,20 @@ def _problem(net: nn.Module, node: fx.Node, shapes: set[fx.Node]) -> _Problem | 
     name = "max_pool" if node.target in _DISPATCHED else name
     why: str | None = None
     if node.target in _LAYER_FUNCTIONS:
-        why = "which nobody would count; make it a layer, an nn.Conv2d or nn.Linear"
+        why = "whose operations would not be counted; make it a layer such as nn.Conv2d or nn.Linear"
     elif node.target in _DROPOUT_FUNCTIONS and node.kwargs.get("training", True):
         why = "which stays active in evaluation; write training=self.training, or make it an nn.Dropout module"
     elif node.kwargs.get("out") is not None:
-        why = "which writes into a tensor that is there; use its result"
+        why = "which writes into an existing tensor; use its result"
     elif not _is_linear(node, shapes):
         several = len(_from_image(node, shapes)) > 1
         if several and (node.target in _PRODUCTS | _SCALINGS or name in _MATRIX_PRODUCTS):
             why = (
-                "which multiplies values that depend on the image, as gates, squeeze-and-excitation and attention do, "
-                "and spikes cannot; take a network without it"
+                "which multiplies values that depend on the image, as gates, squeeze-and-excitation and attention do; "
+                "spikes cannot; use a network without it"
             )
         elif name in ("relu", "relu_"):
-            why = "which conversion cannot see into; make it an nn.ReLU module of its own"
+            why = "which conversion cannot see into; make it an nn.ReLU module"
         else:
             why = f"which {_reason(name.rstrip('_')) or 'is not linear, and conversion cannot see into it'}"
     elif (name.endswith("_") or name in ("iadd", "isub", "imul", "itruediv")) and is_overwritten(net, node):
@@ -251,16 +251,18 @@ def _problem(net: nn.Module, node: fx.Node, shapes: set[fx.Node]) -> _Problem | 
 def _reason(name: str) -> str | None:
     """Why a nonlinearity cannot be converted, and what a user can do."""
     if name in _CURVED:
-        return "is no ReLU, and a firing rate follows nothing else; train the network with nn.ReLU in its place"
+        return (
+            "is not a ReLU, the only nonlinearity that a firing rate can follow; train the network with nn.ReLU instead"
+        )
     if name in _LEAKY:
-        return "gives negative values, which a firing rate cannot; train the network with nn.ReLU in its place"
+        return "has negative values, which a firing rate cannot represent; train the network with nn.ReLU instead"
     if name in _STATISTICS:
-        return "divides by a statistic of the image, which spikes do not have; train the network with BatchNorm"
+        return "divides by a statistic of the image, which spikes cannot compute; train the network with BatchNorm"
     return None
 
 
 def is_overwritten(net: nn.Module, node: fx.Node) -> bool:
-    """Whether what an in-place operation overwrote is read after it, under any name, or its own result is not."""
+    """Whether the value that an in-place operation overwrites is read again, or its result is never read."""
     source = first_input(node)
     if not node.users or source is None:
         return not node.users
@@ -273,7 +275,7 @@ def is_overwritten(net: nn.Module, node: fx.Node) -> bool:
     while is_alias(source) and (before := first_input(source)) is not None:
         source = before
         memory.add(source)
-    for other in node.graph.nodes:  # in the order of the calls; what comes from ``node`` itself is its result
+    for other in node.graph.nodes:  # in the order of the calls; what ``node`` itself returns is its result
         if other is not node and is_alias(other) and first_input(other) in memory:
             memory.add(other)
     return any(order[user] > order[node] for name in memory for user in name.users if user is not node)
@@ -295,7 +297,7 @@ def _is_linear(node: fx.Node, shapes: set[fx.Node]) -> bool:
 
 
 def owner(node: fx.Node) -> str:
-    """Name of the module whose ``forward`` makes a call; empty for the network's own."""
+    """Returns the name of the module whose ``forward`` makes a call; empty for that of the network."""
     stack = node.meta.get("nn_module_stack") or {}
     paths = [path for path, _ in stack.values() if path]
     return paths[-1] if paths else ""
@@ -304,8 +306,8 @@ def owner(node: fx.Node) -> str:
 def mixes_constant_input(net: nn.Module, image: ImageShape = None) -> bool:
     """Whether a path that is still constant in time meets one that has passed a neuron.
 
-    Pre-activation nets do so: their first shortcut leaves before the first neuron. Such nets need their input
-    repeated for every step; all others let the first neuron begin time.
+    This happens in pre-activation nets: their first shortcut starts before the first neuron. Such nets need their
+    input repeated for every step. In all others, time begins at the first neuron.
     """
     graph = trace(net, image)
     shapes = shape_nodes(graph)
@@ -313,7 +315,7 @@ def mixes_constant_input(net: nn.Module, image: ImageShape = None) -> bool:
     for node in graph.nodes:
         late = [source in timed for source in node.all_input_nodes if source.op != "get_attr"]
         begins = isinstance(called(net, node), Timed)
-        # A size read behind a neuron knows of time; one read before it must not be used behind it.
+        # A size read behind a neuron includes time; one read before a neuron must not be used behind it.
         if any(late) and not all(late) and not begins and node not in shapes:
             return True
         if begins or any(late):

@@ -1,4 +1,4 @@
-"""What moves into the weights of a layer: batch normalisation behind it, thresholds before it, constant currents."""
+"""Folds into the weights of a layer: batch normalisation behind it, thresholds before it, and constant currents."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from bench.snn.replace import put
 
 
 def fold_batch_norm(net: nn.Module, image: ImageShape = None) -> int:
-    """Folds, in place, each BN (in evaluation mode) into the convolution or linear layer that alone feeds it.
+    """Folds each BN (in evaluation mode), in place, into the convolution or linear layer that is its only input.
 
-    A BN that has another producer stays; its bias then enters at every step as before. So does one behind a linear
-    layer whose output has more than two dimensions, the second of which BN takes for channels, or may have.
+    A BN with another input stays, and its bias enters at every step as before. So does a BN behind a linear layer whose
+    output has, or may have, more than two dimensions: BN takes the second one for channels.
 
     Args:
         net: changed in place.
-        image: shape of one image, where known.
+        image: shape of one image, if known.
 
     Returns:
-        How many were folded.
+        The number of folded BN layers.
     """
     linear, norm_1d = (any(isinstance(m, kind) for m in net.modules()) for kind in (nn.Linear, nn.BatchNorm1d))
     graph = (trace_shapes if linear and norm_1d and known_image(net, image) else trace)(net, image)
@@ -57,7 +57,7 @@ def fold_batch_norm(net: nn.Module, image: ImageShape = None) -> int:
 
 
 def _is_flat(net: nn.Module, node: fx.Node | None) -> bool:
-    """Whether a value is ``[B, features]`` whatever the images are: flattened, and what layers make of that."""
+    """Whether a value is ``[B, features]`` for any images: flattened, perhaps with layers behind."""
     while node is not None:
         module = called(net, node)
         if module is None:
@@ -71,7 +71,7 @@ def _is_flat(net: nn.Module, node: fx.Node | None) -> bool:
 
 
 class Scale(nn.Module):
-    """Multiplies by a constant: what remains of a threshold on an edge without weights."""
+    """Multiplies by a constant: holds a threshold on a connection without weights."""
 
     factor: torch.Tensor
 
@@ -85,13 +85,13 @@ class Scale(nn.Module):
 
 
 def fold_thresholds(net: nn.Module, image: ImageShape = None) -> fx.GraphModule:
-    """A copy of a converted net whose neurons send unit spikes.
+    """Returns a copy of a converted net whose neurons send unit spikes.
 
-    Each neuron's threshold moves into the weights that read it, through average pooling and flattening; on an edge
-    that ends in an addition (an identity shortcut) a :class:`Scale` is put. Only scalar thresholds fold.
+    Each neuron's threshold moves into the weights that read it, through average pooling and flattening. A connection
+    that ends in an addition (an identity shortcut) gets a :class:`Scale`. Only scalar thresholds can be folded.
 
     Raises:
-        UserError: a neuron has one threshold per channel.
+        UserError: a neuron has more than one threshold, or the weights behind it are shared.
     """
     net = copy.deepcopy(net)
     graph = trace(net, image)
@@ -128,17 +128,17 @@ def fold_thresholds(net: nn.Module, image: ImageShape = None) -> fx.GraphModule:
 
 
 def fold_currents(net: nn.Module, image: ImageShape = None) -> nn.Module:
-    """A copy of a converted net in which no neuron adds a current: it moves into a bias of the layers that feed it.
+    """Returns a copy of a converted net whose neurons add no current: it moves into a bias of a layer before them.
 
     Raises:
-        UserError: names a neuron whose current no bias can take.
+        UserError: the current of a neuron fits into no bias; the message names the neuron.
     """
     net = copy.deepcopy(net)
     graph = trace(net, image)
     calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
 
     def take(node: fx.Node, current: torch.Tensor) -> bool:
-        """Adds the current to the bias of one layer whose output goes nowhere else."""
+        """Adds the current to the bias of a layer whose output goes only here; returns whether there is one."""
         module = called(net, node)
         if len(node.users) != 1:
             return False
@@ -150,7 +150,7 @@ def fold_currents(net: nn.Module, image: ImageShape = None) -> nn.Module:
             module.bias = nn.Parameter(old + current.flatten(), requires_grad=False)
             return True
         operands = [value for value in (*node.args, *node.kwargs.values()) if isinstance(value, fx.Node)]
-        # A multiple of a layer's output would take that multiple of the current.
+        # If the output is multiplied by a constant, the current would be multiplied, too.
         once = len(set(operands)) == len(operands) and node.kwargs.get("alpha", 1) == 1
         adds = once and node.target in (operator.add, operator.iadd, torch.add)
         passes = adds or isinstance(module, (nn.Identity, nn.Dropout))

@@ -1,7 +1,7 @@
-"""In-place operations of a ``forward``, rewritten as operations that give a new value.
+"""Rewrites in-place operations of a ``forward`` as operations that return a new value.
 
-In a simulation an in-place operation would change the images themselves at each pass, or a value that time has been
-folded into. Other names of the same memory are followed: after ``res = y; y += f(y)``, ``res`` is the sum.
+In a simulation, an in-place operation would change the images at each pass, or a value into which time is folded. Other
+names of the same memory are followed: after ``res = y; y += f(y)``, ``res`` is the sum.
 """
 
 from __future__ import annotations
@@ -35,18 +35,19 @@ class _Memory(NamedTuple):
 
 
 def make_functional(net: nn.Module, graph: fx.Graph, image: ImageShape = None) -> bool:
-    """Rewrites, in place, each in-place operation.
+    """Rewrites each in-place operation of a graph, which is changed.
 
     Args:
         net: network; its modules' ``inplace`` is switched off.
-        graph: of the network.
+        graph: the network's graph.
         image: shape of one image, if known.
 
     Returns:
-        Whether there was any.
+        Whether there was an in-place operation.
 
     Raises:
-        UserError: names an operation that changes a parameter or buffer, or a part of a value that is read again.
+        UserError: an operation changes a parameter or buffer, or a part of a value that is read again; the message
+            names it.
     """
     sizes = shape_nodes(graph)
     due = [node for node in graph.nodes if node not in sizes and _is_in_place(net, node)]
@@ -57,7 +58,9 @@ def make_functional(net: nn.Module, graph: fx.Graph, image: ImageShape = None) -
         source = first_input(node)
         assert source is not None
         if source.op == "get_attr":
-            raise UserError(f"{_where(node)} changes {source.target} in place; a network must not change as it answers")
+            raise UserError(
+                f"{_where(node)} changes {source.target} in place; a network must not change itself in evaluation"
+            )
         _follow(graph, node, source, memory)
         _rewrite(net, node)
     return True
@@ -74,7 +77,7 @@ def _is_in_place(net: nn.Module, node: fx.Node) -> bool:
 
 
 def _functional(target: object) -> Callable[..., object] | None:
-    """The function that gives as a new value what ``target`` writes; ``None`` if it is not known to work in place."""
+    """Returns the function that computes what ``target`` writes in place; ``None`` if ``target`` is not in-place."""
     if target in _OPERATORS:
         return _OPERATORS[target]
     name = getattr(target, "__name__", "")
@@ -83,9 +86,9 @@ def _functional(target: object) -> Callable[..., object] | None:
 
 
 def _memory(net: nn.Module, graph: fx.Graph, image: ImageShape) -> dict[fx.Node, _Memory]:
-    """Where each value lies when the network runs as it is written."""
+    """Finds the memory of each value in a run of the network as written."""
     found: dict[fx.Node, _Memory] = {}
-    kept: list[object] = []  # or memory would be used again
+    kept: list[object] = []  # so that no memory is used again
 
     def note(node: fx.Node, result: object) -> None:
         kept.append(result)
@@ -98,7 +101,7 @@ def _memory(net: nn.Module, graph: fx.Graph, image: ImageShape) -> dict[fx.Node,
 
 
 def _follow(graph: fx.Graph, node: fx.Node, source: fx.Node, memory: dict[fx.Node, _Memory]) -> None:
-    """Lets what reads the overwritten memory after ``node``, under any name, read its result."""
+    """Makes every later reader of the memory that ``node`` overwrites, under any name, read its result."""
     order = {other: position for position, other in enumerate(graph.nodes)}
     storage, layout = memory[source]
     names = [other for other in graph.nodes if order[other] < order[node] and other in memory]
@@ -107,7 +110,7 @@ def _follow(graph: fx.Graph, node: fx.Node, source: fx.Node, memory: dict[fx.Nod
     end = node
 
     def renew(other: fx.Node) -> fx.Node:
-        """The value of a name after ``node``: its result, or the same view of it."""
+        """Returns the value of a name after ``node``: its result, or the same view of it."""
         nonlocal end
         if other not in renewed:
             parent = first_input(other)

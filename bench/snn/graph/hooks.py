@@ -1,6 +1,6 @@
-"""Forward hooks of a user's network, as part of its dataflow.
+"""Makes forward hooks of a user's network part of its dataflow.
 
-Conversion replaces and folds modules, and what hangs on them would be lost in silence.
+Conversion replaces and folds modules, and would lose their hooks without an error.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _Arguments = tuple[tuple[object, ...], dict[str, object]]
 
 
 class Hooked(nn.Module):
-    """A module between hooks that change its input or its output.
+    """A module together with the hooks that change its input or its output.
 
     Args:
         module: without hooks.
@@ -32,7 +32,7 @@ class Hooked(nn.Module):
         self.module, self.before, self.after = module, before, after
 
     def forward(self, *args: object, **kwargs: object) -> object:
-        """What calling the module with its hooks gives."""
+        """Calls the module with its hooks."""
         for keywords, hook in self.before:
             if keywords:
                 args, kwargs = cast(_Arguments, hook(self.module, args, kwargs) or (args, kwargs))
@@ -46,11 +46,11 @@ class Hooked(nn.Module):
 
 
 def with_hooks(net: nn.Module, image: ImageShape = None) -> nn.Module:
-    """Puts hooks that change values into the network's ``forward``, and takes away those that only look.
+    """Moves hooks that change values into the network's ``forward``, and removes those that only look.
 
     Args:
         net: changed in place; a module with such hooks becomes the ``module`` of a :class:`Hooked`.
-        image: shape of one image, on which it is seen which hooks change values; without it all count as such.
+        image: shape of one image, used to find out which hooks change values; without it, all count as such.
 
     Returns:
         The network, itself a :class:`Hooked` if its own hooks change values.
@@ -85,7 +85,7 @@ def with_hooks(net: nn.Module, image: ImageShape = None) -> nn.Module:
 
 @torch.no_grad()
 def _changing(net: nn.Module, hooked: Sequence[nn.Module], image: Sequence[int]) -> set[int]:
-    """Keys of the hooks that give a new value or change one in place."""
+    """Returns the keys of the hooks that return a new value or change one in place."""
     found: set[int] = set()
 
     def watched(key: int, hook: Hook) -> Hook:

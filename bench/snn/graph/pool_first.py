@@ -1,4 +1,4 @@
-"""Max-pooling in front of the neuron: of currents, where there would be none of spikes."""
+"""Moves max-pooling in front of the neuron, so that it pools currents instead of spikes."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from bench.snn.graph.trace import ImageShape, called, trace
 
 
 def pool_first(net: nn.Module, image: ImageShape = None) -> nn.Module:
-    """Lets each max-pooling that follows an activation come before it.
+    """Moves each max-pooling that follows an activation in front of it.
 
-    ReLU, clipping and quantisation never fall, so the maximum may be taken before or after them: the network computes
-    what it did. Its conversion takes the maximum of currents then, and not of spikes.
+    ReLU, clipping and quantisation are monotonic, so the maximum may be taken before or after them, with the same
+    result. Its conversion then takes the maximum of currents instead of spikes.
 
     Args:
-        net: with :class:`bench.snn.activations.Activation`; it stays as it is, its parameters are shared.
+        net: has :class:`bench.snn.activations.Activation` modules; it is not changed, and its parameters are shared.
         image: shape of one, if known.
 
     Returns:
         The network rebuilt from its dataflow, with the same names; ``net`` itself if it has no max-pooling.
 
     Raises:
-        UserError: a max-pooling gets spikes all the same, as it does not follow an activation, or that activation goes
-            to others as well; the message names it.
+        UserError: a max-pooling would still get spikes, because it does not follow an activation or because other
+            layers read that activation, too; the message names it.
     """
     if not any(isinstance(module, MAX_POOLS) for module in net.modules()):
         return net
@@ -42,8 +42,8 @@ def pool_first(net: nn.Module, image: ImageShape = None) -> nn.Module:
             after = [called(net, user) for user in node.users]
             if before in timed and not all(isinstance(user, Activation) for user in after):
                 raise UserError(
-                    f"{node.target} is max-pooling of what several layers send or get, which cannot come before the "
-                    "neurons; train with --model.max_pool average, or convert by burst"
+                    f"{node.target} is a max-pooling whose input comes from several layers or has other readers, so "
+                    "it cannot move before the neurons; train with --model.max_pool average, or convert with burst"
                 )
         if isinstance(module, Activation) or any(source in timed for source in node.all_input_nodes):
             timed.add(node)

@@ -1,7 +1,7 @@
 """The dataflow of a network, as ``torch.fx`` sees it.
 
-Where a function here takes ``image``, that is the shape of one image, from which questions about shapes in a
-``forward`` (``if x.shape[-1] < 7``) are answered; ``None`` for what timm says of its net, or else a CIFAR image's.
+The argument ``image`` of these functions is the shape of one image. It answers questions about shapes in a ``forward``
+(``if x.shape[-1] < 7``). ``None`` stands for the shape that timm gives for its net, else that of a CIFAR image.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ _CIFAR = (3, 32, 32)
 
 
 def known_image(net: nn.Module, image: ImageShape) -> Sequence[int] | None:
-    """The shape of an image that was given, or that timm gives for its net."""
+    """Returns the given image shape, or the one that timm gives for its net."""
     return image or (getattr(net, "pretrained_cfg", None) or {}).get("input_size")
 
 
 def _on_meta(net: nn.Module, graph: fx.Graph, image: ImageShape) -> tuple[fx.GraphModule, torch.Tensor]:
-    """The net and an image where nothing is computed: shapes are all that may be asked about."""
-    # Weights are left behind before they are copied: a large network would be copied for every question.
+    """Returns the net and an image on the meta device, which has shapes but no values."""
+    # Weights are replaced before the copy, so that a large network is not copied for every question.
     memo: dict[int, object] = {id(p): nn.Parameter(p.to("meta"), p.requires_grad) for p in net.parameters()}
     memo |= {id(buffer): buffer.to("meta") for buffer in net.buffers()}
-    # Tensors that are plain attributes move, too, once they are buffers of the GraphModule.
+    # The GraphModule turns tensors that are plain attributes into buffers, so they move as well.
     nowhere = fx.GraphModule(copy.deepcopy(net, memo).eval(), graph).to("meta")
     return nowhere, like_image(nowhere, known_image(net, image) or _CIFAR)
 
 
 def like_image(net: nn.Module, image: Sequence[int]) -> torch.Tensor:
-    """An image without content, ``[1, C, H, W]``, of the type and on the device of a network's parameters."""
-    # Buffers that conversion made of parameters, too; a network need not have either.
+    """Returns an image of zeros, ``[1, C, H, W]``, with the type and device of a network's parameters."""
+    # Conversion may have turned parameters into buffers, and a network may have neither.
     values = (value for value in (*net.parameters(), *net.buffers()) if value.is_floating_point())
     return torch.zeros(1, *image).to(next(values, torch.zeros(0)))
 
 
-# Not torch's ShapeProp: it runs neurons and hooks, and keeps no value that is not a tensor, which the wiring needs.
+# Not torch's ShapeProp: it runs neurons and hooks, and drops values that are not tensors, which the wiring needs.
 class _Shapes(fx.Interpreter):
-    """Notes what each node gives; calls ``forward`` itself, as calling a module would be traced during a trace."""
+    """Notes the result of each node. Calls ``forward`` directly: during a trace, calling a module would be traced."""
 
     def call_module(self, target: Target, args: tuple[Argument, ...], kwargs: dict[str, Argument]) -> object:
         module, x = self.fetch_attr(str(target)), next(iter((*args, *kwargs.values())))
@@ -71,7 +71,7 @@ class _Shapes(fx.Interpreter):
 
 
 class _Proxy(fx.Proxy):
-    """A value during a trace; torch's own takes ``y += x`` for ``y = y + x``, and other names of ``y`` keep the old."""
+    """A value in a trace. torch's own takes ``y += x`` for ``y = y + x``: other names of ``y`` keep the old value."""
 
     def _in_place(self, operation: Callable[..., object], other: object) -> fx.Proxy:
         return self.tracer.create_proxy("call_function", operation, (self, other), {})
@@ -92,25 +92,25 @@ class _Proxy(fx.Proxy):
         return self._in_place(operator.imatmul, other)
 
     def __setitem__(self, where: object, value: object) -> None:
-        raise fx.proxy.TraceError("its forward writes into a part of a tensor; put the parts together by torch.cat")
+        raise fx.proxy.TraceError("its forward writes into a part of a tensor; join the parts with torch.cat")
 
     def __len__(self) -> int:
         raise fx.proxy.TraceError("its forward calls len() of a tensor; write x.shape[0]")
 
 
 def is_patched(module: nn.Module) -> bool:
-    """Whether a module has a ``forward`` that is not its class's."""
+    """Whether a module has its own ``forward`` instead of that of its class."""
     return "forward" in vars(module)
 
 
 class _Tracer(fx.Tracer):
-    """Keeps activations whole, answers questions about shapes from an example, and leaves options as they are.
+    """Keeps activations whole, answers questions about shapes with an example, and leaves options at their defaults.
 
     Attributes:
-        asked: a question about a shape was answered.
+        asked: whether a question about a shape was answered.
     """
 
-    # The default is for unpickling, where torch makes a tracer of the same kind.
+    # The default is needed for unpickling: torch then makes a tracer of the same kind.
     def __init__(self, image: ImageShape = None) -> None:
         super().__init__()
         self.image, self.asked = image, False
@@ -126,7 +126,7 @@ class _Tracer(fx.Tracer):
     def create_args_for_root(
         self, root_fn: Callable[..., object], is_module: bool, concrete_args: object = None
     ) -> tuple[Callable[..., object], list[object]]:
-        """Images alone are unknown; other arguments have their defaults, as the network is called with images alone."""
+        """Traces the images only; other arguments keep their defaults, as the network is called with images alone."""
         if isinstance(self.root, nn.Module) and is_patched(self.root):
             own = self.root.forward
 
@@ -140,7 +140,7 @@ class _Tracer(fx.Tracer):
         optional = (images.VAR_POSITIONAL, images.VAR_KEYWORD)
         if needed := [other.name for other in others if other.default is other.empty and other.kind not in optional]:
             raise UserError(
-                f"{type(self.root).__name__}: its forward needs {', '.join(needed)} beside the images; give a module "
+                f"{type(self.root).__name__}: its forward needs {', '.join(needed)} besides the images; give a module "
                 "whose forward takes images alone"
             )
         return root_fn, [self.root, self.create_proxy("placeholder", images.name, (), {})]
@@ -174,7 +174,7 @@ def traced(net: nn.Module, image: ImageShape = None) -> tuple[fx.Graph, bool]:
 
 
 def trace(net: nn.Module, image: ImageShape = None) -> fx.Graph:
-    """The dataflow of ``net``, with torch's own layers, activations and neurons as nodes.
+    """Traces the dataflow of ``net``, with torch's own layers, activations and neurons as nodes.
 
     Raises:
         UserError: the forward pass depends on the data or needs more than images, so it cannot be traced.
@@ -183,7 +183,7 @@ def trace(net: nn.Module, image: ImageShape = None) -> fx.Graph:
 
 
 class _Watched(_Shapes):
-    """Shows what each node gives."""
+    """Reports the result of each node."""
 
     def __init__(self, net: fx.GraphModule, see: Callable[[fx.Node, object], None]) -> None:
         super().__init__(net)
@@ -199,14 +199,14 @@ class _Watched(_Shapes):
 def interpret(
     net: nn.Module, graph: fx.Graph, image: ImageShape, see: Callable[[fx.Node, object], None], batch: int = 1
 ) -> None:
-    """Runs a graph of a network without computing anything: shapes and memory are all there is.
+    """Runs a graph of a network without computing anything, to get shapes and memory layout.
 
     Args:
         net: network.
-        graph: of it.
+        graph: the network's graph.
         image: shape of one image, if known.
-        see: called with each node and what it gives, in order.
-        batch: images.
+        see: called with each node and its result, in order.
+        batch: number of images.
 
     Raises:
         UserError: the network does not take such images.
@@ -226,17 +226,15 @@ def interpret(
 
 
 def does_not_take(net: nn.Module, image: Sequence[int], error: Exception) -> UserError:
-    """The refusal of images that a network cannot work on."""
+    """Returns the error for images that a network does not take."""
     return UserError(f"{type(net).__name__} does not take images of shape {list(image)} ({first_line(error)})")
 
 
 @torch.no_grad()
 def note_shapes(net: fx.GraphModule, image: torch.Tensor) -> None:
-    """Notes of each node the shape of one image's result, or what else it is, without running a neuron.
+    """Notes the result of each node: its shape for one image in ``meta["shape"]``, other values in ``meta["value"]``.
 
-    In ``meta["shape"]`` and ``meta["value"]``.
-
-    Neither the state of neurons nor hooks see it.
+    No neuron runs: their state stays as it is, and no hook is called.
 
     Args:
         net: a traced network.
@@ -253,33 +251,33 @@ def trace_shapes(net: nn.Module, image: ImageShape = None) -> fx.Graph:
 
 
 def input_shapes(net: nn.Module, kind: type[nn.Module], image: ImageShape = None) -> dict[str, torch.Size]:
-    """Shape of one image's input to each module of a kind, by name; nothing is computed."""
+    """Returns the input shape of each module of a kind, for one image, by name; nothing is computed."""
     nodes = [node for node in trace_shapes(net, image).nodes if isinstance(called(net, node), kind)]
     return {str(node.target): node.all_input_nodes[0].meta["shape"] for node in nodes}
 
 
 def called(net: nn.Module, node: fx.Node) -> nn.Module | None:
-    """The module that a node of the net calls; ``None`` if it is no call of a module."""
+    """Returns the module that a node calls; ``None`` if the node does not call a module."""
     return net.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
 def first_input(node: fx.Node) -> fx.Node | None:
-    """The value that a call works on, given by position or by name; ``None`` if that is a number."""
+    """Returns the input of a call, given by position or by name; ``None`` if it is a number."""
     given = node.args[0] if node.args else node.kwargs.get("input")
     return given if isinstance(given, fx.Node) else None
 
 
 def segment(net: nn.Module, name: str, image: ImageShape = None) -> tuple[fx.GraphModule, list[str]]:
-    """The part of a network that computes one activation's input from the activations before it.
+    """Extracts the part of a network that computes one activation's input from the activations before it.
 
     Args:
         net: network; the part shares its parameters.
-        name: of an activation or neuron.
-        image: shape of one.
+        name: name of the activation or neuron.
+        image: shape of one image.
 
     Returns:
-        A module that takes the outputs of the activations before (or the image, where it comes in), in order, and
-        their names; the image's is ``""``.
+        A module that takes the outputs of the activations before it (or the image), in order, and the names of these
+        activations; the image's name is ``""``.
     """
     graph = trace(net, image)
 

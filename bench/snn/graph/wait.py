@@ -1,4 +1,4 @@
-"""How long the first step of an answer takes, where layers add up their whole input before they send."""
+"""Computes how long the first step of an answer takes if layers add up their whole input before they send."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from bench.snn.neurons import Timed
 
 
 def longest_wait(net: nn.Module, image: ImageShape) -> int:
-    """Steps that pass before the first step of the answer, while neurons add up their input before they send.
+    """Returns the number of steps before the first step of the answer, while neurons add up their input.
 
     Args:
         net: a converted network.
-        image: shape of one.
+        image: shape of one image.
 
     Returns:
-        The sum of these neurons' waits, on the way through the network on which it is the largest.
+        The largest sum of waits on any path through the network.
     """
     waits: dict[fx.Node, int] = {}
     for node in trace(net, image).nodes:

@@ -1,4 +1,4 @@
-"""How many weights each spike meets, and which layers get something else than spikes."""
+"""Finds how many weights each spike meets, and which layers get input other than spikes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench.snn.graph.check import ALIAS_MODULES, ALIASES, Linear
 from bench.snn.graph.trace import called, note_shapes, trace
 from bench.snn.neurons import SpikingNeuron, Timed
 
-# What only moves values, or puts zeros or other values beside them.
+# Operations that only move values, or put zeros or other values beside them.
 _MOVING_MODULES = (*ALIAS_MODULES, nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, nn.PixelShuffle, nn.ChannelShuffle)
 _MOVING = {
     *ALIASES, torch.cat, torch.concat, torch.concatenate, torch.stack, torch.clone, "clone", "repeat", F.pad,
@@ -22,7 +22,7 @@ _MOVING = {
 
 
 def _connections(layer: nn.Module, x: Tensor) -> Tensor:
-    """How many outputs of ``layer`` each element of its input ``x`` reaches, summed: one image, a scalar."""
+    """Sums over the input ``x`` of one image how many outputs of ``layer`` each element reaches: a scalar."""
     plain = copy.deepcopy(layer).to(x).requires_grad_(False)
     for name, value in plain.named_parameters():
         value.fill_(0.0 if name == "bias" else 1.0)
@@ -31,18 +31,18 @@ def _connections(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def _per_channel(fan_out: Tensor) -> Tensor:
-    """The fan-out of one channel, ``[H, W]`` or scalar, where all channels of the layer have the same; else of all."""
+    """Returns the fan-out of one channel, ``[H, W]`` or scalar, if all channels have the same; else of all channels."""
     first = fan_out[0]
     return first.clone() if bool((fan_out == first).all()) else fan_out
 
 
 class Wiring(NamedTuple):
-    """Numbers of connections, by name of a module; each ``[H, W]`` or scalar, or with the channels in front.
+    """Numbers of connections, by module name; each is ``[H, W]`` or a scalar, or ``[C, H, W]`` if channels differ.
 
     Attributes:
-        spiking: of a neuron: to how many weights each of its spikes goes.
-        analogue: of a layer, for each of its calls: to how many weights each input goes; ``None`` where that is spikes.
-        sizes: neurons of each spiking layer.
+        spiking: for each neuron layer, the number of weights that each spike meets.
+        analogue: for each layer and call, the number of weights that each input meets; ``None`` if the input is spikes.
+        sizes: number of neurons of each spiking layer.
         heard: names of the neurons and layers whose output is sent twice to a neuron that looks ahead (COS).
     """
 
@@ -56,7 +56,7 @@ def wiring(net: nn.Module, image: Tensor) -> Wiring:
     """Follows the dataflow of a converted network.
 
     Args:
-        net: a converted network; nothing of it changes.
+        net: a converted network; it is not changed.
         image: ``[1, C, H, W]``.
     """
     graph = trace(net, image.shape[1:])
@@ -91,7 +91,7 @@ def wiring(net: nn.Module, image: Tensor) -> Wiring:
 
 
 def _spikes(net: nn.Module, graph: fx.Graph) -> set[fx.Node]:
-    """Nodes whose values are spikes of neurons and zeros, and nothing else."""
+    """Returns the nodes whose values are only spikes of neurons and zeros."""
     spikes: set[fx.Node] = set()
     for node in graph.nodes:
         module = called(net, node)
@@ -110,13 +110,13 @@ def _pads_with_others(node: fx.Node) -> bool:
 
 
 def _moved(net: fx.GraphModule, start: fx.Node, x: Tensor, spikes: set[fx.Node]) -> dict[fx.Node, Tensor]:
-    """What becomes of one neuron layer's output ``x`` where it is only moved; other spikes beside it are zeros."""
+    """Follows one neuron layer's output ``x`` as long as it is only moved; other spikes beside it are zeros."""
     runner, found = fx.Interpreter(net), {start}
     runner.env[start] = x
     for node in net.graph.nodes:
         if node not in spikes or node in found or found.isdisjoint(node.all_input_nodes):
             continue
-        if isinstance(called(net, node), SpikingNeuron):  # what it sends are spikes of its own
+        if isinstance(called(net, node), SpikingNeuron):  # it sends new spikes
             continue
         for source in node.all_input_nodes:
             if source not in runner.env:
@@ -129,7 +129,7 @@ def _moved(net: fx.GraphModule, start: fx.Node, x: Tensor, spikes: set[fx.Node])
 
 
 def _heard(net: nn.Module, graph: fx.Graph) -> set[str]:
-    """Names of the modules on a way to a neuron that looks ahead and then begins anew."""
+    """Returns the names of the modules on a path to a neuron that looks ahead and then starts again."""
     ahead: set[fx.Node] = set()
     for node in reversed(graph.nodes):
         for user in node.users:
