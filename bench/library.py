@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import itertools
 import sys
+import typing
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, SupportsIndex
 
 import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 from torch.utils.data import Dataset
 
-from bench.errors import ConversionWarning, UserError, first_line, nearest
+from bench.errors import ConversionWarning, UserError, first_error, first_line, nearest
 from bench.registry.entries import lookup
 from bench.registry.methods import METHODS
 from bench.snn.activations import QCFSActivation, ReLUActivation
@@ -49,7 +52,7 @@ def convert(
     Every ReLU becomes a layer of integrate-and-fire neurons: ``nn.ReLU`` modules, ReLU as a function inside a
     ``forward``, and one module called from several places, which becomes one neuron layer for each call. Convolutions,
     linear layers, batch normalisation (in evaluation mode, folded), average pooling and additions stay. Anything else
-    is refused by name, and so is max-pooling unless ``method="burst"``.
+    is refused by name, and so is max-pooling by most methods (``burst``, ``dcgs``, ``hmt`` and ``ltb`` convert it).
 
     Args:
         model: a trained ReLU network, which is not changed; or a trained method of this suite (a
@@ -60,14 +63,14 @@ def convert(
             batches of images, or of images and labels, such as those of a ``DataLoader``. A method that needs
             calibration images uses the first ``calibration_images`` of them (an option of the method), or all if there
             are fewer.
-        T: time-steps; needed if the conversion depends on it (``rts``, ``snnc_lp``, ``snnc_ap``).
+        T: time-steps; needed if the conversion depends on it (``python -m bench list``: "one conversion per T").
         thresholds: for a network with your own modules as quantised activations, with ``qcfs`` and the methods that
             build on it. Maps the class or the name of these modules to threshold and levels (a number or a tensor
             broadcastable to one image's activation, and an integer), or to a function that returns both for a module:
             ``{TheirQCFS: lambda module: (module.thresh, module.L)}``.
         **options: options of the method, as ``--model.*`` on the command line: ``percentile=99.9``,
-            ``granularity="channel"``; and of the converted network, as ``--snn.*``: ``delay="auto"``
-            (:class:`bench.snn.readout.Readout`).
+            ``granularity="channel"``; and of the converted network, as ``--snn.*``: ``delay="auto"``,
+            ``permute=True``, ``draw_seed=1`` (:class:`bench.snn.readout.Readout`).
 
     Returns:
         The spiking network, for :func:`simulate`.
@@ -78,11 +81,13 @@ def convert(
     entry = lookup("method", method, METHODS)
     if T is not None and (not isinstance(T, SupportsIndex) or T.__index__() < 1):
         raise UserError(f"T = {T}: must be an integer, at least 1")
-    asked: dict[str, Any] = {name: options.pop(name) for name in ("delay", "permute") if name in options}
-    readout = Readout(**asked)
     if T is None and entry.per_T:
         raise UserError(f"{method} converts for one T; give convert(..., T=...)")
     kind, found = entry.load(), None
+    # draw_seed is the method's if it draws itself.
+    shared = {"delay", "permute", "draw_seed"} - inspect.signature(kind).parameters.keys()
+    asked = {name: options.pop(name) for name in shared & options.keys()}
+    readout = Readout(**_typed(method, Readout.__init__, asked))
     if entry.source is None and thresholds is not None and kind.of_trained is not None:
         kind = kind.of_trained
     elif entry.source is None and (not isinstance(model, kind) or options):
@@ -101,7 +106,7 @@ def convert(
     else:
         found = _trained(model) if isinstance(model, ConversionModule) else prepare(model, image, thresholds)
         try:
-            converter = kind(found.net, **options)
+            converter = kind(found.net, **_typed(method, kind.__init__, options))
         except TypeError as error:
             raise UserError(f"{method}: {str(error).partition('() ')[2] or error}") from error
     if readout.changes:
@@ -118,6 +123,19 @@ def convert(
         for notice in found.notices:
             warnings.warn(notice, ConversionWarning, stacklevel=2)
     return snn
+
+
+def _typed(method: str, function: Callable[..., object], options: Mapping[str, object]) -> dict[str, Any]:
+    """Checks options against a function's annotations, as the command line does."""
+    hints = typing.get_type_hints(function)
+    typed = dict(options)
+    for name in options.keys() & hints.keys():
+        kind: TypeAdapter[object] = TypeAdapter(hints[name], config=ConfigDict(arbitrary_types_allowed=True))
+        try:
+            typed[name] = kind.validate_python(options[name])
+        except ValidationError as error:
+            raise UserError(f"{method}: {name} = {options[name]!r}: {first_error(error)}") from error
+    return typed
 
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -268,7 +286,8 @@ def simulate(snn: SpikingNetwork, x: Tensor, T: int) -> Tensor:
 
     Returns:
         Logits of every counted step, ``[T, B, classes]``. Their sum over the first t steps is the network's score at
-        T = t (unless it was converted for one T), so ``logits.cumsum(0).argmax(2)`` are its answers at every T.
+        T = t, so ``logits.cumsum(0).argmax(2)`` are its answers at every T. There are two exceptions: a network that
+        was converted for one T, and one with a delayed read-out, whose score is ``snn.score(logits, T)``.
 
     Raises:
         UserError: ``T`` is not positive, or the network was converted for another ``T``.

@@ -90,7 +90,7 @@ class ConversionModule(pl.LightningModule):
             if isinstance(module, MAX_POOLS) and not (self.pools_by_inhibition or self.pools_currents):
                 raise UserError(
                     f"{name} is max-pooling, which {type(self).__name__} cannot convert; train with "
-                    "--model.max_pool average, or convert a relu net with burst, ltb or dcgs"
+                    "--model.max_pool average, or convert a relu net with burst, dcgs, hmt or ltb"
                 )
 
     def check_ceilings(self, net: nn.Module) -> None:

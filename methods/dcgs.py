@@ -34,7 +34,8 @@ Chosen here: moments from training images without augmentation (the released cod
 T 2^n. A channel with theta = 0 sends nothing. Max-pooling after a ReLU is moved before it and pools currents; the
 authors have a special neuron for it.
 Costs: an event is s_t != 0, at any level, and an input to a layer is what differs from its mean so far. In hardware
-each synapse (or each neuron) must store this mean and add it at every step; that is not counted.
+each synapse (or each neuron) must store this mean and add it at every step; that is not counted. Nor is the shift of
+the weight by which an event of theta / 2^k is added.
 The alphabet is multi-level: 2n signed values.
 """
 
@@ -67,6 +68,8 @@ from methods.thresholds import silencing, threshold_of
 Rule = Literal["optimal", "percentile"]
 ITERATIONS, START = 100, 1.0
 TOLERANCE = 1e-6
+# Fraction of a level at which a graded neuron sends it.
+RISE = 0.75
 
 
 class DifferentialNode(SpikingNeuron):
@@ -87,6 +90,7 @@ class DifferentialNode(SpikingNeuron):
         super().__init__(threshold, v_init)
         self.graded = levels is not None
         self.sizes = [0.5**k for k in range(levels or 1)]
+        self.fires_at = RISE * self.sizes[-1] if self.graded else 1.0
         self.alphabet = "multi" if self.graded else "ternary"
         self.levels_per_step = 2 * levels if levels else 1
         self.reset()
@@ -119,7 +123,7 @@ class DifferentialNode(SpikingNeuron):
     def fire(self, u: Tensor, gate: Tensor) -> Tensor:
         """Returns the spike at potential ``u``; a negative spike is at most as large as ``gate``."""
         gate, spike = gate * (1 + TOLERANCE), torch.zeros_like(u)
-        rise, fall = (0.75, -0.75) if self.graded else (1.0, 0.0)
+        rise, fall = (RISE, -RISE) if self.graded else (1.0, 0.0)
         for size in reversed(self.sizes):
             level = size * self.threshold
             spike = torch.where((u <= fall * level) & (gate >= level), -level, spike)

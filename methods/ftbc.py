@@ -22,6 +22,7 @@ From the released code (a third party's copy, https://github.com/bjourne/FTBC-tm
 Chosen here: 2 batches and 3 passes (the released scripts have from 1 to 50). The ANN of a QCFS net keeps its L (in the
 released code it is always 8). All layers are corrected; the released code leaves out those after a residual sum. Its
 QCFS version simulates without the corrections found so far, so further passes add the same error again.
+Costs: the corrections count as biases, which cost nothing. Unlike a bias, hardware must store one for each step.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from bench.snn.activations import Activation, QCFSActivation, ReLUActivation
 from bench.snn.calibration import (
     Batch,
     activation_percentiles,
+    joined,
     observe,
     require_activation,
     require_batch,
@@ -132,9 +134,9 @@ class FTBC(ConversionModule):
             raise UserError("FTBC finds a current for each step; give convert(..., T=...)")
         if self.source == "relu":
             set_thresholds(net, activation_percentiles(net, calibration, self.percentile))
-        batches = [slice(start, start + self.batch) for start in range(0, self.calibration_images, self.batch)]
-        images = torch.cat([images for images, _ in calibration]) if calibration else torch.zeros(0)
-        parts = [(images[rows], images[rows]) for rows in batches if len(images[rows])]
+        images = joined(calibration, self.batch)
+        batches = [slice(start, start + self.batch) for start in range(0, len(images), self.batch)]
+        parts = [(images[rows], images[rows]) for rows in batches]
         targets: dict[str, list[Tensor]] = {}
         observe(net, parts, lambda name, _, a: targets.setdefault(name, []).append(per_channel(a.mean(0))))
         trains = SpikeTrains(net, parts, T)
@@ -144,12 +146,11 @@ class FTBC(ConversionModule):
             node = CorrectedIFNode(activation.threshold, torch.stack([torch.zeros_like(targets[name][0])] * T)).eval()
             self.errors[name] = []
             for _ in range(self.passes):
-                for rows, target in zip(batches, targets[name], strict=False):
+                for rows, target in zip(batches, targets[name], strict=True):
                     for _ in self.steps(name, node, trains.currents(name, rows), target):
                         pass
             net.set_submodule(name, node)
-            used = batches[: len(parts)]
-            trains.keep(name, (torch.stack(list(self.steps(name, node, trains.currents(name, r)))) for r in used))
+            trains.keep(name, (torch.stack(list(self.steps(name, node, trains.currents(name, r)))) for r in batches))
 
     def steps(
         self, name: str, node: CorrectedIFNode, currents: Iterable[Tensor], target: Tensor | None = None

@@ -39,11 +39,12 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from bench.errors import UserError
 from bench.snn.activations import Activation, ReLUActivation
-from bench.snn.calibration import Batch, require_activation, require_batch, require_images, set_thresholds
+from bench.snn.calibration import Batch, joined, require_activation, require_batch, require_images, set_thresholds
 from bench.snn.graph.pool_first import pool_first
 from bench.snn.graph.trace import ImageShape
 from bench.snn.neurons import IFNode, SpikingNeuron
@@ -58,6 +59,7 @@ class BalancingActivation(Activation):
     Args:
         eta: step size.
         per_channel: one threshold for each channel, ``[C, 1, 1]`` or ``[F]``; otherwise a scalar.
+        ceiling: highest value of the activation, 6 for ``nn.ReLU6``; theta never exceeds it.
 
     Attributes:
         threshold: theta; ``None`` before the first batch.
@@ -65,9 +67,9 @@ class BalancingActivation(Activation):
         loss: mean square of what clipping took from the last batch.
     """
 
-    def __init__(self, eta: float, per_channel: bool) -> None:
+    def __init__(self, eta: float, per_channel: bool, ceiling: float = math.inf) -> None:
         super().__init__()
-        self.eta, self.per_channel = eta, per_channel
+        self.eta, self.per_channel, self.ceiling = eta, per_channel, ceiling
         self.threshold: Tensor | None = None
         self.change = self.loss = math.inf
 
@@ -75,10 +77,12 @@ class BalancingActivation(Activation):
         """Updates the threshold on one batch of pre-activations ``[B, C, H, W]`` or ``[B, F]``, then clips it."""
         over = [0, *range(2, z.ndim)] if self.per_channel else list(range(z.ndim))
         shape = z.shape[1:2] + (1,) * (z.ndim - 2) if self.per_channel else ()
+        a = torch.relu(z).clamp_max(self.ceiling)
         old = z.new_zeros(shape) if self.threshold is None else self.threshold
-        self.threshold = old + 2 * self.eta * torch.relu(z - old).mean(over).reshape(shape)
-        clipped = torch.minimum(torch.relu(z), self.threshold)
-        self.loss = float((torch.relu(z) - clipped).square().mean())
+        raised = old + 2 * self.eta * torch.relu(a - old).mean(over).reshape(shape)
+        self.threshold = raised.clamp_max(self.ceiling)
+        clipped = torch.minimum(a, self.threshold)
+        self.loss = float((a - clipped).square().mean())
         self.change = float(((self.threshold - old) / self.threshold.clamp_min(1e-30)).mean())
         return clipped
 
@@ -131,10 +135,13 @@ class LTB(ConversionModule):
         """Balances all thresholds on the images, batch by batch."""
         layers: dict[str, BalancingActivation] = {}
         per_channel = self.granularity == "channel"
-        replace(net, Activation, lambda name, _: layers.setdefault(name, BalancingActivation(self.eta, per_channel)))
-        if not calibration:
-            raise UserError("conversion needs calibration images and got none")
-        batches = torch.split(torch.cat([images for images, _ in calibration]), self.batch)
+
+        def balancing(name: str, activation: ReLUActivation) -> BalancingActivation:
+            return layers.setdefault(name, BalancingActivation(self.eta, per_channel, activation.ceiling))
+
+        replace(net, ReLUActivation, balancing)
+        images = joined(calibration, self.batch)
+        batches = torch.split(images, self.batch)
         self.settling = []
         for images in itertools.islice(itertools.cycle(batches), self.iterations):
             net(images)
@@ -143,11 +150,11 @@ class LTB(ConversionModule):
             self.settling.append((change, loss))
             if change < self.tolerance:
                 break
-        print(
+        rank_zero_info(
             f"LTB: after {len(self.settling)} batches; the last one raised theta by {100 * change:.2g} %, and the mean "
             f"square of what clipping takes from an activation is {loss:.2g}"
         )
-        replace(net, BalancingActivation, lambda _, __: ReLUActivation())
+        replace(net, BalancingActivation, lambda _, layer: ReLUActivation(layer.ceiling))
         set_thresholds(net, {name: layer.threshold for name, layer in layers.items() if layer.threshold is not None})
 
     def neuron(self, name: str, activation: Activation, T: int) -> SpikingNeuron:

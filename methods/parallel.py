@@ -20,7 +20,7 @@ with those in the net as it was trained (of L levels, or a ReLU clipped at its c
     psi <- 0.99 psi + 0.01 ( mean a of that net  -  mean a of this ).
 
 Both networks see the same images, and each layer of this one sees the aligned output of the layers before it.
-Sources: a net trained by QCFS, with theta = lambda (L = T needs no images), or a ReLU net, with theta the largest
+Sources: a net trained by QCFS, with theta = lambda (L = T needs no alignment), or a ReLU net, with theta the largest
 activation of a channel.
 
 From a third party's copy of the authors' code (https://github.com/bjourne/hao_s2025): the above. The early steps fire

@@ -24,6 +24,7 @@ Chosen here: r is the mean output over T (there the count). A spike weighs 1, or
 because that is the net's conversion. Thresholds are at least 0.01. There is no dropout, neither of activations nor (as
 there) of membranes. The learning rate follows a cosine. From random weights, the statistics of batch normalisation are
 first measured through the spikes, layer by layer, because folding the initial statistics would give a different SNN.
+The ANN in the record clips at theta. It is not the limit of the SNN for large T: a hard reset loses potential.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ def rate_gradient(x_TBX: Tensor, ceiling: Tensor, emit: Emit) -> Tensor:
 
 
 class SpikingActivation(Activation, Timed):
-    """A spiking neuron while its network is unrolled; otherwise the rate that the neuron tends to.
+    """A spiking neuron while its network is unrolled; otherwise the rate that one with soft reset tends to.
 
     Args:
         threshold: theta, or its initial value.
@@ -224,9 +224,17 @@ class SpikeTrainingModule(TrainingModule):
 
     @torch.no_grad()
     def start_at(self, thresholds: dict[str, Tensor]) -> None:
-        """Sets the initial threshold of each layer, by layer name."""
+        """Sets the initial threshold of each layer, by layer name.
+
+        Raises:
+            UserError: a layer has one for each channel.
+        """
         for name, layer in self.layers.items():
-            layer.threshold.copy_(thresholds[name])
+            theta = thresholds[name]
+            if theta.numel() != 1 and layer.threshold.numel() == 1:
+                trained = f"{type(self).__name__} trains one for each layer"
+                raise UserError(f"--ckpt: {name} has {theta.numel()} thresholds, but {trained}")
+            layer.threshold.copy_(theta)
 
 
 class FromTrainedNet(SpikeTrainingModule):

@@ -51,7 +51,7 @@ class ProbabilisticNode(CountFirstNode):
             out = torch.where(self.draws(v) < v / (self.threshold * left), self.threshold, 0.0)
             sent.append(out)
             v = v - out
-        return torch.stack(sent), v
+        return torch.stack(sent).to(v.dtype), v
 
     def twin(self, T: int) -> nn.Module:
         """Returns a quantised activation that rounds to nearest instead of at random."""

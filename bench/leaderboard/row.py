@@ -83,6 +83,7 @@ class Row:
     energy_joule: Decimal | None = None
     alphabet: str | None = None
     levels_per_step: int | None = None
+    coding: str | None = None
     causal: bool | None = None
     draws: int | None = None
     per_T: bool | None = None

@@ -111,6 +111,8 @@ class Conversion(Strict):
     ``retrained``: the method trains the weights that it converts. A post-training method says no, and names the net
     that it was given by ``source_sha256``, whatever that net was trained for (COS and SRP are given a QCFS net).
     ``draws``: runs of each image over which accuracy and costs are means; ``None`` for a network that draws nothing.
+    ``coding``: what a spike stands for: one unit of a rate, a bit of a number (``word``), or a change of the mean
+    so far (``differential``), which its receivers must store.
     """
 
     alphabet: Literal["binary", "ternary", "multi"]
@@ -120,6 +122,7 @@ class Conversion(Strict):
     retrained: bool
     source_sha256: Sha256 | None
     draws: Positive | None = None
+    coding: Literal["rate", "word", "differential"] = "rate"
 
 
 class Accuracy(Strict):
@@ -132,8 +135,8 @@ class Accuracy(Strict):
 class SnnAccuracy(Accuracy):
     """The converted net after ``T`` counted steps (and ``warmup`` steps before them).
 
-    ``quantised_top1`` belongs to the twin: the same net whose activations are quantised to ``T`` levels (times the
-    conversion's ``levels_per_step``) by the neurons' thresholds, without any spike. What lies between it and ``top1``
+    ``quantised_top1`` belongs to the twin: the same net whose activations are quantised to the levels that the
+    neurons can send in ``T`` steps, without any spike. What lies between it and ``top1``
     is due to the timing of spikes alone.
     ``firing_rate`` is spikes per neuron and step.
 

@@ -128,6 +128,7 @@ def _conversion(net: Trained, conversion: ConversionCallback) -> records.Convers
     return records.Conversion(
         alphabet=neurons[0].alphabet,
         levels_per_step=max(neuron.levels_per_step for neuron in neurons),
+        coding=neurons[0].coding,
         causal=conversion.evaluated.lookahead == 0,
         per_T=net.entry.per_T or net.model.per_T,
         draws=conversion.draws if net.model.random else None,

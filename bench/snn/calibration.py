@@ -40,6 +40,20 @@ def require_batch(images: int, batch: int) -> None:
         raise UserError(f"--model.calibration_images {images}: must be at least one batch, --model.batch {batch}")
 
 
+def joined(calibration: Sequence[Batch], batch: int) -> Tensor:
+    """Joins the calibration images, ``[N, C, H, W]``.
+
+    Raises:
+        UserError: there are fewer than one batch.
+    """
+    count = sum(len(images) for images, _ in calibration)
+    if not count:
+        raise UserError("conversion needs calibration images and got none")
+    if count < batch:
+        raise UserError(f"{count} calibration images: fewer than one batch of {batch}; give more, or a smaller batch")
+    return torch.cat([images for images, _ in calibration])
+
+
 def require_percentile(percentile: float) -> None:
     """Refuses a number that is not a usable percentile.
 

@@ -153,6 +153,7 @@ class SpikingNeuron(Timed):
         counting: whether spikes are counted; not in an exported network.
         coding: how its input and output are coded in time.
         unbounded: its mean output may exceed ``levels_per_step`` times theta.
+        fires_at: lowest potential at which it fires, as a fraction of theta.
         weighs_bits: a spike weighs twice as much as one at the next step, so that potentials are shifted.
         unit_spikes: send 1 instead of ``theta``, because the next weights already hold the threshold.
         shuffle: reorders the spikes of a pass; ``None`` keeps their order.
@@ -162,6 +163,7 @@ class SpikingNeuron(Timed):
     levels_per_step = 1
     coding: Coding = "rate"
     unbounded = False
+    fires_at = 1.0
     weighs_bits = False
     reset_rule: Literal["soft", "hard"] = "soft"
     threshold: Tensor

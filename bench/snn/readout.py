@@ -39,6 +39,8 @@ class Readout:
     def __post_init__(self) -> None:
         if self.delay != "auto" and self.delay < 0:
             raise UserError(f"--snn.delay {self.delay}: must be at least 0 steps, or auto")
+        if self.draw_seed < 0:
+            raise UserError(f"--snn.draw_seed {self.draw_seed}: must be at least 0")
         if self.draw_seed and not self.permute:
             raise UserError(f"--snn.draw_seed {self.draw_seed}: nothing is drawn without --snn.permute true")
 
@@ -60,6 +62,10 @@ class Readout:
         Raises:
             UserError: the network's spikes cannot be permuted.
         """
+        if self.delay and (self.permute or any(neuron.wait for neuron in snn.neurons.values())):
+            raise UserError(
+                f"--snn.delay {self.delay}: each layer waits for its whole input, so no early steps can be left out"
+            )
         snn.delay = delay_of(snn, means) if self.delay == "auto" else self.delay
         if not self.permute:
             return
@@ -67,6 +73,8 @@ class Readout:
             raise UserError("permuted spikes hold for one T; give convert(..., T=...)")
         if snn.lookahead or snn.uncounted or snn.only_T not in (None, T):
             raise UserError("--snn.permute true: not possible if layers look ahead or the first steps do not count")
+        if any(neuron.coding == "differential" for neuron in snn.neurons.values()):
+            raise UserError("--snn.permute true: a spike of this method stands for a change, so the order matters")
         snn.only_T = T
         for name, neuron in snn.neurons.items():
             neuron.shuffle, neuron.lookahead = Shuffle(Draws(self.draw_seed, name)), T
@@ -75,7 +83,8 @@ class Readout:
 def delay_of(snn: SpikingNetwork, means: Mapping[str, Tensor]) -> int:
     """Estimates the steps until the most strongly driven neuron of every layer has fired, one layer after the other.
 
-    A neuron that starts at ``v_0`` and gets its mean activation at every step needs ``(theta - v_0) / mean`` steps.
+    A neuron that starts at ``v_0`` and gets its mean activation at every step needs ``(theta - v_0) / mean`` steps. A
+    neuron with several levels fires at its lowest one, ``neuron.fires_at`` of theta.
 
     Args:
         snn: the converted network.
@@ -88,6 +97,7 @@ def delay_of(snn: SpikingNetwork, means: Mapping[str, Tensor]) -> int:
     for name, neuron in snn.neurons.items():
         start = torch.as_tensor(neuron.v_init).to(neuron.threshold)
         mean = means[name].to(neuron.threshold)
-        fastest = float(((1 - start) * neuron.threshold / mean).where(mean > 0, math.inf).min())
+        missing = (neuron.fires_at - start).clamp_min(0) * neuron.threshold
+        fastest = float((missing / mean).where(mean > 0, math.inf).min())
         total += fastest if math.isfinite(fastest) else 0.0
     return math.floor(total)

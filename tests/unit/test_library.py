@@ -172,7 +172,7 @@ def test_what_would_be_converted_wrong_is_refused_by_name(what: str) -> None:
 
 
 # Less than the defaults where these take long, or are for more images.
-OPTIONS = {"snnc_ap": {"iterations": 2}, "ltb": {"iterations": 60}}
+OPTIONS = {"snnc_ap": {"iterations": 2}, "ltb": {"iterations": 60, "batch": 6}}
 
 
 @pytest.mark.parametrize("method", [name for name, entry in METHODS.items() if entry.source == "relu"])
@@ -235,6 +235,10 @@ ARGUMENTS: dict[str, tuple[dict[str, object], str]] = {
     "calibration of two shapes": ({"calibration": [torch.zeros(2, 3, n, n).double() for n in (8, 6)]}, "^calibration:"),
     "calibration of words": ({"calibration": ["digits"]}, "^calibration:"),
     "unknown option": ({"percent": 99}, r"^robust_norm: .*percent"),
+    "number that is no integer": ({"method": "dcgs", "levels": 2.5}, "^dcgs: levels = 2.5"),
+    "unknown choice": ({"method": "dcgs", "neuron": "foo"}, "^dcgs: neuron = 'foo'"),
+    "choice of another kind": ({"method": "ftbc", "source": "foo", "T": 4}, "^ftbc: source = 'foo'"),
+    "fewer images than a batch": ({"method": "ltb"}, "^2 calibration images: fewer than one batch of 100"),
     "option out of range": ({"percentile": 0}, "percentile 0"),
     "T of 0": ({"T": 0}, "T = 0"),
     "no T where it is needed": ({"method": "snnc_lp"}, "snnc_lp converts for one T"),

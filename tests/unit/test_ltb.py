@@ -149,7 +149,7 @@ class Inception(nn.Module):
 
 
 def test_pooling_that_cannot_come_first_is_refused_by_name() -> None:
-    with refused("^branches is max-pooling"):
+    with refused("^branches is a max-pooling"):
         convert(Inception().eval(), "ltb", torch.randn(4, 3, 8, 8))
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from bench.library import convert, simulate
 from bench.snn.neurons import IFNode
-from bench.snn.readout import Readout
+from bench.snn.readout import Readout, delay_of
 from methods.cos import COS
 from methods.max_norm import MaxNorm
 
@@ -95,9 +95,63 @@ def test_permuting_waits_but_pays_nothing_twice() -> None:
     assert synops == sum(int(n.synop_counts.sum()) for n in snn.neurons.values())
 
 
+def test_the_estimate_is_never_negative() -> None:
+    """A potential that starts above theta needs no step."""
+    net, x = net_of_relus(tiny.Layers()), tiny.normal(20, 6)
+    snn = convert(net, "opi", x)
+    means = {name: torch.ones_like(neuron.threshold) for name, neuron in snn.neurons.items()}
+    assert delay_of(snn, means) > 0
+    for neuron in snn.neurons.values():
+        neuron.v_init = 3.0
+    assert delay_of(snn, means) == 0
+
+
+def test_a_graded_neuron_fires_at_its_lowest_level() -> None:
+    net, x = net_of_relus(tiny.Layers()), tiny.normal(20, 6)
+    delays = {}
+    means = {"1": (a := net[:2](x).detach()).mean(0), "3": net[2:4](a).detach().mean(0)}
+    for levels in (1, 4):
+        snn = convert(net, "dcgs", x, levels=levels, delay="auto")
+        needed = 0.0
+        for neuron, mean in zip(snn.neurons.values(), means.values(), strict=True):
+            lowest = 0.75 * neuron.threshold / 2 ** (levels - 1)
+            needed += float((lowest / mean)[mean > 0].min())
+        delays[levels] = snn.delay
+        assert snn.delay == int(needed)
+    assert delays[4] <= delays[1]
+
+
+@pytest.mark.parametrize("method", ["parallel", "tpp", "bitplane", "pascal", "ttfs"])
+def test_a_net_whose_layers_wait_has_no_early_steps_to_leave_out(method: str) -> None:
+    model, x = named_model("linear")
+    with refused("--snn.delay 2: each layer waits"):
+        source = {"source": "qcfs"} if method == "ttfs" else {}
+        convert(model, method, torch.cat([x] * 99), T=4, delay=2, **source)
+
+
+def test_changes_cannot_be_permuted() -> None:
+    with refused("--snn.permute true: .* change"):
+        convert(net_of_relus(tiny.Layers()), "dcgs", tiny.normal(20, 6), T=4, permute=True)
+
+
+def test_the_library_takes_the_seed_of_the_permutation() -> None:
+    model, x = named_model("resnet20")
+    first, again, other = (
+        logits_of(convert(model, "qcfs", T=4, permute=True, draw_seed=seed), x, 4) for seed in (3, 3, 4)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
 def test_what_is_no_option_is_refused() -> None:
     with refused("--snn.delay -1"):
         Readout(delay=-1)
+    with refused("--snn.draw_seed -3"):
+        Readout(permute=True, draw_seed=-3)
+    model, x = named_model("linear")
+    for wrong in ({"delay": "foo"}, {"delay": 1.5}, {"permute": "foo", "T": 4}):
+        with refused(f"^qcfs: {next(iter(wrong))} = "):
+            convert(model, "qcfs", x, **wrong)  # type: ignore[arg-type]
     with refused("--snn.draw_seed 3"):
         Readout(draw_seed=3)
     model, x = named_model("linear")

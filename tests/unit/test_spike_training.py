@@ -106,6 +106,10 @@ def test_a_net_given_is_taken_over_with_its_thresholds() -> None:
             source.net.set_submodule(name, copy.deepcopy(activation))
         model.start_from(source.net, data)
         assert [layer.threshold.item() for layer in model.layers.values()] == [theta, theta]
+    name = next(iter(model.layers))
+    source.net.get_submodule(name).threshold = nn.Parameter(torch.ones(9))
+    with refused(f"^--ckpt: {name} has 9 thresholds, but Surrogate"):
+        model.start_from(source.net, data)
 
 
 # ---------------------------------------------------------------------------------------------------------- dsr

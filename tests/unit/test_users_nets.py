@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 
 from bench import convert, simulate
 from bench.errors import ConversionWarning
+from bench.registry.methods import METHODS
 from bench.snn.layerwise import execution_order
 from methods.qcfs import QCFS
 
@@ -287,7 +288,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "rounding in a sum": (
         lambda: Net(lambda net, x: net.fc(F.relu(net.a(x)).sum((2, 3), dtype=torch.int32).double())), "function sum"
     ),
-    "leaky_relu_": (lambda: Net(lambda net, x: net.head(F.leaky_relu_(net.a(x)))), "leaky_relu, which gives negative"),
+    "leaky_relu_": (lambda: Net(lambda net, x: net.head(F.leaky_relu_(net.a(x)))), "leaky_relu, which has negative"),
     "a mask": (lambda: Net(lambda net, x: net.head(F.relu(net.a(x)) * ((x > 0) & (x < 1)).sum())), "function and_"),
     "no weights yet": (lambda: nn.Sequential(nn.LazyConv2d(4, 3), nn.ReLU()), r"0\.weight has no shape yet"),
     "no values": (lambda: Net(_normalises).to("meta"), "is on the meta device"),
@@ -463,6 +464,16 @@ def test_max_pooling_however_it_is_written(pool: Callable[[Tensor], Tensor]) -> 
 def test_a_neuron_that_may_send_more_than_its_threshold_does_not_stand_for_relu6() -> None:
     with refused(r"^p clips at 6, and a neuron of Burst"):
         convert(OPERATIONS["nn.ReLU6"](), "burst", CALIBRATION)
+
+
+@pytest.mark.parametrize("method", [n for n, e in METHODS.items() if e.source == "relu" and e.load().saturates])
+def test_every_method_that_takes_relu6_keeps_its_ceiling(method: str) -> None:
+    net, T = OPERATIONS["nn.ReLU6"](), 256
+    options = {"ltb": {"batch": 8}, "snnc_ap": {"iterations": 20}}.get(method, {})
+    images = CALIBRATION[:8]
+    snn = convert(net, method, images, T=T, **options)
+    logits, expected = simulate(snn, images, T).mean(0), net.eval()(images)
+    assert (logits - expected).abs().max() < 0.1 * expected.abs().max()
 
 
 class LogSoftmax(nn.Module):
@@ -648,7 +659,7 @@ BAD_THRESHOLDS: dict[str, tuple[object, str]] = {
     "no levels": ({TheirQuantiser: (1.0, 0)}, "has 0 levels"),
     "no attribute": ({TheirQuantiser: lambda module: (module.threshold, 4)}, "no threshold and levels for 2"),
     "one number": ({TheirQuantiser: 1.0}, "no threshold and levels for 2"),
-    "NaN": ({TheirQuantiser: (float("nan"), 4)}, "that of 2 is nan"),
+    "NaN": ({TheirQuantiser: (float("nan"), 4)}, "the threshold of 2 is nan"),
     "some": ({"2": (1.1, 4)}, "floor, which is not linear"),
 }
 
