@@ -287,7 +287,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "rounding in a sum": (
         lambda: Net(lambda net, x: net.fc(F.relu(net.a(x)).sum((2, 3), dtype=torch.int32).double())), "function sum"
     ),
-    "leaky_relu_": (lambda: Net(lambda net, x: net.head(F.leaky_relu_(net.a(x)))), "leaky_relu, which gives negative"),
+    "leaky_relu_": (lambda: Net(lambda net, x: net.head(F.leaky_relu_(net.a(x)))), "leaky_relu, which has negative"),
     "a mask": (lambda: Net(lambda net, x: net.head(F.relu(net.a(x)) * ((x > 0) & (x < 1)).sum())), "function and_"),
     "no weights yet": (lambda: nn.Sequential(nn.LazyConv2d(4, 3), nn.ReLU()), r"0\.weight has no shape yet"),
     "no values": (lambda: Net(_normalises).to("meta"), "is on the meta device"),
@@ -648,7 +648,7 @@ BAD_THRESHOLDS: dict[str, tuple[object, str]] = {
     "no levels": ({TheirQuantiser: (1.0, 0)}, "has 0 levels"),
     "no attribute": ({TheirQuantiser: lambda module: (module.threshold, 4)}, "no threshold and levels for 2"),
     "one number": ({TheirQuantiser: 1.0}, "no threshold and levels for 2"),
-    "NaN": ({TheirQuantiser: (float("nan"), 4)}, "that of 2 is nan"),
+    "NaN": ({TheirQuantiser: (float("nan"), 4)}, "the threshold of 2 is nan"),
     "some": ({"2": (1.1, 4)}, "floor, which is not linear"),
 }
 
