@@ -34,7 +34,7 @@ def check_early(header: Header, argv: list[str]) -> None:
         Header.model_validate(header.dump(), strict=True)
         records.Run(argv=argv, started="", seconds=0)
     except ValidationError as error:
-        raise UserError(f"this cannot stand in a record: {first_error(error, show_input=True)}") from error
+        raise UserError(f"not valid in a record: {first_error(error, show_input=True)}") from error
 
 
 def evaluate(
