@@ -68,7 +68,7 @@ def evaluate(
     conversion = ConversionCallback(steps, per_T=net.entry.per_T or net.model.per_T)
     trainer = make_trainer(trainer_options, loggers, [conversion], out, precision="32-true")
     require_batches(trainer, net.datamodule, "test")
-    advice = f"the trained weights are kept; go on with python -m bench evaluate --ckpt {out / WEIGHTS}"
+    advice = f"the trained weights are kept; continue with python -m bench evaluate --ckpt {out / WEIGHTS}"
     with interruptible("evaluation", lambda: advice), full_precision():
         trainer.test(net.model, datamodule=net.datamodule, verbose=False)
     if not trainer.is_global_zero:
