@@ -39,18 +39,18 @@ class ImageDataModule(pl.LightningDataModule):
     Args:
         batch_size: training images per step and process.
         eval_batch_size: images per evaluation step and process.
-        num_workers: loader processes; 0 prepares batches in the training process. Default 0 on a CPU and beside a GPU
-            one for each core of this process, at most 4.
+        num_workers: loader processes; 0 prepares batches in the training process. Default: 0 on a CPU; with a GPU, one
+            for each core of this process, at most 4.
         last_batch: ``keep`` trains on the last, incomplete batch of an epoch as well, as the papers' code does, unless
             it has one image for each process or does not divide over them; ``drop`` leaves it out.
         subset: use only the first N images of a fixed permutation of the training and of the test set. A run with
             a subset is marked ``limited`` and never ranked.
-        val_split: training images held out (fixed, the same for each seed) for validation and for choosing.
-        val_augment: augment the held-out images as in training, a new draw in each epoch; some methods measure on such
-            images. Their last batch is kept as ``last_batch="keep"`` says.
+        val_split: number of training images held out (the same for each seed) for validation and for choosing settings.
+        val_augment: augment the held-out images as in training, drawn again in each epoch; some methods measure on such
+            images. Their last batch is kept, as with ``last_batch="keep"``.
         eval_split: which images are evaluated: ``test``, or ``val`` to choose settings without touching the test set.
-        mean: of each channel, for images in [0, 1]; it is subtracted. Default the data set's own.
-        std: of each channel, which it is then divided by. Default the data set's own.
+        mean: mean of each channel, for images in [0, 1]; it is subtracted. Default: the data set's.
+        std: standard deviation of each channel, by which images are then divided. Default: the data set's.
     """
 
     # What an option is for, unless it decides the result of a training: ``evaluation``, which images are evaluated and

@@ -34,7 +34,7 @@ def check_early(header: Header, argv: list[str]) -> None:
         Header.model_validate(header.dump(), strict=True)
         records.Run(argv=argv, started="", seconds=0)
     except ValidationError as error:
-        raise UserError(f"this cannot stand in a record: {first_error(error, show_input=True)}") from error
+        raise UserError(f"not valid in a record: {first_error(error, show_input=True)}") from error
 
 
 def evaluate(
@@ -68,7 +68,7 @@ def evaluate(
     conversion = ConversionCallback(steps, per_T=net.entry.per_T or net.model.per_T)
     trainer = make_trainer(trainer_options, loggers, [conversion], out, precision="32-true")
     require_batches(trainer, net.datamodule, "test")
-    advice = f"the trained weights are kept; go on with python -m bench evaluate --ckpt {out / WEIGHTS}"
+    advice = f"the trained weights are kept; continue with python -m bench evaluate --ckpt {out / WEIGHTS}"
     with interruptible("evaluation", lambda: advice), full_precision():
         trainer.test(net.model, datamodule=net.datamodule, verbose=False)
     if not trainer.is_global_zero:

@@ -39,7 +39,7 @@ def fit(spec: RunSpec, argv: list[str]) -> Path:
         UserError: bad input, or a loss that is not finite.
         Interrupted: a signal ended the training; it can be resumed.
     """
-    code_state()  # now, before anybody goes on working in the checkout
+    code_state()  # now, before the checkout changes
     return _fit(spec, argv) if spec.trains else _convert(spec, argv)
 
 
@@ -68,7 +68,7 @@ def _convert(spec: RunSpec, argv: list[str]) -> Path:
     if (out / "checkpoints").exists() or path.parent.resolve() == out.resolve():
         raise UserError(f"--out {out}: holds a training, whose weights would be lost; give another folder")
     if (out / RECORD).exists() and not spec.local.overwrite:
-        raise UserError(f"{out} already holds a record; begin anew with --overwrite, or give another --out")
+        raise UserError(f"{out} already holds a record; replace it with --overwrite, or give another --out")
     require_writable(out)
     with working_in(out, spec.all_trainer_options):
         net = build_trained(weights, spec.all_data_options, str(path))
@@ -85,10 +85,10 @@ def _train_first(method: str, net: RunSpec) -> Path:
             net = net.model_copy(update={"local": net.local.model_copy(update={"ckpt": "last"})})
         elif (folder / RECORD).exists():  # this command's --overwrite is not its source net's
             raise UserError(
-                f"{folder}: holds the record of a {net.method} net and no weights to convert; give a net with --ckpt, "
-                f"or train it anew: {shlex.join([*anew, '--overwrite'])}"
+                f"{folder}: holds the record of a {net.method} net but no weights to convert; give a net with --ckpt, "
+                f"or train it again: {shlex.join([*anew, '--overwrite'])}"
             )
-        print(f"{method} converts a {net.method} net and --ckpt names none: training one first, in {folder}")
+        print(f"{method} converts a {net.method} net, and --ckpt was not given: training one first, in {folder}")
         fit(net, anew)
     return folder / WEIGHTS
 

@@ -92,7 +92,7 @@ class SturdyWandbLogger(WandbLogger):
             self.gone = True
             reason = " ".join(str(error).split())[:120] or type(error).__name__
             if warn:
-                print(f"warning: W&B cannot be reached ({reason}); what it lacks is beside {where}: wandb sync",
+                print(f"warning: W&B cannot be reached ({reason}); upload the rest later with wandb sync, from {where}",
                       file=sys.stderr)  # fmt: skip
             if isinstance(error, ConnectionError):
                 _forget_service()

@@ -98,9 +98,8 @@ def trained_by(before: Header, now: Code, max_epochs: int) -> Code:
     if dirty:
         first = began.commit[:10]
         print(
-            f"note: no one commit describes this training, which {first} began and {now.commit[:10]} goes on "
-            f"with: its record will never be ranked; go on in a clean checkout of {first}, or begin anew with "
-            "--overwrite in place of --ckpt"
+            f"note: this training began with commit {first} and continues with {now.commit[:10]}, so its record will "
+            f"never be ranked; continue in a clean checkout of {first}, or restart with --overwrite instead of --ckpt"
         )
     return Code(commit=began.commit, dirty=dirty)
 

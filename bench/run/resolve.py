@@ -137,7 +137,7 @@ def resolve(chosen: Chosen, settings: tuple[str, Options], arguments: Sequence[s
             ),
         )
     except ValidationError as error:
-        raise UserError(f"this cannot stand in a record: {first_error(error, show_input=True)}") from error
+        raise UserError(f"not valid in a record: {first_error(error, show_input=True)}") from error
 
 
 class _Parts(NamedTuple):

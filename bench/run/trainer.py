@@ -203,7 +203,7 @@ def interruptible(doing: str, advice: Callable[[], str]) -> Iterator[None]:
 
     Args:
         doing: what was under way, for the message.
-        advice: how to go on, from what is on disk by then.
+        advice: how to continue, given the files on disk by then.
 
     Raises:
         Interrupted: SIGINT, SIGTERM or SIGUSR1 came.
@@ -249,7 +249,7 @@ def train(trainer: pl.Trainer, model: pl.LightningModule, datamodule: ImageDataM
     def advice() -> str:
         folder = getattr(trainer.checkpoint_callback, "dirpath", None)
         if folder and any((Path(folder) / name).exists() for name in (LAST, PREVIOUS)):
-            return "the last whole epoch is kept; go on with the same command and --ckpt last"
+            return "the last complete epoch is kept; to continue, repeat the command with --ckpt last"
         return "it had not begun, so nothing is kept; repeat the command"
 
     with interruptible("training", advice):

@@ -136,7 +136,7 @@ def _whole(spec: RunSpec, ckpt: Path, out: Path) -> Trained:
 
 
 def find_resume(spec: RunSpec, out: Path, header: Header, tuning: bool = False) -> Path | None:
-    """The checkpoint that a run goes on from; ``None`` if it begins.
+    """Returns the checkpoint that a run continues from; ``None`` for a new run.
 
     Args:
         spec: the run.
@@ -152,8 +152,8 @@ def find_resume(spec: RunSpec, out: Path, header: Header, tuning: bool = False) 
     resumable = any((folder / name).exists() for name in (LAST, PREVIOUS))
     there = resumable or any((out / name).exists() for name in (RECORD, WEIGHTS))
     if not ours and there and not spec.local.overwrite:
-        go_on = "go on with --ckpt last, " if resumable else ""
-        raise UserError(f"{out} already holds a run; {go_on}begin anew with --overwrite, or give another --out")
+        go_on = "continue with --ckpt last, " if resumable else ""
+        raise UserError(f"{out} already holds a run; {go_on}replace it with --overwrite, or give another --out")
     if asked is None or tuning:
         return None
     if is_asked(asked):
@@ -189,8 +189,8 @@ def find_resume(spec: RunSpec, out: Path, header: Header, tuning: bool = False) 
         whole = header.recipe.part("trainer")["max_epochs"]
         if old.epochs != whole:
             raise UserError(
-                f"--ckpt last: {path} has {old.epochs} of {whole} epochs, and there is no checkpoint to go on from; "
-                "begin anew with --overwrite in its place"
+                f"--ckpt last: {path} has {old.epochs} of {whole} epochs, and no checkpoint to continue from was "
+                "found; restart with --overwrite instead of --ckpt last"
             )
         print(f"note: {path} has all {whole} epochs; only the evaluation is run")
     return path

@@ -132,11 +132,13 @@ class Scheduler:
                         for reference in self.pending:
                             ray.cancel(reference, force=True)
         except KeyboardInterrupt as error:
-            raise Interrupted(f"sweep was interrupted, {display.summary()}; the same command goes on", 130) from error
+            raise Interrupted(
+                f"sweep was interrupted, {display.summary()}; repeat the command to continue", 130
+            ) from error
         finally:
             signal.signal(signal.SIGTERM, previous)
         if self.terminated:
-            raise Interrupted(f"sweep was terminated, {display.summary()}; the same command goes on", 143)
+            raise Interrupted(f"sweep was terminated, {display.summary()}; repeat the command to continue", 143)
         return [run for run in runs if run.phase == "failed"]
 
     def _terminate(self, *_: object) -> None:

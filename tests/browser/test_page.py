@@ -222,7 +222,7 @@ def test_the_plot_follows_the_selection(visit: Open, address: str) -> None:
 
 def test_costs_say_that_they_are_not_measured_and_are_drawn_where_they_are(visit: Open, address: str) -> None:
     page = visit(address)
-    assert "not measured yet" in page.locator("#pareto").inner_text()
+    assert "have not been measured" in page.locator("#pareto").inner_text()
     page.get_by_role("tab").nth(1).click()
     assert page.locator("#pareto .full").count() == 4
     assert page.locator("#pareto .front").count() == 1

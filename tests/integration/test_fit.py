@@ -119,7 +119,7 @@ def test_a_training_that_other_code_goes_on_with_is_said_to_be_no_longer_ranked(
     assert whole == began and not whole.dirty and "never be ranked" not in out
     Path("run/checkpoints/previous.ckpt").replace("run/checkpoints/last.ckpt")
     out, mixed = resumed_by("f", "--ckpt", "last")
-    assert "which eeeeeeeeee began and ffffffffff goes on with" in out and "never be ranked" in out
+    assert "began with commit eeeeeeeeee and continues with ffffffffff" in out and "never be ranked" in out
     assert mixed.dirty and mixed.commit == began.commit
 
 

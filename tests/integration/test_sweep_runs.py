@@ -119,7 +119,7 @@ def test_a_stopped_sweep_leaves_no_process_and_goes_on(number, status):
     assert process.returncode == status, out + err
     assert "Traceback" not in err
     if number != signal.SIGKILL:
-        assert err.strip().splitlines()[-1].endswith("the same command goes on")
+        assert err.strip().splitlines()[-1].endswith("repeat the command to continue")
     until(lambda: not fits(), 60)
     assert not found()
     finish(start("sweep", "sweep.yaml", "--cpus", "1"))

@@ -129,7 +129,7 @@ def test_what_could_go_to_two_places_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("classes", "arch", "words"),
-    [(100, "cifar_resnet20", "100 classes, and the data set has 10"), (10, "cifar_resnet32", "fits --arch resnet32")],
+    [(100, "cifar_resnet20", "100 classes, but the data set has 10"), (10, "cifar_resnet32", "fits --arch resnet32")],
 )
 def test_a_file_of_another_net_says_what_it_is_of(classes: int, arch: str, words: str, tmp_path: Path) -> None:
     state = {torchvision_name(name): value for name, value in random_net(arch, classes).state_dict().items()}
@@ -156,11 +156,11 @@ def truncated(path: Path) -> None:
         (lambda path: path.write_bytes(b""), "truncated"),
         (
             lambda path: write(path, {"module.a.weight": torch.ones(1), "b.weight": torch.ones(1)}),
-            "module. stands .* b.",
+            "begin with module., but b.",
         ),
-        (lambda path: write(path, {"a.weight": torch.tensor([1.0, float("nan")])}), "a.weight holds .*NaN"),
+        (lambda path: write(path, {"a.weight": torch.tensor([1.0, float("nan")])}), "a.weight has .*NaN"),
         (lambda path: write(path, {"optimizer": {"lr": 0.1}}), "no named tensors.*it has optimizer"),
-        (lambda path: write(path, [torch.ones(1)]), "holds list"),
+        (lambda path: write(path, [torch.ones(1)]), "holds a list"),
         (lambda path: write(path, {"bench": {}, "state_dict": {}}), "of this suite.*--ckpt"),
         (lambda path: None, "cannot be read"),
     ],
