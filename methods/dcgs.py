@@ -154,8 +154,7 @@ class DifferentialActivation(Activation):
     def forward(self, z: Tensor) -> Tensor:
         """Maps pre-activations of any shape to mean outputs."""
         self.neuron.reset()
-        total: Tensor = sum(self.neuron.run(z[None])[0] for _ in range(self.T))  # type: ignore[assignment]
-        return total / self.T
+        return torch.cat([self.neuron.run(z[None]) for _ in range(self.T)]).mean(0)
 
 
 class DCGS(ConversionModule):

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import io
-from typing import Any
 
 import matplotlib
 import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from bench.snn.diagnosis import EDGES, KINDS, VIEWS
+from bench.snn.diagnosis import EDGES, KINDS, VIEWS, Diagnosis
 
 # From Okabe and Ito's palette, as in the leaderboard's curves.
 _COLOURS = {"clipping": "#0072b2", "quantisation": "#009e73", "unevenness": "#d55e00", "total": "#555555"}
 _LEGEND = {"end_to_end": "end to end", "same_input": "on the layer's own input"}
+Grid = npt.NDArray[np.object_]  # of Axes
+Values = npt.NDArray[np.float64]
 # Larger offsets are counted in the outermost rows.
 _MOST_OFFSET = 4
 
 
-def draw(found: list[dict[str, Any]], title: str) -> dict[str, Figure]:
+def draw(found: list[Diagnosis], title: str) -> dict[str, Figure]:
     """Draws the figures ``errors``, ``offsets`` and ``membranes``, each with one column for each T.
 
     Args:
@@ -40,7 +43,7 @@ def to_svg(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _columns(found: list[dict[str, Any]], rows: int, title: str) -> tuple[Figure, Any]:
+def _columns(found: list[Diagnosis], rows: int, title: str) -> tuple[Figure, Grid]:
     figure = Figure(figsize=(1.5 + 3.5 * len(found), 1 + 2.8 * rows), layout="constrained")
     axes = figure.subplots(rows, len(found), squeeze=False, sharex=True, sharey="row")
     figure.suptitle(title)
@@ -52,7 +55,7 @@ def _columns(found: list[dict[str, Any]], rows: int, title: str) -> tuple[Figure
     return figure, axes
 
 
-def _errors(found: list[dict[str, Any]], title: str) -> Figure:
+def _errors(found: list[Diagnosis], title: str) -> Figure:
     figure, axes = _columns(found, len(VIEWS), f"{title}: mean error / mean activation")
     for row, view in zip(axes, VIEWS, strict=True):
         for axis, diagnosis in zip(row, found, strict=True):
@@ -69,7 +72,7 @@ def _ratio(value: float, of: float) -> float:
     return value / of if of > 0 else float("nan")
 
 
-def _offsets(found: list[dict[str, Any]], title: str) -> Figure:
+def _offsets(found: list[Diagnosis], title: str) -> Figure:
     figure, axes = _columns(found, 1, f"{title}: offset spikes, share of neurons")
     for axis, diagnosis in zip(axes[0], found, strict=True):
         shares = np.zeros((2 * _MOST_OFFSET + 1, len(diagnosis["layers"])))
@@ -77,16 +80,16 @@ def _offsets(found: list[dict[str, Any]], title: str) -> Figure:
             for offset, count in layer["offsets"].items():
                 row = max(-_MOST_OFFSET, min(_MOST_OFFSET, int(offset))) + _MOST_OFFSET
                 shares[row, column] += count / sum(layer["offsets"].values())
-        _heat(figure, axis, shares, np.arange(-_MOST_OFFSET, _MOST_OFFSET + 2) - 0.5)
+        _heat(figure, axis, shares, np.arange(-_MOST_OFFSET - 0.5, _MOST_OFFSET + 1.0))
     axes[0, 0].set_ylabel("surplus spikes")
     return figure
 
 
-def _membranes(found: list[dict[str, Any]], title: str) -> Figure:
+def _membranes(found: list[Diagnosis], title: str) -> Figure:
     figure, axes = _columns(found, 1, f"{title}: residual potential / theta, share of neurons")
     borders = np.array([EDGES[0] - 0.1, *EDGES, EDGES[-1] + 0.1])
     for axis, diagnosis in zip(axes[0], found, strict=True):
-        counts = np.array([layer["residuals"]["counts"] for layer in diagnosis["layers"]]).T
+        counts = np.array([layer["residuals"]["counts"] for layer in diagnosis["layers"]], np.float64).T
         _heat(figure, axis, counts / counts.sum(0), borders)
         for border in (0, 1):
             axis.axhline(border, color="white", linewidth=0.7, linestyle="--")
@@ -94,7 +97,7 @@ def _membranes(found: list[dict[str, Any]], title: str) -> Figure:
     return figure
 
 
-def _heat(figure: Figure, axis: Any, shares: Any, borders: Any) -> None:
+def _heat(figure: Figure, axis: Axes, shares: Values, borders: Values) -> None:
     columns = np.arange(shares.shape[1] + 1) + 0.5
     mesh = axis.pcolormesh(columns, borders, shares, vmin=0, vmax=max(shares.max(), 1e-9), cmap="viridis")
     figure.colorbar(mesh, ax=axis)

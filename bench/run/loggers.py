@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import netrc
 import os
 import socket
@@ -208,7 +209,7 @@ def send_to_wandb(loggers: Sequence[Logger], send: Callable[[WandbLogger], objec
     """
     for logger in loggers:
         if isinstance(logger, SturdyWandbLogger):
-            logger.attempt(lambda logger=logger: send(logger), where)  # type: ignore[misc]
+            logger.attempt(functools.partial(send, logger), where)
 
 
 def _send(logger: WandbLogger, record: Record, path: Path) -> None:

@@ -9,12 +9,15 @@ import typing
 from argparse import ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from bench.errors import UserError, nearest
 from bench.records.record import Options
 from bench.run.trainer_options import HELP
 from bench.yaml_files import UNREADABLE, read_yaml, reason
+
+if TYPE_CHECKING:  # it is slow to import
+    from jsonargparse import ArgumentParser
 
 DEFAULT_STEPS = (1, 2, 4, 8, 16, 32)
 # Options of pl.Trainer that the suite sets itself.
@@ -96,7 +99,7 @@ def read_config(path: Path) -> Options:
 
 
 @functools.cache  # a sweep asks for the same one hundreds of times, and each takes a tenth of a second to build
-def second_stage(method_class: type, data_class: type) -> Any:
+def second_stage(method_class: type, data_class: type) -> ArgumentParser:
     """A jsonargparse parser for every option of one method and one data set."""
     import pytorch_lightning as pl
     from jsonargparse import ActionConfigFile, ArgumentParser
@@ -142,7 +145,7 @@ def second_stage(method_class: type, data_class: type) -> Any:
     return parser
 
 
-def model_parser(method_class: type) -> Any:
+def model_parser(method_class: type) -> ArgumentParser:
     """A parser for what a method's net is, without what only its training reads."""
     from jsonargparse import ArgumentParser
 
@@ -152,7 +155,9 @@ def model_parser(method_class: type) -> Any:
     return parser
 
 
-def layered(parser: Any, layers: Sequence[tuple[str, Options]], arguments: Sequence[str] = ()) -> dict[str, Any]:
+def layered(
+    parser: ArgumentParser, layers: Sequence[tuple[str, Options]], arguments: Sequence[str] = ()
+) -> dict[str, Any]:
     """Options of files, one over the other, and typed ones over them, all checked by the same types.
 
     Args:

@@ -27,7 +27,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -38,8 +38,9 @@ from bench.snn.calibration import Batch, watching
 from bench.snn.neurons import SpikingNeuron
 from bench.snn.simulate import SpikingNetwork
 
+View = Literal["end_to_end", "same_input"]
 KINDS = ("clipping", "quantisation", "unevenness", "total")
-VIEWS = ("end_to_end", "same_input")
+VIEWS: tuple[View, ...] = ("end_to_end", "same_input")
 # Borders of the bins of residual potentials, in units of theta; the first and the last bin are open.
 EDGES = tuple(round(-2 + 0.1 * i, 1) for i in range(51))
 # Images are compared in parts of this many passes; one activation of every layer is kept for a part.
@@ -63,6 +64,47 @@ def decompose(a: Tensor, q: Tensor, r: Tensor, ceiling: Tensor) -> dict[str, Ten
     return {"clipping": a - clipped, "quantisation": clipped - q, "unevenness": q - r, "total": a - r}
 
 
+class ErrorMeans(TypedDict):
+    """One error of a layer, in units of the activation: mean, mean magnitude and root mean square."""
+
+    mean: float
+    mean_abs: float
+    rms: float
+
+
+class Residuals(TypedDict):
+    """Histogram of the potentials after the last step, in units of theta; the first and the last bin are open."""
+
+    edges: list[float]
+    counts: list[int]
+
+
+class LayerDiagnosis(TypedDict):
+    """One layer, as JSON has it: means, shares of the neurons, and histograms."""
+
+    name: str
+    neurons: int
+    activation_mean: float
+    firing_rate: float
+    end_to_end: dict[str, ErrorMeans]
+    same_input: dict[str, ErrorMeans]
+    offsets: dict[str, int]
+    offset_share: float
+    residuals: Residuals
+    residual_below_zero: float
+    residual_at_least_theta: float
+
+
+class Diagnosis(TypedDict):
+    """A network at one T, as JSON has it; ``top1`` are fractions of the images for ann, quantised and snn."""
+
+    T: int
+    warmup: int
+    images: int
+    top1: dict[str, float]
+    layers: list[LayerDiagnosis]
+
+
 @dataclass
 class Layer:
     """Sums of one layer over the images.
@@ -80,31 +122,36 @@ class Layer:
     elements: int = 0
     activation: float = 0.0
     spikes: int = 0
-    errors: dict[str, dict[str, list[float]]] = field(
+    errors: dict[View, dict[str, list[float]]] = field(
         default_factory=lambda: {view: {kind: [0.0] * 3 for kind in KINDS} for view in VIEWS}
     )
     offsets: Counter[int] = field(default_factory=Counter)
     residuals: Tensor = field(default_factory=lambda: torch.zeros(len(EDGES) + 1, dtype=torch.int64))
 
-    def add(self, view: str, errors: dict[str, Tensor]) -> None:
+    def add(self, view: View, errors: dict[str, Tensor]) -> None:
         """Adds the errors of one part of the images."""
         for kind, error in errors.items():
             sums = (error.sum(), error.abs().sum(), error.square().sum())
             self.errors[view][kind] = [old + float(new) for old, new in zip(self.errors[view][kind], sums, strict=True)]
 
-    def summary(self, T: int) -> dict[str, Any]:
-        """Means, shares and histograms, as JSON has them; errors are in units of the activation."""
+    def summary(self, name: str, T: int) -> LayerDiagnosis:
+        """Returns means, shares and histograms of the layer called ``name``."""
 
-        def means(sums: list[float]) -> dict[str, float]:
-            mean, magnitude, square = (value / self.elements for value in sums)
-            return {"mean": mean, "mean_abs": magnitude, "rms": square**0.5}
+        def means(view: View) -> dict[str, ErrorMeans]:
+            found: dict[str, ErrorMeans] = {}
+            for kind, sums in self.errors[view].items():
+                mean, magnitude, square = (value / self.elements for value in sums)
+                found[kind] = {"mean": mean, "mean_abs": magnitude, "rms": square**0.5}
+            return found
 
         zero, one = EDGES.index(0.0), EDGES.index(1.0)
         return {
+            "name": name,
             "neurons": self.neurons,
             "activation_mean": self.activation / self.elements,
             "firing_rate": self.spikes / (self.elements * T),
-            **{view: {kind: means(sums) for kind, sums in kinds.items()} for view, kinds in self.errors.items()},
+            "end_to_end": means("end_to_end"),
+            "same_input": means("same_input"),
             "offsets": {str(offset): self.offsets[offset] for offset in sorted(self.offsets)},
             "offset_share": 1 - self.offsets[0] / self.elements,
             "residuals": {"edges": list(EDGES), "counts": self.residuals.tolist()},
@@ -114,7 +161,7 @@ class Layer:
 
 
 @torch.no_grad()
-def diagnose(ann: nn.Module, snn: SpikingNetwork, batches: Sequence[Batch], T: int) -> dict[str, Any]:
+def diagnose(ann: nn.Module, snn: SpikingNetwork, batches: Sequence[Batch], T: int) -> Diagnosis:
     """Compares a network with its conversion.
 
     Args:
@@ -124,9 +171,7 @@ def diagnose(ann: nn.Module, snn: SpikingNetwork, batches: Sequence[Batch], T: i
         T: counted steps.
 
     Returns:
-        ``T``, ``warmup``, ``images``, ``top1`` of ``ann``, ``quantised`` and ``snn`` (fractions of the images), and
-        ``layers`` in the order of the network: name, neurons, mean activation, firing rate, for each view and error its
-        mean, mean magnitude and root mean square, offset spikes and residual potentials.
+        The accuracies of the ANN, its quantised twin and the SNN, and the layers in the order of the network.
 
     Raises:
         UserError: the two networks do not belong together, or there are no images.
@@ -151,7 +196,7 @@ def diagnose(ann: nn.Module, snn: SpikingNetwork, batches: Sequence[Batch], T: i
         "warmup": snn.warmup,
         "images": images,
         "top1": {name: count / images for name, count in right.items()},
-        "layers": [{"name": name, **layer.summary(T)} for name, layer in layers.items()],
+        "layers": [layer.summary(name, T) for name, layer in layers.items()],
     }
 
 
