@@ -38,10 +38,11 @@ def aggregate(records: Iterable[Record], papers: Sequence[Paper]) -> list[Row]:
 
 def place(experiment: Sequence[Row]) -> tuple[object, ...]:
     """Sort key of an experiment: newest protocol first, ranked first, best first; then its names."""
-    row, score = experiment[0], _score(experiment)
+    row, best = experiment[0], _fair(experiment)
+    score = None if best is None else best.top1
     names = (row.method, row.recipe, row.recipe_sha256, row.options, row.experiment[-1])
     standing = STANDINGS.index(row.standing)
-    return (*row.net, -(row.protocol or 0), standing, score is None, -(score or 0), *names)
+    return (*row.net, -(row.protocol or 0), standing, _score(experiment) is None, -(score or 0), *names)
 
 
 def _conversions(records: Sequence[Record]) -> list[Record]:
@@ -89,9 +90,10 @@ def _experiment(group: Sequence[Record], printed: Cells) -> list[Row]:
         records=tuple(group),
     )
     steps = sorted({(point.T, point.warmup) for record in group for point in record.snn})
-    rows = [compared(_at(common, T, warmup), printed) for T, warmup in steps]
-    fair = [row for row in rows if row.latency == RANK_LATENCY and row.n_T == row.n]
-    ranked = max(fair, key=lambda row: row.steps, default=None)
+    rows = [_at(common, T, warmup) for T, warmup in steps]
+    if theirs is None:  # a net that others trained repeats nobody's training
+        rows = [compared(row, printed) for row in rows]
+    ranked = _fair(rows)
     marks = tuple(_marks(first, len(group), ranked is not None))
     out = any(mark.endswith("not ranked") for mark in marks)
     return [replace(row, marks=marks, ranked=row is ranked and not out) for row in rows]
@@ -149,6 +151,12 @@ def _marks(record: Record, seeds: int, fair: bool) -> Iterator[str]:
         yield f"protocol {record.protocol.version}, not ranked"
     if not fair:
         yield f"not all seeds at a latency of {RANK_LATENCY}, not ranked"
+
+
+def _fair(experiment: Sequence[Row]) -> Row | None:
+    """Returns the row that an experiment is compared by; ``None`` if not all seeds have one at that latency."""
+    fair = [row for row in experiment if row.latency == RANK_LATENCY and row.n_T == row.n]
+    return max(fair, key=lambda row: row.steps, default=None)
 
 
 def _score(experiment: Sequence[Row]) -> Decimal | None:

@@ -899,27 +899,29 @@ def test_short_recipes_are_below_and_in_no_rank_with_full_ones() -> None:
 
 
 def test_weights_of_others_have_a_table_of_their_own_and_no_rank(tmp_path: Path) -> None:
-    """Beside a worse net of ours, which is ranked first; two files are two rows, not two seeds of one."""
-    snn = [point(8, 0.95)]
+    """Beside a worse net of ours, which is ranked first; two files are two rows, the better first, not two seeds."""
 
-    def theirs(name: str) -> Record:
+    def theirs(name: str, top1: float) -> Record:
         imported = {"file": f"{name}.pth", "sha256": sha(name), "repository": "some|body/nets", "stated_top1": 0.926}
         source = {"trainer": {"max_epochs": 0}, "imported": sha(name), "sha256": sha(f"source {name}")}
         training = {**record_dict()["training"], "epochs": 0, "imported": imported}
         said = {"method__name": "opi", "training": training, "recipe__name": f"imported.{name}"}
-        return make_record(snn=snn, config={"source": source}, **said)
+        return make_record(snn=[point(8, top1)], config={"source": source}, **said)
 
     ours = make_record(snn=[point(8, 0.5)], recipe__name="paper")
-    records = [theirs("a"), theirs("b"), ours]
+    records = [theirs("a", 0.9), theirs("b", 0.95), ours]
     assert not [reason for record in records for reason in (*reasons(record), *contradictions(record))]
     rows = aggregate(records, [])
-    assert [(row.weights_of_others, row.rank) for row in rows] == [(None, 1), (sha("a"), None), (sha("b"), None)]
+    assert [(row.weights_of_others, row.rank) for row in rows] == [(None, 1), (sha("b"), None), (sha("a"), None)]
     assert all("weights of others, not ranked" in row.marks for row in rows[1:])
+    papers = load_reported(write_papers(tmp_path, PAPER.replace("method: qcfs", "method: opi")))
+    badges = {row.badge for row in aggregate(records, papers) if row.weights_of_others}
+    assert badges == {"ours only"}, "their training is nobody's that is printed"
     page = render(rows, [])[f"{ours.data.name}.md"]
     assert page.count("weights of others, protocol") == 1
     for name in ("a", "b"):
         assert re.search(
             rf"\| imported.{name} \| {name}.pth \| some&#124;body/nets \| .* \| 92.60 \| .*{sha(name)}", page
         )
-    forged = theirs("a").model_copy(update={"training": ours.training.model_copy(update={"epochs": 0})})
+    forged = theirs("a", 0.9).model_copy(update={"training": ours.training.model_copy(update={"epochs": 0})})
     assert any("training.imported" in reason for reason in contradictions(forged))
