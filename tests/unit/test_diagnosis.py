@@ -87,7 +87,7 @@ def test_unevenness_and_an_offset_spike_by_hand() -> None:
     current = torch.tensor([[1.0], [1.0], [-2.0], [0.0]]).double()
     zero = torch.zeros(1, 1).double()
     _measure(layer, snn, "1", ReLUActivation(), current, neuron(current), 4, zero, zero)
-    summary = layer.summary(4)
+    summary = layer.summary("act", 4)
     assert summary["offsets"] == {"2": 1}
     assert summary["same_input"]["unevenness"] == {"mean": -0.5, "mean_abs": 0.5, "rms": 0.5}
     assert summary["same_input"]["clipping"]["mean_abs"] == summary["same_input"]["quantisation"]["mean_abs"] == 0
