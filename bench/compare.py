@@ -6,7 +6,9 @@ import json
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
+
+from pydantic import JsonValue
 
 from bench.errors import UserError, nearest
 from bench.leaderboard.text import fixed, one_line, percent
@@ -15,7 +17,25 @@ from bench.records.record import Record, read_record
 # Parts of a record in the order they are shown. The time and the command of a run do not count as differences.
 PARTS = ("what", "config", "protocol", "conversion", "environment", "code", "training", "checkpoint")
 ABSENT = "(absent)"
-Pairs = dict[str, tuple[Any, Any]]
+Pairs = dict[str, tuple[JsonValue, JsonValue]]
+
+
+class Point(TypedDict):
+    """Top-1 of two runs in percent; ``None`` if a run has no such point.
+
+    Attributes:
+        T: ``None`` for the ANN, as is ``warmup``.
+        warmup: steps before the counted ones.
+        a: of the first run.
+        b: of the second run.
+        difference: ``b`` minus ``a``, in points.
+    """
+
+    T: int | None
+    warmup: int | None
+    a: Decimal | None
+    b: Decimal | None
+    difference: Decimal | None
 
 
 def run(first: str, second: str, results: Path, as_json: bool) -> int:
@@ -94,21 +114,21 @@ def differences(a: Record, b: Record) -> dict[str, Pairs]:
     return found
 
 
-def curves(a: Record, b: Record) -> list[dict[str, Any]]:
-    """Top-1 of the ANN (T is null) and at each T of either, in percent, and ``b`` minus ``a`` in points."""
+def curves(a: Record, b: Record) -> list[Point]:
+    """The point of the ANN (T is null) and that of each T of either."""
     left, right = ({(p.T, p.warmup): p.top1 for p in record.snn} for record in (a, b))
-    lines: list[dict[str, Any]] = [{"T": None, "warmup": None, **_pair(a.ann.top1, b.ann.top1)}]
-    for T, warmup in sorted(left.keys() | right.keys()):
-        lines.append({"T": T, "warmup": warmup, **_pair(left.get((T, warmup)), right.get((T, warmup)))})
-    return lines
+    steps = sorted(left.keys() | right.keys())
+    points = [_point(T, warmup, left.get((T, warmup)), right.get((T, warmup))) for T, warmup in steps]
+    return [_point(None, None, a.ann.top1, b.ann.top1), *points]
 
 
-def _pair(a: float | None, b: float | None) -> dict[str, Decimal | None]:
+def _point(T: int | None, warmup: int | None, a: float | None, b: float | None) -> Point:
     left, right = (None if value is None else percent(value) for value in (a, b))
-    return {"a": left, "b": right, "difference": None if left is None or right is None else right - left}
+    difference = None if left is None or right is None else right - left
+    return {"T": T, "warmup": warmup, "a": left, "b": right, "difference": difference}
 
 
-def _parts(record: Record) -> Iterator[tuple[str, Any]]:
+def _parts(record: Record) -> Iterator[tuple[str, JsonValue]]:
     data = record.model_dump(mode="json")
     recipe = data["recipe"]
     yield (
@@ -121,7 +141,7 @@ def _parts(record: Record) -> Iterator[tuple[str, Any]]:
         yield part, data[part]
 
 
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(value: JsonValue, name: str = "") -> Iterator[tuple[str, JsonValue]]:
     if isinstance(value, dict) and value:
         for key, inner in value.items():
             yield from _flat(inner, f"{name}.{key}" if name else str(key))
@@ -129,14 +149,14 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
-def _show(paths: list[Path], different: dict[str, Pairs], curve: list[dict[str, Any]]) -> None:
+def _show(paths: list[Path], different: dict[str, Pairs], curve: list[Point]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     console = Console(highlight=False)
 
-    def text(value: Any) -> Text:
+    def text(value: JsonValue) -> Text:
         # Text takes no markup, and without control characters a record cannot move the cursor.
         return Text(one_line(value if isinstance(value, str) else json.dumps(value), 200), overflow="fold")
 

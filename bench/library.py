@@ -7,7 +7,7 @@ import itertools
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, SupportsIndex
+from typing import NamedTuple, SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -77,8 +77,7 @@ def convert(
     entry = lookup("method", method, METHODS)
     if T is not None and (not isinstance(T, SupportsIndex) or T.__index__() < 1):
         raise UserError(f"T = {T}: must be an integer, at least 1")
-    asked: dict[str, Any] = {name: options.pop(name) for name in ("delay", "permute") if name in options}
-    readout = Readout(**asked)
+    readout = Readout.of({name: options.pop(name) for name in ("delay", "permute") if name in options})
     if T is None and entry.per_T:
         raise UserError(f"{method} converts for one T; give convert(..., T=...)")
     kind, found = entry.load(), None

@@ -150,7 +150,9 @@ class DifferentialActivation(Activation):
     def forward(self, z: Tensor) -> Tensor:
         """Maps pre-activations of any shape to mean outputs."""
         self.neuron.reset()
-        total: Tensor = sum(self.neuron.run(z[None])[0] for _ in range(self.T))  # type: ignore[assignment]
+        total = torch.zeros_like(z)
+        for _ in range(self.T):
+            total = total + self.neuron.run(z[None])[0]
         return total / self.T
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Literal, get_args
 
 import torch
+from matplotlib.figure import Figure
 from pytorch_lightning.loggers import WandbLogger
 
 from bench.diagnose.pictures import draw, to_svg
@@ -18,10 +19,12 @@ from bench.run.build import Trained, load
 from bench.run.callbacks import calibration_batches
 from bench.run.loggers import finish, make_loggers, send_to_wandb
 from bench.run.trainer import quiet
-from bench.snn.diagnosis import KINDS, VIEWS, diagnose
+from bench.snn.diagnosis import KINDS, VIEWS, Diagnosis, Kind, Summary, View, diagnose
 from bench.snn.precision import full_precision
 
 FILE = "diagnosis.json"
+Share = Literal["offset_share", "residual_below_zero", "residual_at_least_theta"]
+SHARES: tuple[Share, ...] = get_args(Share)
 
 
 @quiet()
@@ -82,7 +85,7 @@ def run(
     return 0
 
 
-def diagnoses(trained: Trained, steps: tuple[int, ...], images: int, device: str = "cpu") -> list[dict[str, Any]]:
+def diagnoses(trained: Trained, steps: tuple[int, ...], images: int, device: str = "cpu") -> list[Diagnosis]:
     """One diagnosis (:func:`bench.snn.diagnosis.diagnose`) for each T."""
     model, datamodule = trained.model.float().eval().to(device), trained.datamodule
     batches = [(x.to(device), y.to(device)) for x, y in datamodule.first_evaluated(images)]
@@ -97,7 +100,7 @@ def diagnoses(trained: Trained, steps: tuple[int, ...], images: int, device: str
     return found
 
 
-def verdict(found: dict[str, Any]) -> str:
+def verdict(found: Diagnosis) -> str:
     """One line: the three accuracies, and the causes of their differences."""
     ann, twin, snn = (100 * found["top1"][name] for name in ("ann", "quantised", "snn"))
     warmup = f" (+ {found['warmup']})" if found["warmup"] else ""
@@ -107,12 +110,12 @@ def verdict(found: dict[str, Any]) -> str:
     )
 
 
-def _percent(layer: dict[str, Any], view: str, kind: str) -> float | None:
+def _percent(layer: Summary, view: View, kind: Kind) -> float | None:
     mean = layer["activation_mean"]
     return 100 * layer[view][kind]["mean_abs"] / mean if mean > 0 else None
 
 
-def _show(found: list[dict[str, Any]], title: str) -> None:
+def _show(found: list[Diagnosis], title: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -126,26 +129,26 @@ def _show(found: list[dict[str, Any]], title: str) -> None:
             table.add_column(head, justify="right")
         for layer in diagnosis["layers"]:
             errors = [_percent(layer, view, kind) for view in VIEWS for kind in KINDS]
-            shares = [layer[name] for name in ("offset_share", "residual_below_zero", "residual_at_least_theta")]
             table.add_row(
                 layer["name"],
                 f"{layer['firing_rate']:.3f}",
                 *("" if error is None else f"{error:.1f}" for error in errors),
-                *(f"{100 * share:.1f}" for share in shares),
+                *(f"{100 * layer[share]:.1f}" for share in SHARES),
             )
         console.print(table, "")
 
 
-def _send(logger: WandbLogger, found: list[dict[str, Any]], pictures: dict[str, Any]) -> None:
+def _send(logger: WandbLogger, found: list[Diagnosis], pictures: dict[str, Figure]) -> None:
     import wandb
 
-    names = ["T", "layer", "activation_mean", "firing_rate", "offset_share", "residual_below_zero"]
-    names.append("residual_at_least_theta")
+    names = ["T", "layer", "activation_mean", "firing_rate", *SHARES]
     errors = [(view, kind) for view in VIEWS for kind in KINDS]
     table = wandb.Table(columns=[*names, *(f"{view}/{kind}" for view, kind in errors)])
     for diagnosis in found:
         for layer in diagnosis["layers"]:
-            first = [diagnosis["T"], layer["name"], *(layer[name] for name in names[2:])]
-            table.add_data(*first, *(layer[view][kind]["mean_abs"] for view, kind in errors))
+            first = [diagnosis["T"], layer["name"], layer["activation_mean"], layer["firing_rate"]]
+            table.add_data(
+                *first, *(layer[share] for share in SHARES), *(layer[view][kind]["mean_abs"] for view, kind in errors)
+            )
     images = {f"diagnosis/{name}": wandb.Image(figure) for name, figure in pictures.items()}
     logger.experiment.log({"diagnosis/layers": table, **images})

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
-from typing import Any
+from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
-from bench.snn.diagnosis import EDGES, KINDS, VIEWS
+from bench.snn.diagnosis import EDGES, KINDS, VIEWS, Diagnosis
 
 # From Okabe and Ito's palette, as in the leaderboard's curves.
 _COLOURS = {"clipping": "#0072b2", "quantisation": "#009e73", "unevenness": "#d55e00", "total": "#555555"}
@@ -19,7 +21,7 @@ _LEGEND = {"end_to_end": "end to end", "same_input": "on the layer's own input"}
 _MOST_OFFSET = 4
 
 
-def draw(found: list[dict[str, Any]], title: str) -> dict[str, Figure]:
+def draw(found: Sequence[Diagnosis], title: str) -> dict[str, Figure]:
     """Figures by name: ``errors``, ``offsets``, ``membranes``, each with a column for each T.
 
     Args:
@@ -37,7 +39,7 @@ def to_svg(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _columns(found: list[dict[str, Any]], rows: int, title: str) -> tuple[Figure, Any]:
+def _columns(found: Sequence[Diagnosis], rows: int, title: str) -> tuple[Figure, NDArray[np.object_]]:
     figure = Figure(figsize=(1.5 + 3.5 * len(found), 1 + 2.8 * rows), layout="constrained")
     axes = figure.subplots(rows, len(found), squeeze=False, sharex=True, sharey="row")
     figure.suptitle(title)
@@ -49,7 +51,7 @@ def _columns(found: list[dict[str, Any]], rows: int, title: str) -> tuple[Figure
     return figure, axes
 
 
-def _errors(found: list[dict[str, Any]], title: str) -> Figure:
+def _errors(found: Sequence[Diagnosis], title: str) -> Figure:
     figure, axes = _columns(found, len(VIEWS), f"{title}: mean error / mean activation")
     for row, view in zip(axes, VIEWS, strict=True):
         for axis, diagnosis in zip(row, found, strict=True):
@@ -66,7 +68,7 @@ def _ratio(value: float, of: float) -> float:
     return value / of if of > 0 else float("nan")
 
 
-def _offsets(found: list[dict[str, Any]], title: str) -> Figure:
+def _offsets(found: Sequence[Diagnosis], title: str) -> Figure:
     figure, axes = _columns(found, 1, f"{title}: offset spikes, share of the neurons")
     for axis, diagnosis in zip(axes[0], found, strict=True):
         shares = np.zeros((2 * _MOST_OFFSET + 1, len(diagnosis["layers"])))
@@ -79,7 +81,7 @@ def _offsets(found: list[dict[str, Any]], title: str) -> Figure:
     return figure
 
 
-def _membranes(found: list[dict[str, Any]], title: str) -> Figure:
+def _membranes(found: Sequence[Diagnosis], title: str) -> Figure:
     figure, axes = _columns(found, 1, f"{title}: residual potential / theta, share of the neurons")
     borders = np.array([EDGES[0] - 0.1, *EDGES, EDGES[-1] + 0.1])
     for axis, diagnosis in zip(axes[0], found, strict=True):
@@ -91,7 +93,7 @@ def _membranes(found: list[dict[str, Any]], title: str) -> Figure:
     return figure
 
 
-def _heat(figure: Figure, axis: Any, shares: Any, borders: Any) -> None:
+def _heat(figure: Figure, axis: Axes, shares: NDArray[np.floating], borders: NDArray[np.floating]) -> None:
     columns = np.arange(shares.shape[1] + 1) + 0.5
     mesh = axis.pcolormesh(columns, borders, shares, vmin=0, vmax=max(shares.max(), 1e-9), cmap="viridis")
     figure.colorbar(mesh, ax=axis)

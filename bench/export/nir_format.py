@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import io
 import operator
-from typing import Any
 
 import nir
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from bench.errors import UserError
@@ -78,7 +78,7 @@ class _Builder:
 
     def __init__(self, modules: dict[str, nn.Module]) -> None:
         self.modules = modules
-        self.nodes: dict[str, Any] = {}
+        self.nodes: dict[str, nir.NIRNode] = {}
         self.edges: list[tuple[str, str]] = []
         self.sources: dict[fx.Node, list[str]] = {}
 
@@ -86,6 +86,7 @@ class _Builder:
         """Adds what one call does."""
         shape = node.meta.get("shape", ())
         inputs = [source for argument in node.all_input_nodes for source in self.sources.get(argument, [])]
+        terms = [term for term in node.args if isinstance(term, fx.Node)]
         before = node.all_input_nodes[0].meta.get("shape", ()) if node.all_input_nodes else ()
         if node.op == "placeholder":
             self._put(node, nir.Input({"input": np.array(shape)}), [])
@@ -97,8 +98,8 @@ class _Builder:
                 self.sources[node] = inputs
             else:
                 self._put(node, self._module(str(node.target), module, before, shape), inputs)
-        elif node.target in _ADDITIONS and all(isinstance(term, fx.Node) for term in node.args) and not node.kwargs:
-            inputs = [source for term in node.args for source in self.sources[term]]  # type: ignore[index]
+        elif node.target in _ADDITIONS and len(terms) == len(node.args) and not node.kwargs:
+            inputs = [source for term in terms for source in self.sources[term]]
             if len(set(inputs)) < len(inputs):
                 raise UserError(f"export: {node.name} adds a value to itself, which NIR cannot express")
             self.sources[node] = inputs
@@ -107,12 +108,12 @@ class _Builder:
         else:
             raise UserError(f"export: NIR has no node for {node.name} ({node.target})")
 
-    def _put(self, node: fx.Node, made: Any, inputs: list[str]) -> None:
+    def _put(self, node: fx.Node, made: nir.NIRNode, inputs: list[str]) -> None:
         self.nodes[node.name] = made
         self.edges += [(source, node.name) for source in inputs]
         self.sources[node] = [node.name]
 
-    def _module(self, name: str, module: nn.Module, before: tuple[int, ...], after: tuple[int, ...]) -> Any:
+    def _module(self, name: str, module: nn.Module, before: tuple[int, ...], after: tuple[int, ...]) -> nir.NIRNode:
         if isinstance(module, IFNode):
             assert isinstance(module.threshold, Tensor)
             start = module.initial(torch.zeros(1, *after, dtype=module.threshold.dtype))[0]
@@ -141,13 +142,13 @@ class _Builder:
         raise UserError(f"export: NIR has no node for {name} ({type(module).__name__} with its settings)")
 
 
-def _array(x: Tensor) -> Any:
+def _array(x: Tensor) -> NDArray[np.float32]:
     return x.detach().numpy().copy()
 
 
-def _pair(value: Any) -> Any:
+def _pair(value: int | tuple[int, int]) -> NDArray[np.int64]:
     return np.array(value if isinstance(value, tuple) else (value, value))
 
 
-def _flatten(shape: tuple[int, ...]) -> Any:
+def _flatten(shape: tuple[int, ...]) -> nir.Flatten:
     return nir.Flatten({"input": np.array(shape)}, start_dim=0, end_dim=-1)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import operator
-from typing import Any
 
 import nir
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, fx, nn
 
 from bench.errors import UserError
@@ -59,14 +59,14 @@ def from_nir(content: bytes) -> SpikingNetwork:
     return SpikingNetwork(fx.GraphModule(root, made))
 
 
-def _module(name: str, node: Any) -> nn.Module:
+def _module(name: str, node: nir.NIRNode) -> nn.Module:
     if isinstance(node, nir.IF):
         return _neuron(name, node)
     if isinstance(node, nir.Conv2d):
         out_channels, per_group, *kernel = node.weight.shape
         padding = node.padding if isinstance(node.padding, str) else _pair(node.padding)
-        layer: nn.Module = nn.Conv2d(per_group * int(node.groups), out_channels, tuple(kernel), _pair(node.stride),
-                                     padding, _pair(node.dilation), int(node.groups))  # fmt: skip
+        layer = nn.Conv2d(per_group * int(node.groups), out_channels, tuple(kernel), _pair(node.stride), padding,
+                          _pair(node.dilation), int(node.groups))  # fmt: skip
         return _filled(layer, node)
     if isinstance(node, nir.Affine):
         return _filled(nn.Linear(node.weight.shape[1], node.weight.shape[0]), node)
@@ -79,7 +79,7 @@ def _module(name: str, node: Any) -> nn.Module:
     raise UserError(f"{name}: NIR's {type(node).__name__} is not supported")
 
 
-def _neuron(name: str, node: Any) -> IFNode:
+def _neuron(name: str, node: nir.IF) -> IFNode:
     if node.metadata.get("reset") != "subtract" or "v_init" not in node.metadata:
         raise UserError(f"{name}: an IF node without the metadata reset = subtract and v_init is reset to v_reset")
     if not bool((np.asarray(node.r) == 1).all()):
@@ -90,13 +90,13 @@ def _neuron(name: str, node: Any) -> IFNode:
     return neuron
 
 
-def _filled(layer: nn.Module, node: Any) -> nn.Module:
+def _filled(layer: nn.Conv2d | nn.Linear, node: nir.Conv2d | nir.Affine) -> nn.Module:
     layer.weight = nn.Parameter(_tensor(node.weight), requires_grad=False)
     layer.bias = nn.Parameter(_tensor(node.bias), requires_grad=False)
     return layer
 
 
-def _tensor(array: Any) -> Tensor:
+def _tensor(array: ArrayLike) -> Tensor:
     return torch.from_numpy(np.array(array))
 
 
@@ -106,6 +106,6 @@ def _scalar(x: Tensor) -> Tensor:
     return first.clone() if bool((x == first).all()) else x
 
 
-def _pair(value: Any) -> tuple[int, int]:
+def _pair(value: ArrayLike) -> tuple[int, int]:
     first, second = np.broadcast_to(np.asarray(value), (2,)).tolist()
     return int(first), int(second)

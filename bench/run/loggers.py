@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlparse
@@ -208,7 +209,7 @@ def send_to_wandb(loggers: Sequence[Logger], send: Callable[[WandbLogger], objec
     """
     for logger in loggers:
         if isinstance(logger, SturdyWandbLogger):
-            logger.attempt(lambda logger=logger: send(logger), where)  # type: ignore[misc]
+            logger.attempt(partial(send, logger), where)
 
 
 def _send(logger: WandbLogger, record: Record, path: Path) -> None:

@@ -9,12 +9,15 @@ import typing
 from argparse import ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn, NotRequired, TypedDict
 
 from bench.errors import UserError, nearest
 from bench.records.record import Options
 from bench.run.trainer_options import HELP
 from bench.yaml_files import UNREADABLE, read_yaml, reason
+
+if TYPE_CHECKING:  # slow to import, and needed in the second stage only
+    from jsonargparse import ArgumentParser
 
 DEFAULT_STEPS = (1, 2, 4, 8, 16, 32)
 # Options of pl.Trainer that the suite sets itself.
@@ -28,6 +31,22 @@ MANAGED = {
 
 SHORTHANDS = {"--data": "--data.name", "--max_epochs": "--trainer.max_epochs", "--subset": "--data.subset"}
 SWITCHES = ("--overwrite", "--compile")
+
+
+class Parsed(TypedDict):
+    """The options of ``bench fit`` that decide how it goes on, as :func:`second_stage` declares them."""
+
+    seed: int
+    T: str | int | list[int]
+    logger: Literal["wandb", "csv", "none"]
+    ckpt: str | None
+    out: str | None
+    overwrite: bool
+    compile: bool | Literal["auto"]
+    model: NotRequired[Options]  # a method may have no options
+    snn: Options
+    data: Options
+    trainer: Options
 
 
 class Parser(argparse.ArgumentParser):
@@ -95,7 +114,7 @@ def read_config(path: Path) -> Options:
     return {SHORTHANDS.get(f"--{key}", f"--{key}")[2:]: value for key, value in flat.items()}
 
 
-def second_stage(method_class: type, data_class: type) -> Any:
+def second_stage(method_class: type, data_class: type) -> ArgumentParser:
     """A jsonargparse parser for every option of one method and one data set."""
     import pytorch_lightning as pl
     from jsonargparse import ActionConfigFile, ArgumentParser
@@ -141,7 +160,7 @@ def second_stage(method_class: type, data_class: type) -> Any:
     return parser
 
 
-def model_parser(method_class: type) -> Any:
+def model_parser(method_class: type) -> ArgumentParser:
     """A parser for what a method's net is, without what only its training reads."""
     from jsonargparse import ArgumentParser
 
@@ -151,7 +170,7 @@ def model_parser(method_class: type) -> Any:
     return parser
 
 
-def layered(parser: Any, layers: Sequence[tuple[str, Options]], arguments: Sequence[str] = ()) -> dict[str, Any]:
+def layered(parser: ArgumentParser, layers: Sequence[tuple[str, Options]], arguments: Sequence[str] = ()) -> Parsed:
     """Options of files, one over the other, and typed ones over them, all checked by the same types.
 
     Args:
@@ -178,7 +197,7 @@ def layered(parser: Any, layers: Sequence[tuple[str, Options]], arguments: Seque
         if option.startswith("--") and option not in (*known, "--help", "--print_config"):
             raise UserError(f"{option}: unknown option{nearest(option, known)}")
     try:
-        found: dict[str, Any] = parser.parse_args(arguments, config).as_dict()
+        found: Parsed = parser.parse_args(arguments, config).as_dict()
     except ArgumentError as error:
         if {"-h", "--help"} & set(arguments):
             raise

@@ -27,7 +27,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Literal, TypedDict, get_args
 
 import torch
 from torch import Tensor, nn
@@ -38,15 +38,63 @@ from bench.snn.calibration import Batch, watching
 from bench.snn.neurons import SpikingNeuron
 from bench.snn.simulate import SpikingNetwork
 
-KINDS = ("clipping", "quantisation", "unevenness", "total")
-VIEWS = ("end_to_end", "same_input")
+Kind = Literal["clipping", "quantisation", "unevenness", "total"]
+View = Literal["end_to_end", "same_input"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+VIEWS: tuple[View, ...] = get_args(View)
 # Borders of the residual potential's bins, in units of theta; the first and the last bin are open.
 EDGES = tuple(round(-2 + 0.1 * i, 1) for i in range(51))
 # Passes of one part of the images; each keeps one activation of every layer.
 _PASSES = 4
 
 
-def decompose(a: Tensor, q: Tensor, r: Tensor, ceiling: Tensor) -> dict[str, Tensor]:
+class Error(TypedDict):
+    """One error of a layer, in units of its activation."""
+
+    mean: float
+    mean_abs: float
+    rms: float
+
+
+class Residuals(TypedDict):
+    """Histogram of the residual potentials: the borders of :data:`EDGES`, and counts, one more."""
+
+    edges: list[float]
+    counts: list[int]
+
+
+class Summary(TypedDict):
+    """A layer as JSON has it: means, shares of neurons times images, and histograms."""
+
+    neurons: int
+    activation_mean: float
+    firing_rate: float
+    end_to_end: dict[Kind, Error]
+    same_input: dict[Kind, Error]
+    offsets: dict[str, int]
+    offset_share: float
+    residuals: Residuals
+    residual_below_zero: float
+    residual_at_least_theta: float
+
+
+class NamedSummary(Summary):
+    """With the layer's name."""
+
+    name: str
+
+
+class Diagnosis(TypedDict):
+    """What :func:`diagnose` returns."""
+
+    T: int
+    warmup: int
+    images: int
+    top1: dict[str, float]
+    layers: list[NamedSummary]
+
+
+def decompose(a: Tensor, q: Tensor, r: Tensor, ceiling: Tensor) -> dict[Kind, Tensor]:
     """Splits ``a - r`` into its three errors.
 
     Args:
@@ -80,31 +128,35 @@ class Layer:
     elements: int = 0
     activation: float = 0.0
     spikes: int = 0
-    errors: dict[str, dict[str, list[float]]] = field(
+    errors: dict[View, dict[Kind, list[float]]] = field(
         default_factory=lambda: {view: {kind: [0.0] * 3 for kind in KINDS} for view in VIEWS}
     )
     offsets: Counter[int] = field(default_factory=Counter)
     residuals: Tensor = field(default_factory=lambda: torch.zeros(len(EDGES) + 1, dtype=torch.int64))
 
-    def add(self, view: str, errors: dict[str, Tensor]) -> None:
+    def add(self, view: View, errors: dict[Kind, Tensor]) -> None:
         """Adds the errors of one part of the images."""
         for kind, error in errors.items():
             sums = (error.sum(), error.abs().sum(), error.square().sum())
             self.errors[view][kind] = [old + float(new) for old, new in zip(self.errors[view][kind], sums, strict=True)]
 
-    def summary(self, T: int) -> dict[str, Any]:
+    def summary(self, T: int) -> Summary:
         """Means, shares and histograms, as JSON has them; errors are in units of the activation."""
 
-        def means(sums: list[float]) -> dict[str, float]:
-            mean, magnitude, square = (value / self.elements for value in sums)
-            return {"mean": mean, "mean_abs": magnitude, "rms": square**0.5}
+        def means(view: View) -> dict[Kind, Error]:
+            found: dict[Kind, Error] = {}
+            for kind, sums in self.errors[view].items():
+                mean, magnitude, square = (value / self.elements for value in sums)
+                found[kind] = {"mean": mean, "mean_abs": magnitude, "rms": square**0.5}
+            return found
 
         zero, one = EDGES.index(0.0), EDGES.index(1.0)
         return {
             "neurons": self.neurons,
             "activation_mean": self.activation / self.elements,
             "firing_rate": self.spikes / (self.elements * T),
-            **{view: {kind: means(sums) for kind, sums in kinds.items()} for view, kinds in self.errors.items()},
+            "end_to_end": means("end_to_end"),
+            "same_input": means("same_input"),
             "offsets": {str(offset): self.offsets[offset] for offset in sorted(self.offsets)},
             "offset_share": 1 - self.offsets[0] / self.elements,
             "residuals": {"edges": list(EDGES), "counts": self.residuals.tolist()},
@@ -114,7 +166,7 @@ class Layer:
 
 
 @torch.no_grad()
-def diagnose(ann: nn.Module, snn: SpikingNetwork, batches: Sequence[Batch], T: int) -> dict[str, Any]:
+def diagnose(ann: nn.Module, snn: SpikingNetwork, batches: Sequence[Batch], T: int) -> Diagnosis:
     """Compares a network with its conversion.
 
     Args:
