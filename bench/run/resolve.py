@@ -27,9 +27,6 @@ from bench.run.trainer_options import EVALUATION, PROCESSES, TRAINING, checked
 if TYPE_CHECKING:  # it imports torch
     from datamodules.base import Role
 
-# What a run hands on to the training of its source net, if that is given.
-HANDED_ON = ("subset", "root", "partial", "check", "num_workers", "val_split")
-
 
 def parse_steps(text: object) -> tuple[int, ...]:
     """``1,2,4`` to increasing integers.
@@ -180,8 +177,9 @@ def with_source(spec: RunSpec) -> RunSpec:
     from bench.nets.architectures import typed
 
     options = spec.all_data_options
-    # A split of 0 is no change of the source's recipe.
-    handed = {f"data.{name}": options[name] for name in HANDED_ON if options.get(name) not in (None, 0)}
+    # What is called eval_ concerns this run's own evaluation. A split of 0 is no change of the source's recipe.
+    names = [name for name in DATA[spec.data].load().roles if not name.startswith("eval_")]
+    handed = {f"data.{name}": options[name] for name in names if options.get(name) not in (None, 0)}
     handed |= {"trainer.accelerator": spec.local.trainer["accelerator"]}
     handed |= {"seed": spec.seed, "logger": spec.local.logger}
     if spec.local.compile is not None:
