@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bench.library import convert as convert
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["convert", "simulate"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     # Imported on demand, so that the command line answers --help without torch.
     if name in __all__:
         from bench import library

@@ -9,7 +9,7 @@ import sys
 import typing
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, SupportsIndex
+from typing import NamedTuple, SupportsIndex
 
 import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -87,7 +87,7 @@ def convert(
     # draw_seed is the method's if it draws itself.
     shared = {"delay", "permute", "draw_seed"} - inspect.signature(kind).parameters.keys()
     asked = {name: options.pop(name) for name in shared & options.keys()}
-    readout = Readout(**_typed(method, Readout.__init__, asked))
+    readout = Readout.of(_typed(method, Readout.__init__, asked))
     if entry.source is None and thresholds is not None and kind.of_trained is not None:
         kind = kind.of_trained
     elif entry.source is None and (not isinstance(model, kind) or options):
@@ -125,7 +125,7 @@ def convert(
     return snn
 
 
-def _typed(method: str, function: Callable[..., object], options: Mapping[str, object]) -> dict[str, Any]:
+def _typed(method: str, function: Callable[..., object], options: Mapping[str, object]) -> dict[str, object]:
     """Checks options against a function's annotations, as the command line does."""
     hints = typing.get_type_hints(function)
     typed = dict(options)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -24,7 +23,7 @@ OTHER_BASE = re.compile(r"[-+]?(0[0-9_]+|0o[0-7_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\
 class _UniqueKeys(yaml.constructor.BaseConstructor):
     """Refuses duplicate keys. PyYAML would silently keep the last one."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
         twice = next((key for place, key in enumerate(keys) if key in keys[:place]), None)
         if twice is not None:
@@ -35,7 +34,7 @@ class _UniqueKeys(yaml.constructor.BaseConstructor):
 class _Values(_UniqueKeys, yaml.SafeLoader):
     """Plain values; a number that is not written in decimal is refused if versions of YAML or people may disagree."""
 
-    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> str:
         # A quoted scalar has a style, and every version of YAML reads it as text.
         if isinstance(node, yaml.ScalarNode) and node.style is None and OTHER_BASE.fullmatch(node.value):
             raise ValueError(
@@ -70,7 +69,7 @@ def reason(error: Exception) -> str:
     return str(error).partition("\n")[0]
 
 
-def read_yaml(path: Path, *, as_written: bool = False) -> Any:
+def read_yaml(path: Path, *, as_written: bool = False) -> object:
     """Reads one file.
 
     Args:

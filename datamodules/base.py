@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -54,7 +54,8 @@ class ImageDataModule(pl.LightningDataModule):
     """
 
     # What an option is for, unless it decides the result of a training: ``evaluation``, which images are evaluated and
-    # how; ``local``, how and where batches are made, which changes no result.
+    # how; ``local``, how and where batches are made, which changes no result. A conversion that trains its source net
+    # first hands all of these on to that training, except those that are called ``eval_``.
     roles: ClassVar[dict[str, Role]] = {
         "subset": "evaluation",
         "val_split": "evaluation",
@@ -161,7 +162,7 @@ class ImageDataModule(pl.LightningDataModule):
         order = torch.randperm(len(part), generator=Generator().manual_seed(SPLIT_SEED))
         return part.take(order[: self.subset])
 
-    def split(self, name: str) -> Any:
+    def split(self, name: str) -> Split:
         """The :class:`Split` called ``train``, ``val`` or ``test`` (after ``setup``)."""
         self.setup()
         assert self._splits is not None
@@ -179,8 +180,7 @@ class ImageDataModule(pl.LightningDataModule):
 
     def fingerprint(self) -> str:
         """SHA-256 of the evaluated images and labels, in order."""
-        digest: str = self.split(self.eval_split).fingerprint()
-        return digest
+        return self.split(self.eval_split).fingerprint()
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         """Shuffled, augmented batches."""
@@ -189,8 +189,7 @@ class ImageDataModule(pl.LightningDataModule):
             # Lightning begins to iterate before it tells the sampler the epoch, and worker processes fetch at once.
             # Of a training that is resumed, current_epoch still lags behind here.
             assert isinstance(loader.sampler, BatchSampler)
-            progress: Any = self.trainer.fit_loop.epoch_progress.current
-            loader.sampler.set_epoch(progress.processed)
+            loader.sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.state_dict()["processed"])
         return loader
 
     def val_dataloader(self) -> list[DataLoader[tuple[Tensor, Tensor]]]:

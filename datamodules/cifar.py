@@ -82,7 +82,7 @@ class CIFARDataModule(ImageDataModule):
     def _read(self, train: bool) -> Images:
         try:
             # torchvision checks the MD5 of each file before it unpickles anything.
-            data: Any = self.source(str(self.root), train=train)
+            data = self.source(str(self.root), train=train)
         except PermissionError as error:
             raise UserError(f"{error.filename}: cannot be read (permission denied)") from error
         except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:

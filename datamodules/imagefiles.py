@@ -11,10 +11,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -71,13 +72,13 @@ class ImageFiles:
     """
 
     def __init__(
-        self, root: Path, names: np.ndarray[Any, Any], ends: Tensor, classes: Tensor, index: Tensor | None = None
+        self, root: Path, names: NDArray[np.uint8], ends: Tensor, classes: Tensor, index: Tensor | None = None
     ) -> None:
         self.root, self.names, self.ends, self.classes = root, names, ends, classes
         self.index = torch.arange(len(ends)) if index is None else index
         self.replaced: set[str] = set()
         # Shared with loader processes and with parts of this split: how often an image was replaced.
-        self.replacements = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+        self.replacements = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]  # torch does not type it
 
     @classmethod
     def build(cls, root: Path, parts: Iterable[tuple[str, int, Sequence[str]]]) -> Self:
@@ -134,12 +135,12 @@ class ImageFiles:
                 problem = error
                 images.append(None)
                 self._tell(error)
-        good = next((place for place, image in enumerate(images) if image is not None), None)
-        if good is None:
+        readable = [(image, row) for image, row in zip(images, chosen, strict=True) if image is not None]
+        if not readable:
             assert problem is not None
             raise problem
-        kept = [place if image is not None else good for place, image in enumerate(images)]
-        return [images[place] for place in kept], self.labels_at([chosen[place] for place in kept])  # type: ignore[misc]
+        kept = [(image, row) if image is not None else readable[0] for image, row in zip(images, chosen, strict=True)]
+        return [image for image, _ in kept], self.labels_at([row for _, row in kept])
 
     def labels_at(self, rows: list[int]) -> Tensor:
         """Labels of some rows, int64 ``[B]``."""

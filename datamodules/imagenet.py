@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -137,6 +136,12 @@ class ImageNetDataModule(ImageDataModule):
             print(f"note: {self.root / 'val'}: {len(untrained)} of its classes have no training image, such as {named}")
         return train, test
 
+    def split(self, name: str) -> ImageFiles:
+        """The image files called ``train``, ``val`` or ``test``."""
+        part = super().split(name)
+        assert isinstance(part, ImageFiles)
+        return part
+
     def setup(self, stage: str | None = None) -> None:
         """Looks at the evaluated images as well, which every command reads."""
         super().setup(stage)
@@ -153,7 +158,7 @@ class ImageNetDataModule(ImageDataModule):
         self._checked.add(name)
         if getattr(rank_zero_only, "rank", 0) != 0:  # once, and not by each of several processes on the same files
             return
-        modes: Counter[str] = self.split(name).check(self.check)
+        modes = self.split(name).check(self.check)
         if modes and self.check == "full":
             kinds = ", ".join(f"{count:,} {mode}" for mode, count in modes.most_common())
             print(f"imagenet: {modes.total():,} {name} images decoded ({kinds}); all are shown as RGB", flush=True)

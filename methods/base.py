@@ -24,6 +24,17 @@ from bench.snn.simulate import SpikingNetwork
 Batch = tuple[Tensor, Tensor]
 
 
+def require_counts(**options: int) -> None:
+    """Checks options that count something, by name.
+
+    Raises:
+        UserError: names the first that is below 1.
+    """
+    for name, value in options.items():
+        if value < 1:
+            raise UserError(f"--model.{name} {value}: must be at least 1")
+
+
 class ConversionModule(pl.LightningModule):
     """A trained network and its conversion.
 

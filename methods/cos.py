@@ -31,7 +31,7 @@ from bench.errors import UserError
 from bench.snn.activations import Activation, QCFSActivation
 from bench.snn.calibration import require_activation
 from bench.snn.neurons import IFNode, SpikingNeuron
-from methods.base import ConversionModule
+from methods.base import ConversionModule, require_counts
 
 Saturated = Literal["release", "keep"]
 EMPTY = 1000.0
@@ -114,9 +114,7 @@ class COS(ConversionModule):
         saturated: Saturated = "release",
         epsilon: float = 1e-3,
     ) -> None:
-        for name, value in (("rho", rho), ("rounds", rounds)):
-            if value < 1:
-                raise UserError(f"--model.{name} {value}: must be at least 1")
+        require_counts(rho=rho, rounds=rounds)
         require_activation(net, QCFSActivation, type(self).__name__, "QCFS")
         super().__init__(net)
         self.rho, self.rounds, self.saturated, self.epsilon = rho, rounds, saturated, epsilon

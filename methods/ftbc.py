@@ -51,7 +51,7 @@ from bench.snn.graph.trace import ImageShape
 from bench.snn.layerwise import SpikeTrains, execution_order, per_channel
 from bench.snn.neurons import IFNode, SpikingNeuron
 from bench.snn.simulate import SpikingNetwork
-from methods.base import ConversionModule
+from methods.base import ConversionModule, require_counts
 
 
 class CorrectedIFNode(IFNode):
@@ -111,9 +111,7 @@ class FTBC(ConversionModule):
         percentile: float = 99.9,
     ) -> None:
         require_images(calibration_images)
-        for name, count in (("batch", batch), ("passes", passes)):
-            if count < 1:
-                raise UserError(f"--model.{name} {count}: must be at least 1")
+        require_counts(batch=batch, passes=passes)
         require_batch(calibration_images, batch)
         if not 0 < alpha <= 1:
             raise UserError(f"--model.alpha {alpha}: must be above 0 and at most 1")

@@ -49,7 +49,7 @@ from bench.snn.graph.pool_first import pool_first
 from bench.snn.graph.trace import ImageShape
 from bench.snn.neurons import IFNode, SpikingNeuron
 from bench.snn.replace import replace
-from methods.base import ConversionModule
+from methods.base import ConversionModule, require_counts
 from methods.thresholds import silencing, threshold_of
 
 
@@ -116,9 +116,7 @@ class LTB(ConversionModule):
         granularity: Literal["channel", "layer"] = "channel",
     ) -> None:
         require_images(calibration_images)
-        for name, count in (("iterations", iterations), ("batch", batch)):
-            if count < 1:
-                raise UserError(f"--model.{name} {count}: must be at least 1")
+        require_counts(iterations=iterations, batch=batch)
         require_batch(calibration_images, batch)
         if not 0 < eta <= 1:
             raise UserError(f"--model.eta {eta}: must be above 0 and at most 1")

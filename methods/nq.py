@@ -36,7 +36,7 @@ from bench.snn.activations import QCFSActivation, Region, clip_floor_shift
 from bench.snn.layerwise import layer_gaps
 from bench.snn.precision import full_precision
 from bench.snn.processes import share
-from methods.base import Batch
+from methods.base import Batch, require_counts
 from methods.qcfs import QCFS
 
 
@@ -92,8 +92,7 @@ class NQ(QCFS):
     extras = ("ann_noisy",)
 
     def __init__(self, net: nn.Module, T_val: int = 4, lr: float = 0.05, **kwargs: Any) -> None:
-        if T_val < 1:
-            raise UserError(f"--model.T_val {T_val}: must be at least 1")
+        require_counts(T_val=T_val)
         super().__init__(net, lr=lr, **kwargs)
         self.T_val = T_val
         self._variances: dict[str, list[Tensor]] = {}

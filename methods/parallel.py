@@ -54,6 +54,7 @@ from bench.snn.graph.trace import ImageShape
 from bench.snn.layerwise import per_channel
 from bench.snn.neurons import SpikingNeuron
 from bench.snn.replace import replace
+from methods.base import require_counts
 from methods.counting import CountFirst, CountFirstNode
 from methods.thresholds import silencing
 
@@ -149,8 +150,7 @@ class Parallel(CountFirst):
         iterations: int = 500,
     ) -> None:
         require_images(calibration_images)
-        if iterations < 1:
-            raise UserError(f"--model.iterations {iterations}: must be at least 1")
+        require_counts(iterations=iterations)
         kind, called = (QCFSActivation, "QCFS") if source == "qcfs" else (ReLUActivation, "ReLU")
         require_activation(net, kind, type(self).__name__, called)
         super().__init__(net)

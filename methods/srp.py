@@ -19,11 +19,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bench.errors import UserError
 from bench.snn.activations import Activation, QCFSActivation
 from bench.snn.calibration import require_activation
 from bench.snn.neurons import IFNode, SpikingNeuron
-from methods.base import ConversionModule
+from methods.base import ConversionModule, require_counts
 
 
 class SRPNode(IFNode):
@@ -69,8 +68,7 @@ class SRP(ConversionModule):
     """
 
     def __init__(self, net: nn.Module, tau: int = 4, epsilon: float = 1e-3) -> None:
-        if tau < 1:
-            raise UserError(f"--model.tau {tau}: must be at least 1")
+        require_counts(tau=tau)
         require_activation(net, QCFSActivation, type(self).__name__, "QCFS")
         super().__init__(net)
         self.tau, self.epsilon = tau, epsilon

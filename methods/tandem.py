@@ -35,7 +35,7 @@ from bench.snn.calibration import watching
 from bench.snn.graph.check import BatchNorm
 from bench.snn.graph.trace import segment
 from bench.snn.layerwise import execution_order
-from methods.base import Batch
+from methods.base import Batch, require_counts
 from methods.spike_training import FromTrainedNet, SpikingActivation, rate_gradient
 
 
@@ -98,8 +98,7 @@ class Tandem(FromTrainedNet):
     ) -> None:
         if epochs_per_layer is not None and not 0 < epochs_per_layer < math.inf:
             raise UserError(f"--model.epochs_per_layer {epochs_per_layer}: must be positive and finite")
-        if patience < 1:
-            raise UserError(f"--model.patience {patience}: must be at least 1")
+        require_counts(patience=patience)
         super().__init__(net, T=T, v_init=v_init, percentile=percentile, **kwargs)
         self.epochs_per_layer, self.patience = epochs_per_layer, patience
         # State of the paper's rule, kept in checkpoints.

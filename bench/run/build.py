@@ -97,7 +97,7 @@ def readout_of(header: Header) -> Readout:
         UserError: an option is unknown or out of range.
     """
     try:
-        return Readout(**header.recipe.part("snn"))  # type: ignore[arg-type]
+        return Readout.of(header.recipe.part("snn"))
     except TypeError as error:
         raise UserError(f"recipe.config.snn: {error}") from error
 
@@ -122,7 +122,7 @@ def load(ckpt: Path, data_options: Options, snn: Options | None = None) -> Train
 
 def _with_readout(header: Header, snn: Options) -> Header:
     """The header of an evaluation with other options of the converted network."""
-    changes = Readout(**{**header.recipe.part("snn"), **snn}).changes  # type: ignore[arg-type]
+    changes = Readout.of(header.recipe.part("snn") | snn).changes
     config: Options = {name: value for name, value in header.recipe.config.items() if name != "snn"}
     overrides = [override for override in header.recipe.overrides if not override.startswith("snn.")]
     if changes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import pytorch_lightning as pl
 import torch
@@ -15,6 +15,7 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from bench.errors import UserError
+from bench.records.record import Accuracy, SnnAccuracy
 from bench.snn.compilation import worth_compiling
 from bench.snn.cost import ENERGY_MODEL
 from bench.snn.processes import share
@@ -36,8 +37,8 @@ class Results(TypedDict):
         num_eval_samples: images.
     """
 
-    ann: dict[str, float]
-    snn: list[dict[str, Any]]
+    ann: Accuracy
+    snn: list[SnnAccuracy]
     extras: dict[str, float]
     num_eval_samples: int
 
@@ -88,6 +89,8 @@ class ConversionCallback(pl.Callback):
         UserError: when testing starts, for a network that cannot be converted.
     """
 
+    results: Results
+
     def __init__(self, steps: Sequence[int], per_T: bool = False) -> None:
         self.steps, self.per_T, self.draws = tuple(steps), per_T, 1
         self.networks: dict[int, SpikingNetwork] = {}
@@ -98,7 +101,6 @@ class ConversionCallback(pl.Callback):
         self.totals: dict[str, Tensor] = {}
         self.spikes: dict[int, Tensor] = {}
         self.operations: dict[int, Tensor] = {}
-        self.results = Results(ann={}, snn=[], extras={}, num_eval_samples=0)
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Converts."""
@@ -180,7 +182,7 @@ class ConversionCallback(pl.Callback):
             for name, metric in self.metrics.items()
         }
         extras = {name: found[name]["top1"] for name in pl_module.extras}
-        self.results = Results(ann=found["ann"], snn=[], extras=extras, num_eval_samples=samples)
+        self.results = Results(ann=Accuracy(**found["ann"]), snn=[], extras=extras, num_eval_samples=samples)
         logged = {f"{name}/acc": value for name, value in extras.items()}
         logged |= {"ann/acc": found["ann"]["top1"], "ann/acc_top5": found["ann"]["top5"]}
         for T in self.steps:
@@ -190,12 +192,13 @@ class ConversionCallback(pl.Callback):
             sizes = {name: neuron.size for name, neuron in network.neurons.items()}
             rates = {name: n / (runs * size * T) for n, (name, size) in zip(spikes, sizes.items(), strict=True)}
             rate, joules = sum(spikes) / (runs * network.num_neurons * T), ENERGY_MODEL.joules(macs, synops)
-            self.results["snn"].append({
-                "T": T, "warmup": network.warmup, "wait": network.wait, "delay": network.window(T).start, **snn,
-                "quantised_top1": quantised, "firing_rate": rate, "layer_firing_rates": rates,
-                "synops": synops, "macs": macs,
-                "membrane_updates": network.membrane_updates(T), "shifts": network.shifts(T), "energy_joule": joules,
-            })  # fmt: skip
+            point = SnnAccuracy(
+                T=T, warmup=network.warmup, wait=network.wait, delay=network.window(T).start,
+                top1=snn["top1"], top5=snn["top5"], quantised_top1=quantised,
+                firing_rate=rate, layer_firing_rates=rates, synops=synops, macs=macs,
+                membrane_updates=network.membrane_updates(T), shifts=network.shifts(T), energy_joule=joules,
+            )  # fmt: skip
+            self.results["snn"].append(point)
             logged |= {
                 f"snn/acc@T={T}": snn["top1"], f"snn/acc_top5@T={T}": snn["top5"], f"snn/firing_rate@T={T}": rate,
                 f"snn/synops@T={T}": synops, f"snn/energy_joule@T={T}": joules, f"ann/quantised_acc@T={T}": quantised,

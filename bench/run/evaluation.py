@@ -87,8 +87,8 @@ def evaluate(
         seed=header.seed,
         protocol=_protocol(net, conversion),
         conversion=_conversion(net, conversion),
-        ann=records.Accuracy(**conversion.results["ann"]),
-        snn=[records.SnnAccuracy(**point) for point in conversion.results["snn"]],
+        ann=conversion.results["ann"],
+        snn=conversion.results["snn"],
         extras=conversion.results["extras"],
         energy_model=ENERGY_MODEL.name,
         training=records.Training(

@@ -9,7 +9,7 @@ import typing
 from argparse import ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn, NotRequired, TypedDict
 
 from bench.errors import UserError, nearest
 from bench.records.record import Options
@@ -31,6 +31,22 @@ MANAGED = {
 
 SHORTHANDS = {"--data": "--data.name", "--max_epochs": "--trainer.max_epochs", "--subset": "--data.subset"}
 SWITCHES = ("--overwrite", "--compile")
+
+
+class Parsed(TypedDict):
+    """The options of ``bench fit`` that decide how it goes on, as :func:`second_stage` declares them."""
+
+    seed: int
+    T: str | int | list[int]
+    logger: Literal["wandb", "csv", "none"]
+    ckpt: str | None
+    out: str | None
+    overwrite: bool
+    compile: bool | Literal["auto"]
+    model: NotRequired[Options]  # a method may have no options
+    snn: Options
+    data: Options
+    trainer: Options
 
 
 class Parser(argparse.ArgumentParser):
@@ -155,9 +171,7 @@ def model_parser(method_class: type) -> ArgumentParser:
     return parser
 
 
-def layered(
-    parser: ArgumentParser, layers: Sequence[tuple[str, Options]], arguments: Sequence[str] = ()
-) -> dict[str, Any]:
+def layered(parser: ArgumentParser, layers: Sequence[tuple[str, Options]], arguments: Sequence[str] = ()) -> Parsed:
     """Options of files, one over the other, and typed ones over them, all checked by the same types.
 
     Args:
@@ -184,7 +198,7 @@ def layered(
         if option.startswith("--") and option not in (*known, "--help", "--print_config"):
             raise UserError(f"{option}: unknown option{nearest(option, known)}")
     try:
-        found: dict[str, Any] = parser.parse_args(arguments, config).as_dict()
+        found: Parsed = parser.parse_args(arguments, config).as_dict()
     except ArgumentError as error:
         if {"-h", "--help"} & set(arguments):
             raise

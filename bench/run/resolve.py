@@ -21,14 +21,11 @@ from bench.records.spec import Local, RunSpec
 from bench.registry.datasets import DATA
 from bench.registry.entries import lookup
 from bench.registry.methods import METHODS
-from bench.run.options import expand_shorthands, first_stage, layered, read_config, second_stage, without
+from bench.run.options import Parsed, expand_shorthands, first_stage, layered, read_config, second_stage, without
 from bench.run.trainer_options import EVALUATION, PROCESSES, TRAINING, checked
 
 if TYPE_CHECKING:  # it imports torch
     from datamodules.base import Role
-
-# What a run hands on to the training of its source net, if that is given.
-HANDED_ON = ("subset", "root", "partial", "check", "num_workers", "val_split")
 
 
 def parse_steps(text: object) -> tuple[int, ...]:
@@ -107,7 +104,7 @@ def resolve(chosen: Chosen, settings: tuple[str, Options], arguments: Sequence[s
     if not 0 <= config["seed"] < 2**32:
         raise UserError(f"--seed {config['seed']}: must be between 0 and {2**32 - 1}")
     trains = method.source is None
-    snn: Options = {**Readout(**config["snn"]).changes}
+    snn: Options = {**Readout.of(config["snn"]).changes}
     if trains and snn:
         raise UserError(
             f"--snn.{next(iter(snn))}: {chosen.method} trains its net; give this to python -m bench evaluate afterwards"
@@ -151,7 +148,7 @@ class _Parts(NamedTuple):
     local_trainer: Options
 
     @classmethod
-    def of(cls, config: dict[str, Options], roles: dict[str, Role]) -> _Parts:
+    def of(cls, config: Parsed, roles: dict[str, Role]) -> _Parts:
         images = {key: value for key, value in config["data"].items() if key != "name"}
         local = {key: value for key, value in images.items() if roles.get(key) == "local"}
         all_trainer = checked(config["trainer"])
@@ -159,7 +156,7 @@ class _Parts(NamedTuple):
         several = {key: all_trainer[key] for key in PROCESSES if all_trainer[key] != 1}
         trainer = {key: all_trainer.get(key) for key in (*TRAINING, *EVALUATION)} | several
         return cls(
-            config.get("model", {}),  # a method may have no options
+            config.get("model", {}),
             config["snn"],
             {key: value for key, value in images.items() if key not in local},
             local,
@@ -180,8 +177,9 @@ def with_source(spec: RunSpec) -> RunSpec:
     from bench.nets.architectures import typed
 
     options = spec.all_data_options
-    # A split of 0 is no change of the source's recipe.
-    handed = {f"data.{name}": options[name] for name in HANDED_ON if options.get(name) not in (None, 0)}
+    # What is called eval_ concerns this run's own evaluation. A split of 0 is no change of the source's recipe.
+    names = [name for name in DATA[spec.data].load().roles if not name.startswith("eval_")]
+    handed = {f"data.{name}": options[name] for name in names if options.get(name) not in (None, 0)}
     handed |= {"trainer.accelerator": spec.local.trainer["accelerator"]}
     handed |= {"seed": spec.seed, "logger": spec.local.logger}
     if spec.local.compile is not None:

@@ -68,8 +68,8 @@ class LastCheckpoint(ModelCheckpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, object]
     ) -> None:
         """Adds the header."""
-        # Counted when an epoch is over, unlike current_epoch; Lightning's own counters are typed without it.
-        epochs = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
+        # Counted when an epoch is over, unlike current_epoch.
+        epochs = trainer.fit_loop.epoch_progress.current.state_dict()["processed"]
         # Damaged images may have been replaced since the training began.
         limited = self.header.limited or self.datamodule.limited_training
         now = {"epochs": epochs, "seconds": self.seconds, "limited": limited}

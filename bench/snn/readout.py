@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,6 +43,17 @@ class Readout:
             raise UserError(f"--snn.draw_seed {self.draw_seed}: must be at least 0")
         if self.draw_seed and not self.permute:
             raise UserError(f"--snn.draw_seed {self.draw_seed}: nothing is drawn without --snn.permute true")
+
+    @classmethod
+    def of(cls, options: Mapping[str, object]) -> Readout:
+        """The options of a file or a caller, by name.
+
+        Raises:
+            TypeError: an option is unknown or of another type.
+            UserError: an option is out of range.
+        """
+        make: Callable[..., Readout] = cls
+        return make(**options)
 
     @property
     def changes(self) -> dict[str, int | str | bool]:

@@ -282,7 +282,7 @@ def test_ranks_augment_differently() -> None:
 
 def a_trainer(rank: int = 0, world: int = 1, device: str = "cpu") -> Any:
     """As much of a Trainer as the loaders ask."""
-    progress = SimpleNamespace(current=SimpleNamespace(processed=0))
+    progress = SimpleNamespace(current=SimpleNamespace(state_dict=lambda: {"processed": 0}))
     return SimpleNamespace(
         global_rank=rank,
         world_size=world,

@@ -12,11 +12,12 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.fx.node import Argument
 
 from bench.snn.graph.check import MAX_POOLS, owner, shape_nodes
 from bench.snn.graph.functional import make_functional
@@ -289,11 +290,11 @@ def _fold_constants(net: nn.Module, graph: fx.Graph) -> bool:
             parent, _, last = name.rpartition(".")
             net.get_submodule(parent).register_buffer(last, value.detach().clone())
             with graph.inserting_before(node):
-                new: Any = graph.get_attr(name)
+                new: Argument = graph.get_attr(name)
         else:
             new = value
 
-        def renewed(old: fx.Node, node: fx.Node = node, new: Any = new) -> Any:
+        def renewed(old: fx.Node, node: fx.Node = node, new: Argument = new) -> Argument:
             return new if old is node else old
 
         for user in users:
