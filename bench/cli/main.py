@@ -24,7 +24,7 @@ COMPUTING = ("fit", "evaluate", "diagnose", "export", "import", "speed")
 FIT_HELP = """\
 usage: python -m bench fit --method NAME [options]
 
-Trains a network, converts it, evaluates the SNN at every T and writes runs/.../record.json.
+Trains a network, converts it, evaluates the SNN at every T, writes runs/.../record.json.
 
   --method NAME        conversion method (python -m bench list)
   --arch NAME          resnet20, vgg16 ... or timm/<name> (bench list) [resnet20]

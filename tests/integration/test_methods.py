@@ -26,7 +26,8 @@ OPTIONS = {
     "tandem": ("--model.T", "1", "--model.ann_epochs", "1", "--model.epochs_per_layer", "0.05"),
     "lasnn": ("--model.T", "1", "--model.ann_epochs", "1"),
     "snn2ann": ("--model.T", "1"),
-    "ltb": ("--model.iterations", "3"),
+    "ltb": ("--model.iterations", "3", "--model.batch", "32"),
+    "ftbc": ("--model.batch", "32"),
     "parallel": ("--model.iterations", "3"),
 }
 WAITING = ("parallel", "tpp", "bitplane", "pascal", "ttfs")
@@ -153,8 +154,8 @@ def test_nq_measures_its_noise_and_reports_it(bench):
 @pytest.mark.parametrize(
     ("method", "source", "options", "words"),
     [
-        ("cos", "relu", (), "method relu, and cos needs method qcfs"),
-        ("max_norm", "qcfs", (), "method qcfs, and max_norm needs method relu"),
+        ("cos", "relu", (), "method relu, but cos needs method qcfs"),
+        ("max_norm", "qcfs", (), "method qcfs, but max_norm needs method relu"),
         ("opi", "relu", ("--model.v_init", "1.5"), "--model.v_init 1.5"),
         ("opi", "relu", ("--model.v_init", "normal"), "v_init"),
         ("opi", "relu", ("--model.draw_seed", "3"), "--model.draw_seed 3"),
@@ -162,10 +163,10 @@ def test_nq_measures_its_noise_and_reports_it(bench):
         ("opi", "tcl", ("--model.source", "clip", "--model.granularity", "channel"), "--model.granularity channel"),
         ("opi", "tcl", ("--model.source", "clip", "--model.calibration_images", "9"), "--model.calibration_images 9"),
         ("snnc_lp", "relu", ("--model.granularity", "neuron"), "--model.granularity neuron"),
-        ("ltb", "qcfs", (), "method qcfs, and ltb needs method relu"),
+        ("ltb", "qcfs", (), "method qcfs, but ltb needs method relu"),
         ("ltb", "relu", ("--model.calibration_images", "50"), "--model.calibration_images 50"),
-        ("ftbc", "relu", (), "method relu, and ftbc needs method qcfs"),
-        ("ftbc", "qcfs", ("--model.source", "relu"), "method qcfs, and ftbc needs method relu"),
+        ("ftbc", "relu", (), "method relu, but ftbc needs method qcfs"),
+        ("ftbc", "qcfs", ("--model.source", "relu"), "method qcfs, but ftbc needs method relu"),
         ("parallel", "qcfs", ("--model.iterations", "-1"), "--model.iterations -1"),
         ("bitplane", "qcfs", ("--T", "4,9"), "at most 8 bits"),
         ("bitplane", "qcfs", ("--T", "0"), "--T 0"),
