@@ -164,7 +164,7 @@ def test_nq_measures_its_noise_and_reports_it(bench):
         ("opi", "tcl", ("--model.source", "clip", "--model.calibration_images", "9"), "--model.calibration_images 9"),
         ("snnc_lp", "relu", ("--model.granularity", "neuron"), "--model.granularity neuron"),
         ("ltb", "qcfs", (), "method qcfs, but ltb needs method relu"),
-        ("ltb", "relu", ("--model.calibration_images", "50"), "--model.calibration_images 50"),
+        ("ltb", "relu", ("--model.calibration_images", "20"), "--model.calibration_images 20"),
         ("ftbc", "relu", (), "method relu, but ftbc needs method qcfs"),
         ("ftbc", "qcfs", ("--model.source", "relu"), "method qcfs, but ftbc needs method relu"),
         ("parallel", "qcfs", ("--model.iterations", "-1"), "--model.iterations -1"),
