@@ -42,7 +42,7 @@ MADE = ("CONTRIBUTING.md", "CHANGELOG.md", *(f"leaderboards/{kind}" for kind in 
 FILES = ("leaderboards/*.csv", "leaderboards/reported/*.yaml", "leaderboards/results/**/*.json")
 # The order of the pages, under the captions of the sidebar; with a title if the page's own is too long.
 CONTENTS = {
-    "Guide": ("tutorial", "Convert your own network <bring_your_own>", "networks", "running",
+    "Guide": ("tutorial", "Import weights <bring_your_own>", "networks", "running",
               "Many runs and clusters <scale>", "data_sets"),
     "Methods": ("All methods <methods/index>",),
     "Leaderboard": ("Read the board <leaderboards/README>", "leaderboards/cifar10",
