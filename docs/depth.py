@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from decimal import Decimal
 
 import pages
 
 from bench.leaderboard.curves import Panel, Picture, Series
-from bench.leaderboard.text import fixed
+from bench.leaderboard.text import fixed, percent
 from bench.records.record import Record, read_record
 from bench.registry.methods import METHODS, display
 from bench.registry.nets import ARCHITECTURES
@@ -27,11 +26,6 @@ def records() -> dict[str, list[Record]]:
     for record in sorted(map(read_record, pages.HERE.glob("depth/*.json")), key=lambda record: record.arch.parameters):
         found.setdefault(record.method.name, []).append(record)
     return dict(sorted(found.items(), key=lambda item: list(METHODS).index(item[0])))
-
-
-def percent(top1: float) -> Decimal:
-    """As the leaderboard has it."""
-    return Decimal(str(top1)) * 100
 
 
 def table() -> Iterator[str]:
@@ -65,13 +59,9 @@ def picture() -> Picture:
     return Picture("depth.svg", tuple(panels), MARKER)
 
 
-def drawn(text: str) -> str:
-    """The picture's file, drawn only if it is stale."""
-    made = picture()
-    return text if made.is_in(text) else made.svg()
-
-
 if __name__ == "__main__":
-    page = pages.HERE / "depth.md"
-    files = {page: lambda text: pages.filled(text, "depth.py", table()), pages.HERE / "depth.svg": drawn}
+    files = {
+        pages.HERE / "depth.md": lambda text: pages.filled(text, "depth.py", table()),
+        pages.HERE / "depth.svg": lambda text: pages.drawn(text, picture()),
+    }
     sys.exit(pages.main(__doc__ or "", files))

@@ -231,11 +231,6 @@ def readme(text: str) -> str:
     return text
 
 
-def drawn(text: str) -> str:
-    """Returns the picture's file, drawn again only if it is stale."""
-    made = picture(*board())
-    return text if made.is_in(text) else made.svg()
-
-
 if __name__ == "__main__":
-    sys.exit(pages.main(__doc__, {ROOT / "README.md": readme, pages.HERE / "accuracy.svg": drawn}))
+    files = {ROOT / "README.md": readme, pages.HERE / "accuracy.svg": lambda text: pages.drawn(text, picture(*board()))}
+    sys.exit(pages.main(__doc__, files))

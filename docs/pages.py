@@ -7,7 +7,10 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench.leaderboard.curves import Picture
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # so that the scripts find the suite without an installation
@@ -44,6 +47,11 @@ def filled(page: str, script: str, lines: Iterable[str]) -> str:
     if not begin or not end:
         raise ValueError(f"{script}: no markers for its table found in the page")
     return "\n".join([head + begin, "", *lines, "", end]) + tail
+
+
+def drawn(text: str, picture: Picture) -> str:
+    """Returns the picture's file, drawn again only if it is stale."""
+    return text if picture.is_in(text) else picture.svg()
 
 
 def main(description: str, pages: Mapping[Path, Callable[[str], str]]) -> int:
