@@ -71,7 +71,9 @@ def find(name: str, results: Path) -> Path:
     except (OSError, ValueError):
         pass  # not a folder's name, so it is a key
     if not results.is_dir():
-        raise UserError(one_line(f"{name}: not a .json file, and the folder of records was not found: {results}"))
+        raise UserError(
+            one_line(f"{name}: neither a .json file nor the folder of a run, and no committed records in {results}")
+        )
     shown = one_line(name, 80)
     keys = {path.relative_to(results).with_suffix("").as_posix(): path for path in sorted(results.rglob("*.json"))}
     # A key matches from the start of a path component: qcfs/quick does not match cs_qcfs/quick.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
@@ -49,5 +50,12 @@ def first_line(error: BaseException, most: int = 150) -> str:
 
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Returns `` (did you mean X?)``, or an empty string if no choice is similar."""
-    near = difflib.get_close_matches(name, list(choices), n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
+    near = difflib.get_close_matches(name, list(choices))
+    if not near:
+        return ""
+
+    def similarity(choice: str) -> tuple[float, int]:
+        # resnet20 and resnet32 are equally similar to resnet21, but it starts as resnet20 does.
+        return difflib.SequenceMatcher(None, choice, name).ratio(), len(os.path.commonprefix([choice, name]))
+
+    return f" (did you mean {max(near, key=similarity)}?)"

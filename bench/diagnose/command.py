@@ -23,6 +23,9 @@ from bench.snn.diagnosis import KINDS, VIEWS, Diagnosis, LayerDiagnosis, View, d
 from bench.snn.precision import full_precision
 
 FILE = "diagnosis.json"
+# Heads of the table: of bench.snn.diagnosis's VIEWS and KINDS.
+SHORT = {"end_to_end": "e2e", "same_input": "own"}
+SHORT |= {"clipping": "clip", "quantisation": "quant", "unevenness": "uneven", "total": "total"}
 # What W&B's table has of a layer.
 Measure = Literal["activation_mean", "firing_rate", "offset_share", "residual_below_zero", "residual_at_least_theta"]
 
@@ -119,12 +122,15 @@ def _show(found: list[Diagnosis], title: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
-    console.print(f"{title}\nmean error of a layer in % of its mean activation; e: end to end, o: on its own input\n")
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    console.print(
+        f"{title}\nmean error of a layer in % of its mean activation, of clipping, quantisation, unevenness and in total;"
+        "\ne2e: end to end, own: on the layer's own input; offset, v: shares of neurons in %\n"
+    )
     for diagnosis in found:
         table = Table(title=verdict(diagnosis), title_justify="left", box=None, pad_edge=False, header_style="dim")
         table.add_column("layer", no_wrap=True)
-        heads = [f"{view[0].replace('s', 'o')} {kind[:8]}" for view in VIEWS for kind in KINDS]
+        heads = [f"{SHORT[view]} {SHORT[kind]}" for view in VIEWS for kind in KINDS]
         for head in ("rate", *heads, "offset != 0", "v < 0", "v >= theta"):
             table.add_column(head, justify="right")
         for layer in diagnosis["layers"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import operator
+import re
 import typing
 from argparse import ArgumentError
 from collections.abc import Sequence
@@ -192,11 +193,11 @@ def layered(parser: ArgumentParser, layers: Sequence[tuple[str, Options]], argum
         try:
             config = parser.parse_object(flat, config)
         except ArgumentError as error:
-            raise UserError(f"{origin}: {_one_line(error)}") from error
+            raise UserError(f"{origin}: {_one_line(error, key='')}") from error
     for token in arguments:
         option = token.partition("=")[0]
         if option.startswith("--") and option not in (*known, "--help", "--print_config"):
-            raise UserError(f"{option}: unknown option{nearest(option, known)}")
+            raise UserError(f"{option}: unknown option{nearest(option, [*known, *SHORTHANDS])}")
     try:
         found: Parsed = parser.parse_args(arguments, config).as_dict()
     except ArgumentError as error:
@@ -206,8 +207,16 @@ def layered(parser: ArgumentParser, layers: Sequence[tuple[str, Options]], argum
     return found
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(line.strip() for line in str(error).splitlines() if line.strip())[:400]
+def _one_line(error: Exception, key: str = "--") -> str:
+    """jsonargparse's message in one line and in the words of a user, with ``key`` before the name of an option."""
+    text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    text = re.sub(r'Parser key "([^"]+)"', rf"{key}\1", text)
+    text = re.sub(r"Expected an? (<class '\w+'>)\. Got value: ", r"must be \1, not ", text)
+    union = re.search(r"Does not validate against any .*?Subtypes: \[(.*)\] Errors: .* Given value: ", text)
+    if union:
+        types = " or ".join(re.split(", (?=<|typing)", union[1]))
+        text = f"{text[: union.start()]}must be {types}, not {text[union.end() :]}"
+    return re.sub(r"<class '(\w+)'>|typing\.Literal\[(.*?)\]", r"\1\2", text).replace("NoneType", "null")[:400]
 
 
 def flatten(tree: Options, prefix: str = "") -> Options:
