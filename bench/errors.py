@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import os
+import itertools
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
@@ -56,6 +56,7 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 
     def similarity(choice: str) -> tuple[float, int]:
         # resnet20 and resnet32 are equally similar to resnet21, but it starts as resnet20 does.
-        return difflib.SequenceMatcher(None, choice, name).ratio(), len(os.path.commonprefix([choice, name]))
+        start = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(choice, name, strict=False))
+        return difflib.SequenceMatcher(None, choice, name).ratio(), len(list(start))
 
     return f" (did you mean {max(near, key=similarity)}?)"

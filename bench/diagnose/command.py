@@ -124,8 +124,8 @@ def _show(found: list[Diagnosis], title: str) -> None:
 
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     console.print(
-        f"{title}\nmean error of a layer in % of its mean activation, of clipping, quantisation, unevenness and in total;"
-        "\ne2e: end to end, own: on the layer's own input; offset, v: shares of neurons in %\n"
+        f"{title}\nmean error of a layer in % of its mean activation: clipping, quantisation, unevenness and in total;\n"
+        "e2e: end to end, own: on the layer's own input; offset, v: shares of neurons in %\n"
     )
     for diagnosis in found:
         table = Table(title=verdict(diagnosis), title_justify="left", box=None, pad_edge=False, header_style="dim")

@@ -208,7 +208,7 @@ def layered(parser: ArgumentParser, layers: Sequence[tuple[str, Options]], argum
 
 
 def _one_line(error: Exception, key: str = "--") -> str:
-    """jsonargparse's message in one line and in the words of a user, with ``key`` before the name of an option."""
+    """The message of jsonargparse in one line and in the words of a user, with ``key`` before the name of an option."""
     text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
     text = re.sub(r'Parser key "([^"]+)"', rf"{key}\1", text)
     text = re.sub(r"Expected an? (<class '\w+'>)\. Got value: ", r"must be \1, not ", text)
