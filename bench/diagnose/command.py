@@ -124,7 +124,7 @@ def _show(found: list[Diagnosis], title: str) -> None:
 
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     console.print(
-        f"{title}\nmean error of a layer in % of its mean activation: clipping, quantisation, unevenness and in total;\n"
+        f"{title}\nmean error of a layer in % of its mean activation: clipping, quantisation, unevenness, total;\n"
         "e2e: end to end, own: on the layer's own input; offset, v: shares of neurons in %\n"
     )
     for diagnosis in found:
