@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from collections.abc import Sequence
 
@@ -33,6 +34,23 @@ def require_counts(**options: int) -> None:
     for name, value in options.items():
         if value < 1:
             raise UserError(f"--model.{name} {value}: must be at least 1")
+
+
+def refuse_without_effect(method: type, because: str, **options: object) -> None:
+    """Refuses options that would change nothing, so that no record names them.
+
+    Args:
+        method: the class whose ``__init__`` has these options.
+        because: what makes them useless, such as ``--model.neuron if``.
+        **options: their values.
+
+    Raises:
+        UserError: names the first option that is not at its default.
+    """
+    defaults = inspect.signature(method).parameters
+    for name, value in options.items():
+        if value != defaults[name].default:
+            raise UserError(f"--model.{name} {value}: has no effect with {because}; leave it out")
 
 
 class ConversionModule(pl.LightningModule):

@@ -61,7 +61,7 @@ from bench.snn.calibration import (
 from bench.snn.graph.pool_first import pool_first
 from bench.snn.graph.trace import ImageShape
 from bench.snn.neurons import SpikingNeuron, stack_steps
-from methods.base import ConversionModule
+from methods.base import ConversionModule, refuse_without_effect
 from methods.gaussian import channel_moments, gaussian_thresholds
 from methods.thresholds import silencing, threshold_of
 
@@ -189,6 +189,12 @@ class DCGS(ConversionModule):
         if not 1 <= quantiser_levels <= 2**16:
             raise UserError(f"--model.quantiser_levels {quantiser_levels}: must be at least 1 and at most {2**16}")
         require_percentile(percentile)
+        if neuron == "if":
+            refuse_without_effect(DCGS, "--model.neuron if", levels=levels)
+        if thresholds == "optimal":
+            refuse_without_effect(DCGS, "--model.thresholds optimal", percentile=percentile)
+        else:
+            refuse_without_effect(DCGS, "--model.thresholds percentile", quantiser_levels=quantiser_levels)
         require_activation(net, ReLUActivation, type(self).__name__, "ReLU")
         super().__init__(pool_first(net))
         self.calibration_images, self.levels = calibration_images, levels if neuron == "graded" else None

@@ -51,7 +51,7 @@ from bench.snn.graph.trace import ImageShape
 from bench.snn.layerwise import SpikeTrains, execution_order, per_channel
 from bench.snn.neurons import IFNode, SpikingNeuron
 from bench.snn.simulate import SpikingNetwork
-from methods.base import ConversionModule, require_counts
+from methods.base import ConversionModule, refuse_without_effect, require_counts
 
 
 class CorrectedIFNode(IFNode):
@@ -116,8 +116,8 @@ class FTBC(ConversionModule):
         if not 0 < alpha <= 1:
             raise UserError(f"--model.alpha {alpha}: must be above 0 and at most 1")
         require_percentile(percentile)
-        if source == "qcfs" and percentile != 99.9:
-            raise UserError(f"--model.percentile {percentile}: a QCFS net has trained thresholds; leave the option out")
+        if source == "qcfs":
+            refuse_without_effect(FTBC, "--model.source qcfs, whose theta is trained", percentile=percentile)
         kind, called = (QCFSActivation, "QCFS") if source == "qcfs" else (ReLUActivation, "ReLU")
         require_activation(net, kind, type(self).__name__, called)
         super().__init__(net)

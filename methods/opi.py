@@ -39,9 +39,10 @@ from bench.snn.calibration import Batch, Granularity, require_activation
 from bench.snn.graph.trace import ImageShape, input_shapes
 from bench.snn.neurons import IFNode, SpikingNeuron
 from bench.snn.replace import replace
-from methods.base import ConversionModule
-from methods.thresholds import ThresholdRule, refuse_beside_trained, threshold_of
+from methods.base import ConversionModule, refuse_without_effect
+from methods.thresholds import ThresholdRule, threshold_of
 
+CLIPPED = "--model.source clip, whose V_th is trained"
 Draw = Literal["uniform", "gaussian"]
 
 
@@ -72,21 +73,13 @@ class OPI(ThresholdRule):
     ) -> None:
         if v_init not in ("uniform", "gaussian") and (isinstance(v_init, str) or not 0 <= v_init < 1):
             raise UserError(f"--model.v_init {v_init}: must be at least 0 and below 1, or uniform or gaussian")
-        if draw_seed != 0 and not isinstance(v_init, str):
-            raise UserError(
-                f"--model.draw_seed {draw_seed}: --model.v_init {v_init} is not random; leave the seed out, or give "
-                "--model.v_init uniform or gaussian"
-            )
+        if not isinstance(v_init, str):
+            refuse_without_effect(OPI, f"--model.v_init {v_init}, which is not random", draw_seed=draw_seed)
         if source == "relu":
             super().__init__(net, calibration_images, percentile, granularity)
         else:
-            refuse_beside_trained(
-                source,
-                "V_th",
-                calibration_images=(calibration_images, 1000),
-                percentile=(percentile, 100.0),
-                granularity=(granularity, "layer"),
-            )
+            of_calibration = {"percentile": percentile, "granularity": granularity}
+            refuse_without_effect(OPI, CLIPPED, calibration_images=calibration_images, **of_calibration)
             require_activation(net, ClippedReLU, "OPI with --model.source clip", "clipped")
             ConversionModule.__init__(self, net)
             self.calibration_images = 0  # the thresholds are trained

@@ -54,7 +54,7 @@ from bench.snn.graph.trace import ImageShape
 from bench.snn.layerwise import per_channel
 from bench.snn.neurons import SpikingNeuron
 from bench.snn.replace import replace
-from methods.base import require_counts
+from methods.base import refuse_without_effect, require_counts
 from methods.counting import CountFirst, CountFirstNode
 from methods.thresholds import silencing
 
@@ -151,6 +151,10 @@ class Parallel(CountFirst):
     ) -> None:
         require_images(calibration_images)
         require_counts(iterations=iterations)
+        if align == "never":
+            refuse_without_effect(Parallel, "--model.align never", iterations=iterations)
+            if source == "qcfs":
+                refuse_without_effect(Parallel, "--model.align never", calibration_images=calibration_images)
         kind, called = (QCFSActivation, "QCFS") if source == "qcfs" else (ReLUActivation, "ReLU")
         require_activation(net, kind, type(self).__name__, called)
         super().__init__(net)

@@ -34,24 +34,6 @@ def require_v_init(v_init: float, most: float | None = None) -> None:
         raise UserError(f"--model.v_init {v_init}: must be at least 0 and {limit}")
 
 
-def refuse_beside_trained(source: str, theta: str, **options: tuple[object, object]) -> None:
-    """Refuses options that only a calibration reads, for a net that has trained its thresholds.
-
-    Args:
-        source: kind of the net, ``--model.source``.
-        theta: what the method's paper calls the threshold.
-        **options: value and default of each option.
-
-    Raises:
-        UserError: names the first option that is not at its default.
-    """
-    for name, (value, default) in options.items():
-        if value != default:
-            raise UserError(
-                f"--model.{name} {value}: --model.source {source} uses the trained {theta}; leave the option out"
-            )
-
-
 def threshold_of(activation: Activation) -> Tensor:
     """Returns theta of an activation whose threshold was set by calibration or training."""
     assert isinstance(activation, (ReLUActivation, ClippedReLU)) and activation.threshold is not None

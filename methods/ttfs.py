@@ -36,9 +36,9 @@ from bench.snn.activations import Activation, QCFSActivation
 from bench.snn.calibration import require_activation
 from bench.snn.graph.trace import ImageShape
 from bench.snn.neurons import SpikingNeuron
-from methods.base import Batch, ConversionModule
+from methods.base import Batch, ConversionModule, refuse_without_effect
 from methods.counting import CountFirst, CountFirstNode
-from methods.thresholds import ThresholdRule, refuse_beside_trained, require_v_init
+from methods.thresholds import ThresholdRule, require_v_init
 
 
 class TTFSNode(CountFirstNode):
@@ -94,9 +94,8 @@ class TTFS(CountFirst, ThresholdRule):
         if source == "relu":
             super().__init__(net, calibration_images, percentile, v_init=v_init)
             return
-        refuse_beside_trained(
-            source, "theta", calibration_images=(calibration_images, 1000), percentile=(percentile, 99.9)
-        )
+        options = {"calibration_images": calibration_images, "percentile": percentile}
+        refuse_without_effect(TTFS, "--model.source qcfs, whose theta is trained", **options)
         require_v_init(v_init)
         require_activation(net, QCFSActivation, "TTFS with --model.source qcfs", "QCFS")
         ConversionModule.__init__(self, net)

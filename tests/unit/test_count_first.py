@@ -119,7 +119,8 @@ def test_alignment_brings_the_mean_of_each_channel_nearer_to_the_ann_s(source: s
         net(x)
     errors = {}
     for align in ("never", "auto"):
-        rule = Parallel(net, source, align, calibration_images=40, iterations=200)  # type: ignore[arg-type]
+        options = {"iterations": 200} if align == "auto" else {}
+        rule = Parallel(net, source, align, **options)  # type: ignore[arg-type]
         twin = rule.convert(T, tiny.batches(x, (40,))).twin(T)
         with outputs(twin, Activation) as found:
             twin(x)
@@ -304,10 +305,14 @@ def test_diagnosis_finds_no_unevenness(kind: type[CountFirst]) -> None:
     [
         (Parallel, {"calibration_images": 0}, "--model.calibration_images 0"),
         (Parallel, {"iterations": 0}, "--model.iterations 0"),
+        (Parallel, {"iterations": 9, "align": "never"}, "--model.iterations 9: has no effect"),
+        (Parallel, {"calibration_images": 9, "align": "never"}, "--model.calibration_images 9: has no effect"),
         (TPP, {"draw_seed": -1}, "--model.draw_seed -1"),
     ],
 )
-def test_options_out_of_range_are_refused(kind: type[CountFirst], options: dict[str, int], words: str) -> None:
+def test_options_out_of_range_or_without_effect_are_refused(
+    kind: type[CountFirst], options: dict[str, int], words: str
+) -> None:
     with refused(words):
         kind(QCFS(LinearNet()).net, **options)  # type: ignore[arg-type]
 

@@ -106,8 +106,9 @@ def test_a_constant_input_is_decoded_to_a_fraction_of_theta(z: float, levels: in
     neuron = DifferentialNode(torch.tensor(theta, dtype=torch.float64), levels, 0.0)
     out, events = drive(neuron, z, T)
     assert abs(sum(out) / T - max(z, 0)) <= theta / 2**levels
-    assert sum(events[T // 2 :]) <= sum(events[: T // 2])
-    assert sum(events[-8:]) <= 2 * sum(events[:8])
+    # One more: a current far below the smallest level needs many steps for its first event.
+    assert sum(events[T // 2 :]) <= sum(events[: T // 2]) + 1
+    assert sum(events[-8:]) <= 2 * sum(events[:8]) + 1
 
 
 def test_events_become_rare() -> None:
@@ -244,6 +245,15 @@ def test_timm_s_vgg_with_batch_norm_converts() -> None:
 def test_options_out_of_range_are_refused(option: str, value: float) -> None:
     with refused(f"--model.{option}"):
         DCGS(ReLU(LinearNet()).net, **{option: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"levels": 8, "neuron": "if"}, {"percentile": 99.0}, {"quantiser_levels": 8, "thresholds": "percentile"}],
+)
+def test_options_without_effect_are_refused(options: dict[str, str | float]) -> None:
+    with refused(f"--model.{next(iter(options))} .*: has no effect with --model."):
+        DCGS(ReLU(LinearNet()).net, **options)  # type: ignore[arg-type]
 
 
 def test_images_are_needed() -> None:

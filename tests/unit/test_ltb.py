@@ -10,6 +10,7 @@ import tiny
 import torch
 from reference import LinearNet, refused, relu_net
 from running import outputs, run
+from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from bench.library import convert, simulate
@@ -83,6 +84,42 @@ def test_the_clipped_ann_answers_as_the_ann_does_once_theta_has_settled() -> Non
     assert len(changes) == 1000
     assert changes[-1] < changes[100] < changes[10]
     assert losses[-1] < losses[100] < losses[10]
+
+
+def test_a_trained_net_clipped_at_theta_keeps_its_accuracy_on_other_images_within_a_point() -> None:
+    torch.manual_seed(0)
+    digits = load_digits()
+    images = torch.tensor(digits.images[:, None] / 16, dtype=torch.float32)
+    labels = torch.tensor(digits.target)
+    net = nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.Conv2d(16, 32, 3, stride=2), nn.BatchNorm2d(32), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10),
+    )  # fmt: skip
+    optimizer = torch.optim.Adam(net.parameters(), 0.01)
+    for rows in torch.randint(1200, (100, 100)):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(images[rows]), labels[rows]).backward()
+        optimizer.step()
+    net.eval()
+    snn = convert(net, method="ltb", calibration=images[:1200], iterations=1000)
+
+    @torch.no_grad()
+    def accuracy() -> float:
+        return float((net(images[1200:]).argmax(1) == labels[1200:]).double().mean())
+
+    plain = accuracy()
+    assert plain > 0.9
+    hits = 0
+    for name, neuron in snn.neurons.items():
+
+        def clip(_: nn.Module, __: tuple[Tensor, ...], a: Tensor, theta: Tensor = neuron.threshold) -> Tensor:
+            nonlocal hits
+            hits += int((a > theta).sum())
+            return torch.minimum(a, theta)
+
+        net.get_submodule(name).register_forward_hook(clip)
+    assert abs(accuracy() - plain) <= 0.01
+    assert hits > 0, "nothing was clipped, so nothing was tested"
 
 
 def test_it_stops_where_theta_has_settled() -> None:

@@ -125,7 +125,7 @@ def test_what_it_cannot_take_is_refused() -> None:
         TTFS(tiny.Wire(3, Other()))
     with refused("QCFS net, and act is a ReLU"):
         TTFS(tiny.Wire(3, ReLUActivation()), source="qcfs")
-    with refused("--model.percentile 50.0: --model.source qcfs uses the trained theta"):
+    with refused("--model.percentile 50.0: has no effect with --model.source qcfs"):
         TTFS(tiny.Wire(3, nn.Identity()), source="qcfs", percentile=50.0)
     with refused("--model.calibration_images 0"):
         TTFS(tiny.Wire(3, ReLUActivation()), calibration_images=0)
