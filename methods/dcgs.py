@@ -58,6 +58,7 @@ from bench.snn.calibration import (
     require_percentile,
     set_thresholds,
 )
+from bench.snn.compilation import compiled_for_shapes
 from bench.snn.graph.pool_first import pool_first
 from bench.snn.graph.trace import ImageShape
 from bench.snn.neurons import SpikingNeuron, stack_steps
@@ -109,16 +110,30 @@ class DifferentialNode(SpikingNeuron):
         elapsed = torch.zeros((), dtype=v.dtype, device=v.device) if self.elapsed is None else self.elapsed
         sent, fired = [], []
         for current in x_TBX:
-            mean = total / elapsed.clamp_min(1)
-            u = v + current - mean
-            spike = self.fire(u, total + mean)
-            v, elapsed = u - spike, elapsed + 1
-            sent.append(mean + spike)
+            v, meaning, spike = self.step(current, v, total, elapsed)
+            total, elapsed = total + meaning, elapsed + 1
+            sent.append(meaning)
             fired.append(spike != 0)
-            total = total + sent[-1]
         self.v, self.sum, self.elapsed = v, total, elapsed
         self.fired = torch.stack(fired)
         return stack_steps(sent, x_TBX)
+
+    def step(self, current: Tensor, v: Tensor, total: Tensor, elapsed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Runs one step.
+
+        Args:
+            current: input of the step.
+            v: potential before it.
+            total: sum of what the steps before stood for.
+            elapsed: their number.
+
+        Returns:
+            The potential after the step, what the step stands for, and the spike.
+        """
+        mean = total / elapsed.clamp_min(1)
+        u = v + current - mean
+        spike = self.fire(u, total + mean)
+        return u - spike, mean + spike, spike
 
     def fire(self, u: Tensor, gate: Tensor) -> Tensor:
         """Returns the spike at potential ``u``; a negative spike is at most as large as ``gate``."""
@@ -150,11 +165,19 @@ class DifferentialActivation(Activation):
     def __init__(self, neuron: DifferentialNode, T: int) -> None:
         super().__init__()
         self.neuron, self.T = copy.deepcopy(neuron), T
+        self.step = self.neuron.step
+
+    def compile_steps(self) -> None:
+        """Compiles the step, which makes an evaluation several times faster: it runs T times for each T."""
+        self.step = compiled_for_shapes(self.neuron.step)
 
     def forward(self, z: Tensor) -> Tensor:
         """Maps pre-activations of any shape to mean outputs."""
-        self.neuron.reset()
-        return torch.cat([self.neuron.run(z[None]) for _ in range(self.T)]).mean(0)
+        v, total, elapsed = self.neuron.initial(z), torch.zeros_like(z), z.new_zeros(())
+        for _ in range(self.T):
+            v, meaning, _ = self.step(z, v, total, elapsed)
+            total, elapsed = total + meaning, elapsed + 1
+        return total / self.T
 
 
 class DCGS(ConversionModule):

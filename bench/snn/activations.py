@@ -84,6 +84,9 @@ def clip_floor_shift(z: Tensor, threshold: Tensor, levels: int, region: Region =
 class Activation(nn.Module):
     """Base of the activations that conversion replaces by neurons; :mod:`bench.snn.graph` treats each as one unit."""
 
+    def compile_steps(self) -> None:
+        """Compiles what the activation computes once for each of T steps; most compute no steps."""
+
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
         """Accepts one threshold for each channel, ``[C, 1, 1]``, which nets trained elsewhere may have."""
         ours, theirs = self._parameters.get("threshold"), state_dict.get(f"{prefix}threshold")

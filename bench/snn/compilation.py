@@ -6,11 +6,15 @@ import functools
 import os
 import shutil
 from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from bench.errors import first_line
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 # Compiling a network takes 10 to 60 seconds; it pays off from this many image-steps on.
 WORTH = 100_000
@@ -52,6 +56,13 @@ def worth_compiling(image_steps: int) -> bool:
 def worth_compiling_training(images: int) -> bool:
     """Whether compilation is possible and pays off for a training on this many images, over all epochs."""
     return images >= WORTH_IN_TRAINING and compiler_works()
+
+
+def compiled_for_shapes(function: Callable[P, R]) -> Callable[P, R]:
+    """Compiles a function that only ever sees a few shapes, separately for each of them."""
+    # A network has a first and a later pass, and layers of a few shapes; a run may convert a network for each T.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 128)
+    return torch.compile(function, dynamic=False)
 
 
 def compiled_for_training(net: nn.Module) -> Callable[[Tensor], Tensor]:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import UserError, first_line
+from bench.snn.activations import Activation
+from bench.snn.compilation import compiled_for_shapes
 from bench.snn.cost import AnalogueCounter, Counts
 from bench.snn.graph.check import mixes_constant_input
 from bench.snn.graph.trace import ImageShape
@@ -128,9 +130,7 @@ class SpikingNetwork(nn.Module):
     @functools.cached_property
     def fast(self) -> Callable[[Tensor, int], Tensor]:
         """:meth:`forward`, compiled for each shape of a pass."""
-        # Each network has a first and a later pass, and a run may convert a network for each T.
-        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 128)
-        return torch.compile(self.forward, dynamic=False)
+        return compiled_for_shapes(self.forward)
 
     def wire(self, x: Tensor) -> None:
         """Finds out from one image how large the layers are and what their spikes cost; once for each size and device.
@@ -195,6 +195,10 @@ class SpikingNetwork(nn.Module):
         net = copy.deepcopy(self.net)
         replace(net, SpikingNeuron, lambda _, neuron: neuron.twin(T))
         replace(net, LateralInhibitionPool, lambda _, pool: pool.pool)
+        if self.compiled:
+            for module in net.modules():
+                if isinstance(module, Activation):
+                    module.compile_steps()
         return net.eval()
 
     @property

@@ -11,6 +11,7 @@ from bench.snn.neurons import IFNode
 from bench.snn.simulate import SpikingNetwork, images_of_a_pass, simulate, steps_of_a_pass
 from methods.burst import BurstIFNode
 from methods.cos import COSNode
+from methods.dcgs import DifferentialActivation, DifferentialNode
 from methods.snm import SignedIFNode
 from methods.srp import SRPNode
 
@@ -59,6 +60,22 @@ def test_compiled_equals_plain(kind: str) -> None:
     assert counts[4].sum() > 0
     assert len(logits) == 11
     torch.testing.assert_close(logits, plain, rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_a_compiled_twin_equals_the_plain_one() -> None:
+    """DCGS's runs step by step, and alone is compiled."""
+    x = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(3, 4, 3, padding=1)
+    snn = SpikingNetwork(torch.nn.Sequential(conv, DifferentialNode(THETA, 4, 0.0), torch.nn.Conv2d(4, 4, 3)))
+    plain = snn.twin(11)(x)
+    snn.compiled = True
+    twin = snn.twin(11)
+    layer = twin.get_submodule("1")
+    assert isinstance(layer, DifferentialActivation) and layer.step != layer.neuron.step, "compiled"
+    torch.testing.assert_close(twin(x), plain, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("cuts", [(4, 1, 6), (5, 6), (4,) + (1,) * 7])
