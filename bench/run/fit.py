@@ -21,7 +21,7 @@ from bench.run.provenance import code_state
 from bench.run.publish import keep_weights, publish, working_in
 from bench.run.source import converting, source_weights, tuned_weights
 from bench.run.trainer import quiet
-from bench.run.training import find_resume, header_of, trained
+from bench.run.training import find_resume, header_of, trained, untrained
 
 
 @quiet()
@@ -52,10 +52,11 @@ def _fit(spec: RunSpec, argv: list[str]) -> Path:
         print(f"note: {spec.method} has no recipe for {spec.arch} on {spec.data}; its defaults are used")
     check_early(header, argv)
     resume = find_resume(spec, out, header, source is not None)
+    begun = untrained(spec, resume)
     require_writable(out)
     with working_in(out, spec.all_trainer_options):
         loggers = make_loggers(spec.local.logger, out, spec.title(spec.label), _logged(spec, header.recipe.config))
-        net = trained(spec, header, resume, out, loggers, source)
+        net = trained(spec, header, resume, out, loggers, begun, source)
         return _record(net, spec.local.T, spec.all_trainer_options, loggers, out, argv)
 
 
@@ -69,9 +70,9 @@ def _convert(spec: RunSpec, argv: list[str]) -> Path:
         raise UserError(f"--out {out}: holds a training, whose weights would be lost; give another folder")
     if (out / RECORD).exists() and not spec.local.overwrite:
         raise UserError(f"{out} already holds a record; replace it with --overwrite, or give another --out")
+    net = build_trained(weights, spec.all_data_options, str(path))
     require_writable(out)
     with working_in(out, spec.all_trainer_options):
-        net = build_trained(weights, spec.all_data_options, str(path))
         title = spec.title("+".join([recipe.name, *recipe.overrides]))
         loggers = make_loggers(spec.local.logger, out, title, _logged(spec, recipe.config))
         return _record(net, spec.local.T, spec.all_trainer_options, loggers, out, argv)

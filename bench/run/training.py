@@ -23,6 +23,7 @@ from bench.run.published import is_asked
 from bench.run.source import described
 from bench.run.trainer import LastCheckpoint, make_trainer, require_batches, train, training_images
 from bench.snn.compilation import can_compile, worth_compiling_training
+from datamodules.base import ImageDataModule
 from methods.training import TrainingModule
 
 
@@ -41,12 +42,35 @@ def header_of(spec: RunSpec, source: Weights | None = None) -> Header:
     )
 
 
+def untrained(spec: RunSpec, resume: Path | None) -> tuple[TrainingModule, ImageDataModule] | None:
+    """Builds method and data of a training and checks them, before the run's folder and its logs are made.
+
+    Args:
+        spec: the run.
+        resume: from :func:`find_resume`.
+
+    Returns:
+        Both; ``None`` if all epochs are done and only the weights are left.
+
+    Raises:
+        UserError: an option is out of range, or the data set is not there.
+    """
+    if resume and resume.name == WEIGHTS:
+        return None
+    model, datamodule = build(spec.data, spec.method, spec.arch, spec.model, spec.all_data_options, spec.seed)
+    assert isinstance(model, TrainingModule)
+    calibration_size(model, datamodule)
+    datamodule.check_training_files()
+    return model, datamodule
+
+
 def trained(
     spec: RunSpec,
     header: Header,
     resume: Path | None,
     out: Path,
     loggers: Sequence[Logger],
+    begun: tuple[TrainingModule, ImageDataModule] | None,
     source: Weights | None = None,
 ) -> Trained:
     """The trained net of a run.
@@ -57,6 +81,7 @@ def trained(
         resume: from :func:`find_resume`.
         out: the run's folder.
         loggers: get losses and accuracies.
+        begun: from :func:`untrained`.
         source: the net that it begins from; ``None`` for random weights.
 
     Raises:
@@ -66,13 +91,11 @@ def trained(
     if resume and resume.name == PREVIOUS and spec.local.ckpt == "last":
         # Replaces the damaged file. Otherwise the next save would keep the damaged one as the fallback.
         checkpoints.duplicate(resume, resume.with_name(LAST))
-    if resume and resume.name == WEIGHTS:
+    if begun is None:
+        assert resume is not None
         return _whole(spec, resume, out)
-    model, datamodule = build(spec.data, spec.method, spec.arch, spec.model, spec.all_data_options, spec.seed)
-    assert isinstance(model, TrainingModule) and spec.trainer is not None
-    # Checked before the training, and before files of an earlier run are removed.
-    calibration_size(model, datamodule)
-    datamodule.check_training_files()
+    model, datamodule = begun
+    assert spec.trainer is not None
     before = checkpoints.read(resume).header if resume else None
     epochs = int(str(spec.trainer["max_epochs"]))
     if before:
