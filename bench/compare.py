@@ -21,10 +21,11 @@ Pairs = dict[str, tuple[JsonValue, JsonValue]]
 
 
 class Line(TypedDict):
-    """Top-1 of both runs at one T, in percent; the ANN's has no T."""
+    """Top-1 of both runs at one T, in percent, and their steps before it; the ANN's has no T."""
 
     T: int | None
-    warmup: int | None
+    warmup_a: int | None
+    warmup_b: int | None
     a: Decimal | None
     b: Decimal | None
     difference: Decimal | None
@@ -81,7 +82,9 @@ def find(name: str, results: Path) -> Path:
     if len(found) == 1:
         return keys[found[0]]
     if not found:
-        raise UserError(one_line(f"{shown}: no record of that name in {results}{nearest(name, keys)}"))
+        raise UserError(
+            one_line(f"{shown}: not the folder of a run, and no record of that name in {results}{nearest(name, keys)}")
+        )
     more = f" and {len(found) - 3} more" if len(found) > 3 else ""
     raise UserError(one_line(f"{shown}: several records: {', '.join(found[:3])}{more}; give more of the name"))
 
@@ -110,17 +113,16 @@ def differences(a: Record, b: Record) -> dict[str, Pairs]:
 
 def curves(a: Record, b: Record) -> list[Line]:
     """Top-1 of the ANN (T is null) and at each T of either, in percent, and ``b`` minus ``a`` in points."""
-    left, right = ({(p.T, p.warmup): p.top1 for p in record.snn} for record in (a, b))
-    lines = [_line(None, None, a.ann.top1, b.ann.top1)]
-    for T, warmup in sorted(left.keys() | right.keys()):
-        lines.append(_line(T, warmup, left.get((T, warmup)), right.get((T, warmup))))
+    points = [{None: record.ann} | {point.T: point for point in record.snn} for record in (a, b)]
+    lines: list[Line] = []
+    for T in [None, *sorted({point.T for record in (a, b) for point in record.snn})]:
+        left, right = (None if (point := found.get(T)) is None else percent(point.top1) for found in points)
+        before_a, before_b = (getattr(found.get(T), "warmup", None) for found in points)
+        difference = None if left is None or right is None else right - left
+        lines.append(
+            {"T": T, "warmup_a": before_a, "warmup_b": before_b, "a": left, "b": right, "difference": difference}
+        )
     return lines
-
-
-def _line(T: int | None, warmup: int | None, a: float | None, b: float | None) -> Line:
-    left, right = (None if value is None else percent(value) for value in (a, b))
-    difference = None if left is None or right is None else right - left
-    return {"T": T, "warmup": warmup, "a": left, "b": right, "difference": difference}
 
 
 def _parts(record: Record) -> Iterator[tuple[str, JsonValue]]:
@@ -165,6 +167,13 @@ def _show(paths: list[Path], different: dict[str, Pairs], curve: list[Line]) -> 
 
     for letter, path in zip("AB", paths, strict=True):
         console.print(Text(f"{letter}  ") + text(str(path)), soft_wrap=True)
+    made = table("top-1 (%)", ("T", "warm-up", "A", "B", "B - A"))
+    for line in curve:
+        T = "ANN" if line["T"] is None else str(line["T"])
+        before = dict.fromkeys(str(n) for n in (line["warmup_a"], line["warmup_b"]) if n is not None)
+        numbers = [fixed(line["a"]), fixed(line["b"]), fixed(line["difference"], sign=True)]
+        made.add_row(T, " and ".join(before), *numbers)
+    console.print("", made)
     for part, pairs in different.items():
         made = table(part, (part, "A", "B"))
         for name, (left, right) in pairs.items():
@@ -172,9 +181,3 @@ def _show(paths: list[Path], different: dict[str, Pairs], curve: list[Line]) -> 
         console.print("", made)
     if not different:
         console.print("\nonly the time and the command of the runs differ")
-    made = table("top-1 (%)", ("T", "warm-up", "A", "B", "B - A"))
-    for line in curve:
-        T = "ANN" if line["T"] is None else str(line["T"])
-        numbers = [fixed(line["a"]), fixed(line["b"]), fixed(line["difference"], sign=True)]
-        made.add_row(T, "" if line["warmup"] is None else str(line["warmup"]), *numbers)
-    console.print("", made)

@@ -91,10 +91,10 @@ def convert(
     if entry.source is None and thresholds is not None and kind.of_trained is not None:
         kind = kind.of_trained
     elif entry.source is None and (not isinstance(model, kind) or options):
-        choices = ", ".join(name for name, other in METHODS.items() if other.source)
+        choices = ", ".join(name for name, other in METHODS.items() if "relu" in other.sources)
         raise UserError(
-            f"{method} converts only nets that it has trained, with the options of that training; to convert another "
-            f"trained net, use {choices}"
+            f"{method} converts only nets that it has trained, with the options of that training; to convert a ReLU "
+            f"net, use {choices}"
         )
     images = iter(()) if calibration is None else _images(calibration)
     first = list(itertools.islice(images, 1))
@@ -105,10 +105,12 @@ def convert(
         converter: ConversionModule = model
     else:
         found = _trained(model) if isinstance(model, ConversionModule) else prepare(model, image, thresholds)
-        try:
-            converter = kind(found.net, **_typed(method, kind.__init__, options))
-        except TypeError as error:
-            raise UserError(f"{method}: {str(error).partition('() ')[2] or error}") from error
+        known = _options_of(kind)
+        if unknown := options.keys() - known:
+            name = min(unknown)
+            raise UserError(f"{method}: unknown option {name}; choose from {', '.join(sorted(known))}"
+                            f"{nearest(name, known)}")  # fmt: skip
+        converter = kind(found.net, **_typed(method, kind.__init__, options))
     if readout.changes:
         converter = copy.copy(converter)
         converter.use(readout)
@@ -123,6 +125,18 @@ def convert(
         for notice in found.notices:
             warnings.warn(notice, ConversionWarning, stacklevel=2)
     return snn
+
+
+def _options_of(kind: type[ConversionModule]) -> set[str]:
+    """Returns the names of a method's options, also of those that its class hands on to its base class."""
+    names: set[str] = set()
+    for made in kind.__mro__:
+        if "__init__" in vars(made):
+            parameters = inspect.signature(vars(made)["__init__"]).parameters
+            names |= parameters.keys()
+            if all(parameter.kind is not inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+                break
+    return names - {"self", "net", "kwargs"}
 
 
 def _typed(method: str, function: Callable[..., object], options: Mapping[str, object]) -> dict[str, object]:
@@ -303,9 +317,11 @@ def simulate(snn: SpikingNetwork, x: Tensor, T: int) -> Tensor:
     expected = (parameter.dtype, parameter.device) if parameter is not None else (x.dtype, x.device)
     if expected[0] in _HALF:
         raise UserError(f"the spiking network is {expected[0]}, but membranes need single precision; use snn.float()")
-    if not len(x) or (x.dtype, x.device) != expected:
-        raise UserError(f"x: must be at least one image, {expected[0]} on {expected[1]} like the network; it has "
-                        f"{len(x)} of {x.dtype} on {x.device}")  # fmt: skip
+    if not len(x):
+        raise UserError("x: has no images; give at least one")
+    if (x.dtype, x.device) != expected:
+        raise UserError(f"x: is {x.dtype} on {x.device}, but the network is {expected[0]} on {expected[1]}; give "
+                        f"x.to({str(expected[1])!r}, {expected[0]})")  # fmt: skip
     return torch.cat([part.logits for part in simulate_parts(snn, x, T.__index__())], 1)
 
 
@@ -390,6 +406,8 @@ def _images(calibration: Calibration) -> Iterator[Tensor]:
         images = [part for part in parts if isinstance(part, Tensor) and part.is_floating_point() and part.ndim > 1]
         if len(images) != 1:
             found = "no such tensor" if not images else f"{len(images)} of them"
+            if any(type(part).__module__ == "numpy" for part in parts):
+                found = "NumPy arrays; convert them with torch.from_numpy"
             raise UserError(
                 "calibration: must be a float tensor of images [N, C, H, W], or batches that hold one (alone, beside "
                 f"labels and indices, or in a dict); a batch has {found}"

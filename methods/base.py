@@ -118,8 +118,8 @@ class ConversionModule(pl.LightningModule):
         for name, module in net.named_modules():
             if isinstance(module, MAX_POOLS) and not (self.pools_by_inhibition or self.pools_currents):
                 raise UserError(
-                    f"{name} is max-pooling, which {type(self).__name__} cannot convert; train with "
-                    "--model.max_pool average, or convert a relu net with burst, dcgs, hmt or ltb"
+                    f"{name} is max-pooling, which {type(self).__name__} cannot convert; convert a ReLU net with "
+                    "burst, dcgs, hmt or ltb, or train with average pooling (--model.max_pool average)"
                 )
 
     def check_ceilings(self, net: nn.Module) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -40,9 +40,23 @@ def add_data_files(made: Parser) -> None:
                       help="how to check the evaluated files first (imagenet) [quick]")  # fmt: skip
 
 
+def single(text: str) -> int:
+    """Parses the one T of an export."""
+    try:
+        return int(text)
+    except ValueError:
+        raise ArgumentTypeError(f"{text}: takes one number of time-steps, such as 8") from None
+
+
 def given(options: Namespace, *names: str) -> dict[str, JsonValue]:
     """Returns the options that were given, by name."""
     return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+
+
+def beside(ckpt: Path, command: str) -> Path:
+    """Returns the default folder for a command's files: in the run's, or under ``runs/`` for a net by itself."""
+    own = ckpt.name == "model.safetensors" or ckpt.suffix == ".ckpt"
+    return ckpt.parent / command if own else Path("runs") / command / ckpt.stem
 
 
 def diagnose(arguments: list[str]) -> int:
@@ -51,7 +65,7 @@ def diagnose(arguments: list[str]) -> int:
     made.add_argument("--ckpt", required=True, type=expand, help="last.ckpt or model.safetensors of a run")
     made.add_argument("--T", default="2,8,32", help="time-steps to diagnose [2,8,32]")
     made.add_argument("--images", type=int, default=200, help="number of evaluation images [200]")
-    made.add_argument("--out", type=expand, help="folder of the files (default: diagnose/ beside the checkpoint)")
+    made.add_argument("--out", type=expand, help="folder of the files (default: diagnose/ in the folder of the run)")
     made.add_argument("--overwrite", action="store_true", help="replace the files in --out")
     made.add_argument("--json", action="store_true", help="print JSON instead of tables")
     made.add_argument("--wandb", action="store_true", help="log tables and pictures to W&B (offline without a key)")
@@ -61,10 +75,10 @@ def diagnose(arguments: list[str]) -> int:
     from bench.diagnose.command import FILE, run
     from bench.run.resolve import parse_steps
 
-    out = options.out or options.ckpt.parent / "diagnose"
+    steps, data = parse_steps(options.T), given(options, "root", "check")
+    out = options.out or beside(options.ckpt, "diagnose")
     if (out / FILE).exists() and not options.overwrite:
         raise UserError(f"{out} already holds a diagnosis; give another --out, or --overwrite")
-    steps, data = parse_steps(options.T), given(options, "root", "check")
     return run(options.ckpt, steps, options.images, out, options.json, options.wandb, options.device, data)
 
 
@@ -73,9 +87,9 @@ def export(arguments: list[str]) -> int:
     made = parser("export")
     made.add_argument("--ckpt", required=True, type=expand, help="last.ckpt or model.safetensors of a run")
     made.add_argument("--format", required=True, choices=["safetensors", "onnx", "nir"])
-    made.add_argument("--T", type=int, default=8, help="time-steps to unroll in ONNX, and to compare outputs at [8]")
+    made.add_argument("--T", type=single, default=8, help="time-steps to unroll in ONNX, and to compare outputs at [8]")
     made.add_argument("--images", type=int, default=1000, help="evaluation images to compare outputs on [1000]")
-    made.add_argument("--out", type=expand, help="folder of the files (default: export/ beside the checkpoint)")
+    made.add_argument("--out", type=expand, help="folder of the files (default: export/ in the folder of the run)")
     made.add_argument("--overwrite", action="store_true", help="replace the files in --out")
     made.add_argument("--record", type=expand, help="record for the model card (default: record.json beside --ckpt)")
     made.add_argument("--push", metavar="REPO", help="upload safetensors, card and record to the Hugging Face Hub")
@@ -85,7 +99,7 @@ def export(arguments: list[str]) -> int:
 
     data = given(options, "root", "check")
     wanted = {name: value for name, value in vars(options).items() if name not in ("root", "check")}
-    wanted["out"] = options.out or options.ckpt.parent / "export"
+    wanted["out"] = options.out or beside(options.ckpt, "export")
     return run(Wanted(**wanted, data_options=data))
 
 

@@ -202,13 +202,17 @@ def _evaluate(arguments: list[str]) -> int:
     parser = commands.parser("evaluate")
     parser.add_argument("--ckpt", required=True, type=expand, help="last.ckpt or model.safetensors of a run")
     parser.add_argument("--T", default="1,2,4,8,16,32", help="time-steps to report [1,2,4,8,16,32]")
-    parser.add_argument("--out", type=expand, help="folder for the record (default: evaluate/ beside the checkpoint)")
+    parser.add_argument("--out", type=expand, help="folder for the record (default: evaluate/ in the run's folder)")
     parser.add_argument("--logger", choices=["wandb", "csv", "none"], default="csv")
     parser.add_argument("--overwrite", action="store_true", help="replace the record in --out")
     parser.add_argument("--accelerator", default="auto", help="cpu, gpu or auto")
     commands.add_data_files(parser)
     parser.add_argument("--data.num_workers", dest="num_workers", type=int)
     parser.add_argument("--data.eval_batch_size", dest="eval_batch_size", type=int)
+    parser.add_argument(
+        "--trainer.limit_test_batches", dest="batches", type=int, metavar="N",
+        help="evaluate on the first N batches only (of --data.eval_batch_size images); never ranked",
+    )  # fmt: skip
     parser.add_argument("--snn.delay", dest="delay", help="number of first steps that the answer leaves out, or auto")
     parser.add_argument(
         "--snn.permute", dest="permute", choices=["true", "false"], help="send spikes in a random order"
@@ -219,7 +223,7 @@ def _evaluate(arguments: list[str]) -> int:
     from bench.run.resolve import parse_steps
 
     data = commands.given(options, "root", "check", "num_workers", "eval_batch_size")
-    out = options.out or options.ckpt.parent / "evaluate"
+    out = options.out or commands.beside(options.ckpt, "evaluate")
     if (out / "record.json").exists() and not options.overwrite:
         raise UserError(f"{out} already holds a record; give another --out, or --overwrite")
     argv = ["python", "-m", "bench", "evaluate", *arguments]
@@ -230,8 +234,11 @@ def _evaluate(arguments: list[str]) -> int:
         if not str(delay).isdigit():
             raise UserError(f"--snn.delay {delay}: must be a number of steps, or auto")
         snn["delay"] = int(str(delay))
-    steps, accelerator = parse_steps(options.T), options.accelerator
-    evaluate_checkpoint(options.ckpt, steps, out, options.logger, data, accelerator, argv, snn)
+    if options.batches is not None and options.batches < 1:
+        raise UserError(f"--trainer.limit_test_batches {options.batches}: must be at least 1")
+    steps = parse_steps(options.T)
+    trainer = {"accelerator": options.accelerator, "limit_test_batches": options.batches}
+    evaluate_checkpoint(options.ckpt, steps, out, options.logger, data, trainer, argv, snn)
     return 0
 
 

@@ -115,8 +115,8 @@ def run(wanted: Wanted) -> int:
 def _check(wanted: Wanted) -> None:
     if (wanted.mean is None) != (wanted.std is None):
         raise UserError("--mean and --std: give both, or neither to use the data set's")
-    if wanted.expect is not None and not 0 <= wanted.expect <= 100:
-        raise UserError(f"--expect {wanted.expect}: must be an accuracy in percent")
+    if wanted.expect is not None and not 1 < wanted.expect <= 100:  # 0.926 is a fraction
+        raise UserError(f"--expect {wanted.expect}: must be an accuracy in percent, such as 92.6")
     if wanted.images < 1:
         raise UserError(f"--images {wanted.images}: must be at least 1")
     if wanted.out is None:

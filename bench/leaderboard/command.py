@@ -64,7 +64,7 @@ def run(results: Path, reported: Path, out: Path, check: bool, json_rows: bool, 
             write_atomically(out / name, contents[name])
         done.append(f"{'removed' if state == 'surplus' else 'wrote'} {out / name}")
     # Printed last: if the reader stops (``| head -1``), no page must be left stale.
-    print(*done, sep="\n", end="\n" * bool(done), file=report)
+    print(*(done or [f"{out}: up to date"]), sep="\n", file=report)
     return 0
 
 

@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from bench.errors import UserError, first_line
+from bench.errors import UserError
 
 PICKLED = (".pth", ".pt", ".th", ".ckpt", ".tar", ".bin")
 SUFFIXES = (*PICKLED, ".safetensors", ".npz")
@@ -102,7 +102,7 @@ def _parsed(path: Path, content: bytes) -> object:
                 f"{path}: holds a pickled object ({objects[1]}), which needs its own code; with that code, save only "
                 "the weights: torch.save(model.state_dict(), 'weights.pth')"
             ) from error
-        raise UserError(f"{path}: truncated, damaged or not a weight file ({first_line(error, 120)})") from error
+        raise UserError(f"{path}: truncated, damaged or not a weight file") from error
 
 
 def _unwrapped(content: object, path: Path) -> Mapping[object, object]:

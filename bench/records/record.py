@@ -328,13 +328,17 @@ def read_record(path: Path) -> Record:
         UserError: the file cannot be read, is not JSON, has duplicate keys or violates the schema; says where.
     """
     try:
+        if path.is_dir():
+            raise UserError(f"{path}: is a folder; give the file, such as {path / 'record.json'}")
         if path.stat().st_size > 1_000_000:
             raise UserError(f"{path}: a record is a few kilobytes; this file is larger than 1 MB")
         text = path.read_text(encoding="utf-8")
         data = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_nan)
         if _depth(data) > DEPTH:
             raise ValueError(f"nested more than {DEPTH} levels deep")
-        version = data.get("schema_version") if isinstance(data, dict) else None
+        if not isinstance(data, dict) or "schema_version" not in data:
+            raise UserError(f"{path}: not a record of this suite; give the record.json of a run")
+        version = data["schema_version"]
         if isinstance(version, int) and version > SCHEMA_VERSION:
             raise UserError(f"{path}: is of a newer version of this suite (schema_version {version}); update the suite")
         return Record.model_validate(data, strict=True)

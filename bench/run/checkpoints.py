@@ -58,6 +58,8 @@ def read(path: Path) -> Weights:
     Raises:
         UserError: absent, damaged, or not one of this suite's.
     """
+    if path.is_dir():
+        raise UserError(f"--ckpt {path}: is a folder; give the file, such as {path / WEIGHTS}")
     if not path.is_file():
         raise UserError(f"--ckpt {path}: no such file")
     try:

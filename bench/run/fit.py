@@ -116,7 +116,7 @@ def _record(
 
 @quiet()
 def evaluate_checkpoint(
-    ckpt: Path, steps: tuple[int, ...], out: Path, logger: str, data: Options, accelerator: str, argv: list[str],
+    ckpt: Path, steps: tuple[int, ...], out: Path, logger: str, data: Options, trainer: Options, argv: list[str],
     snn: Options,
 ) -> Path:  # fmt: skip
     """Repeats conversion and evaluation from a checkpoint.
@@ -127,7 +127,7 @@ def evaluate_checkpoint(
         out: folder for the record.
         logger: as for ``fit``.
         data: options of the data module that do not change results.
-        accelerator: ``auto``, ``cpu`` or ``gpu``.
+        trainer: ``accelerator`` and ``limit_test_batches`` of the Trainer.
         argv: the command, for the record.
         snn: options of the converted network, which replace the recorded ones.
 
@@ -144,8 +144,8 @@ def evaluate_checkpoint(
     require_writable(out)
     header = net.header
     # One process evaluates, however many have trained.
-    one: Options = {"accelerator": accelerator, "devices": 1, "num_nodes": 1, "strategy": "auto"}
-    trainer = {**header.recipe.part("trainer"), **one}
+    one: Options = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
+    trainer = {**header.recipe.part("trainer"), **trainer, **one}
     with working_in(out, trainer):
         name = f"evaluate-{header.data}-{header.arch}-{header.method}-seed{header.seed}"
         config: Options = {**header.recipe.config, "seed": header.seed, "T": list(steps)}

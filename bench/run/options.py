@@ -57,8 +57,13 @@ class Parser(argparse.ArgumentParser):
         """Called by argparse."""
         known = [option for action in self._actions for option in action.option_strings if option.startswith("--")]
         _, unrecognised, rest = message.partition("unrecognized arguments: ")
-        hint = nearest(rest.split()[0].partition("=")[0], known) if unrecognised and rest else ""
+        hint = near_option(rest.split()[0].partition("=")[0], known) if unrecognised and rest else ""
         raise UserError(f"{self.prog}: {message}{hint}")
+
+
+def near_option(option: str, known: Sequence[str]) -> str:
+    """As :func:`bench.errors.nearest`, for options: the dashes, which all have, make none similar."""
+    return nearest(option.lstrip("-"), [name.lstrip("-") for name in known]).replace("mean ", "mean --")
 
 
 def expand_shorthands(argv: Sequence[str]) -> list[str]:
@@ -189,7 +194,7 @@ def layered(parser: ArgumentParser, layers: Sequence[tuple[str, Options]], argum
         flat = flatten(settings)
         for key in flat:
             if f"--{key}" not in known:
-                raise UserError(f"{origin}: unknown setting {key}{nearest(f'--{key}', known).replace('--', '')}")
+                raise UserError(f"{origin}: unknown setting {key}{near_option(f'--{key}', known).replace('--', '')}")
         try:
             config = parser.parse_object(flat, config)
         except ArgumentError as error:
@@ -197,7 +202,7 @@ def layered(parser: ArgumentParser, layers: Sequence[tuple[str, Options]], argum
     for token in arguments:
         option = token.partition("=")[0]
         if option.startswith("--") and option not in (*known, "--help", "--print_config"):
-            raise UserError(f"{option}: unknown option{nearest(option, [*known, *SHORTHANDS])}")
+            raise UserError(f"{option}: unknown option{near_option(option, [*known, *SHORTHANDS])}")
     try:
         found: Parsed = parser.parse_args(arguments, config).as_dict()
     except ArgumentError as error:

@@ -80,7 +80,7 @@ def publish(record: Record, out: Path, loggers: Sequence[Logger]) -> Path:
 
 def print_result(record: Record, path: Path) -> None:
     """The table at the end of a run, and what can be done with it."""
-    names = (display(record.method.name), record.arch.name, record.data.name, record.recipe.label)
+    names = (display(record.method.name), record.arch.name, record.data.name, f"recipe {record.recipe.label}")
     table = Table(title=f"{', '.join(names)}, seed {record.seed}")
     for heading in ("T", "SNN top-1 %", "top-5 %", "quantised ANN %", "firing rate", "SynOps (M)", "energy (uJ)"):
         table.add_column(heading, justify="right")
@@ -100,6 +100,6 @@ def print_result(record: Record, path: Path) -> None:
     Console(width=None if sys.stdout.isatty() else 100).print(table)
     limited = " (limited: never ranked)" if record.limited else ""
     print(f"{record.protocol.num_eval_samples} images{limited}; record: {path}")
-    following = [f"diagnose --ckpt {shlex.quote(str(path.with_name(WEIGHTS)))}"]
-    following += [f"leaderboard --add {shlex.quote(str(path))}"] * (not record.limited)
-    print(f"next: python -m bench {', or '.join(following)}")
+    following = [f"python -m bench diagnose --ckpt {shlex.quote(str(path.with_name(WEIGHTS)))}"]
+    following += [f"python -m bench leaderboard --add {shlex.quote(str(path))}"] * (not record.limited)
+    print(f"next: {', or '.join(following)}")

@@ -21,7 +21,16 @@ from bench.records.spec import Local, RunSpec
 from bench.registry.datasets import DATA
 from bench.registry.entries import lookup
 from bench.registry.methods import METHODS
-from bench.run.options import Parsed, expand_shorthands, first_stage, layered, read_config, second_stage, without
+from bench.run.options import (
+    Parsed,
+    expand_shorthands,
+    first_stage,
+    layered,
+    near_option,
+    read_config,
+    second_stage,
+    without,
+)
 from bench.run.trainer_options import EVALUATION, PROCESSES, TRAINING, checked
 
 if TYPE_CHECKING:  # it imports torch
@@ -52,7 +61,10 @@ def parse_fit(argv: Sequence[str]) -> RunSpec:
     arguments = expand_shorthands(argv)
     if sum(token.partition("=")[0] == "--config" for token in arguments) > 1:
         raise UserError("--config: give one file")
-    first, _ = first_stage().parse_known_args(arguments)
+    first, rest = first_stage().parse_known_args(arguments)
+    for token in rest if first.method is None else ():
+        if token.startswith("--") and (hint := near_option(token.partition("=")[0], ["--method"])):
+            raise UserError(f"{token}: unknown option{hint}")
     for option in ("config", "recipe"):
         if getattr(first, option) == "":
             raise UserError(f"--{option}: is empty")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from bench.errors import UserError
@@ -80,13 +80,25 @@ def require_fitting(spec: RunSpec, source: Header, kinds: Sequence[str], path: P
     for key, values in allowed.items():
         if (found := getattr(source, key)) not in values:
             needed = " or ".join(str(value) for value in values)
-            raise UserError(f"--ckpt {path}: has {key} {found}, but {spec.method} needs {key} {needed}")
+            hint = _instead(spec.method, str(found)) if key == "method" else ""
+            raise UserError(f"--ckpt {path}: has {key} {found}, but {spec.method} needs {key} {needed}{hint}")
     held_out, wanted = source.recipe.part("data").get("val_split") or 0, spec.data_options["val_split"]
     if spec.data_options["eval_split"] == "val" and int(str(held_out)) < int(str(wanted)):
         raise UserError(
             f"--data.eval_split val: {path} was trained on some of these images, as it held out {held_out}; give a "
             f"net that was trained with --data.val_split {wanted}"
         )
+
+
+def _instead(method: str, found: str) -> str:
+    """Says how a net of another method can be converted."""
+    sources = METHODS[method].source
+    if isinstance(sources, Mapping):
+        for option, kind in sources.items():
+            if kind == found:
+                return f"; give --model.source {option}"
+    others = [name for name, entry in METHODS.items() if found in entry.sources]
+    return f"; {', '.join(others)} convert such a net" if others else ""
 
 
 def described(source: Weights) -> Options:

@@ -181,4 +181,7 @@ def require_activation(net: nn.Module, kind: type[Activation], method: str, sour
     for name, module in net.named_modules():
         if isinstance(module, Activation) and not isinstance(module, kind):
             found = known.get(type(module), type(module).__name__)
-            raise UserError(f"{method} converts a {source} net, and {name} is a {found} activation")
+            raise UserError(
+                f"{method} converts a {source} net, and {name} is a {found} activation; python -m bench list "
+                "shows which net each method converts"
+            )

@@ -56,6 +56,7 @@ def test_an_evaluation_on_apple_s_gpu_is_refused(bench, trained):
     [
         (("fti",), ["fti", "fit"]),
         (("fit",), ["--method"]),
+        (("fit", "--methd", "qcfs"), ["--methd", "did you mean --method"]),
         (("fit", "--method", "qfcs"), ["qfcs", "did you mean qcfs"]),
         (("fit", "--method"), ["--method", "expected one argument"]),
         ((*FIT, "--arch", "resnt20"), ["resnt20", "did you mean resnet20"]),
@@ -109,6 +110,9 @@ def test_an_evaluation_on_apple_s_gpu_is_refused(bench, trained):
         ((*FIT, "--trainer.limit_val_batches", "0"), ["--trainer.limit_val_batches"]),
         (("evaluate",), ["--ckpt"]),
         (("evaluate", "--ckpt", "absent.ckpt"), ["absent.ckpt", "no such file"]),
+        (("evaluate", "--ckpt", "."), ["is a folder", "model.safetensors"]),
+        (("evaluate", "--ckpt", "absent.ckpt", "--trainer.limit_test_batches", "0"), ["limit_test_batches 0"]),
+        (("export", "--ckpt", "absent.ckpt", "--format", "onnx", "--T", "4,8"), ["--T", "one number"]),
         (("evaluate", "--ckpt", "x", "--Q"), ["--Q"]),
         (("list", "--all"), ["--all"]),
         *(((*words, "n" * 300), ["n" * 50]) for words in TAKE_PATHS),

@@ -35,13 +35,13 @@ def test_only_what_differs_is_named() -> None:
 
 def test_the_curve_has_every_T_of_either() -> None:
     a = make_record(0, [point(2, 0.70), point(4, 0.8123)])
-    b = make_record(0, [point(4, 0.8121), point(8, 0.90, warmup=4)], ann__top1=0.92)
+    b = make_record(0, [point(4, 0.8121, warmup=4), point(8, 0.90, warmup=4)], ann__top1=0.92)
     lines = [[None if v is None else float(v) for v in line.values()] for line in curves(a, b)]
     assert lines == [
-        [None, None, 91.77, 92.0, 0.23],
-        [2, 0, 70.0, None, None],
-        [4, 0, 81.23, 81.21, -0.02],
-        [8, 4, None, 90.0, None],
+        [None, None, None, 91.77, 92.0, 0.23],
+        [2, 0, None, 70.0, None, None],
+        [4, 0, 4, 81.23, 81.21, -0.02],
+        [8, None, 4, None, 90.0, None],
     ]
 
 
@@ -65,7 +65,14 @@ def test_by_key_folder_and_path(results: Path, tmp_path: Path, capsys: pytest.Ca
     assert compare("paper-seed0", path, "--results", str(results), "--json") == 0
     assert json.loads(capsys.readouterr().out) == by_folder
     assert by_folder["different"]["what"]["seed"] == [0, 5]
-    assert by_folder["curve"][0] == {"T": None, "warmup": None, "a": 91.77, "b": 91.77, "difference": 0}
+    assert by_folder["curve"][0] == {
+        "T": None,
+        "warmup_a": None,
+        "warmup_b": None,
+        "a": 91.77,
+        "b": 91.77,
+        "difference": 0,
+    }
 
 
 def test_the_table_is_plain_text(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

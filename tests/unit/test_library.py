@@ -370,7 +370,7 @@ ODD: dict[str, tuple[Callable[[], object], str]] = {
     "a number": (lambda: convert(plain(), "max_norm", 3), "is a int"),  # type: ignore[arg-type]
     "an ANN": (lambda: simulate(plain(), EIGHT, 4), "takes the network that convert returns"),
     "T that is no integer": (lambda: simulate(convert(plain(), "max_norm", EIGHT), EIGHT, 4.0), "must be an integer"),
-    "no image": (lambda: simulate(convert(plain(), "max_norm", EIGHT), normal(0, 3, 8, 8), 4), "at least one image"),
+    "no image": (lambda: simulate(convert(plain(), "max_norm", EIGHT), normal(0, 3, 8, 8), 4), "has no images"),
 }  # fmt: skip
 
 
