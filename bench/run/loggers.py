@@ -129,6 +129,8 @@ def _wandb_logger(out: Path, name: str, config: Options) -> WandbLogger:
         project = os.environ.get("WANDB_PROJECT", "ann2snn-bench")
         made = SturdyWandbLogger(name=name, save_dir=out, project=project, mode=mode, config=config, log_model=False,
                                  settings=wandb.Settings(**known))  # fmt: skip
+        # Lightning (2.6) passes this setting even if it is None, and newer releases of W&B warn of it.
+        made._wandb_init.pop("anonymous", None)
         made.experiment  # noqa: B018 - begins the run
         return made
 
