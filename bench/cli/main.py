@@ -288,7 +288,7 @@ def _list(arguments: list[str]) -> int:
     for name, net in ARCHITECTURES.items():
         print(f"  {name:<16} {net.summary}")
     print("  timm/<name>      any convolutional net of timm with ReLU modules")
-    print("\nrecipes (--recipe)")
+    print("\nrecipes (--recipe); paper: as in the paper; the head of a recipe's file has the source of the others")
     for method_name, stem, path in all_recipes():
         default = "" if path.name.count(".") > 1 else " (default)"
         print(f"  {method_name:<8} {stem:<22} {read_recipe(path).name}{default}")
