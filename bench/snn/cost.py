@@ -86,7 +86,7 @@ class AnalogueCounter:
 
     def reset(self) -> None:
         """Prepares for a run."""
-        self.seen: dict[int, tuple[Tensor, int]] = {}
+        self.seen: dict[int, tuple[Tensor, Tensor]] = {}
 
     def begin(self) -> None:
         """Prepares for a pass."""
@@ -112,10 +112,11 @@ class AnalogueCounter:
 
     def _changes(self, x_TBX: Tensor, call: int) -> Tensor:
         """Marks the inputs of each step that differ from their mean over the steps before."""
-        sums, steps = self.seen.get(call, (torch.zeros_like(x_TBX[0]), 0))
+        # Steps as a tensor: with a Python number, compiled code would be recompiled for each pass.
+        sums, steps = self.seen.get(call, (torch.zeros_like(x_TBX[0]), x_TBX.new_zeros(())))
         changed = []
         for x in x_TBX:
-            mean = sums / max(1, steps)
+            mean = sums / steps.clamp_min(1)
             changed.append((x - mean).abs() > _ROUNDING * (x.abs() + mean.abs()))
             sums, steps = sums + x, steps + 1
         self.seen[call] = (sums, steps)
