@@ -50,7 +50,7 @@ def first_line(error: BaseException, most: int = 150) -> str:
 
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Returns `` (did you mean X?)``, or an empty string if no choice is similar."""
-    near = difflib.get_close_matches(name, list(choices))
+    near = difflib.get_close_matches(name, pool := list(choices), n=max(1, len(pool)))
     if not near:
         return ""
 

@@ -9,8 +9,9 @@ import sys
 import typing
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import NamedTuple, SupportsIndex
+from typing import Any, NamedTuple, SupportsIndex
 
+import numpy as np
 import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor, nn
@@ -87,7 +88,7 @@ def convert(
     # draw_seed is the method's if it draws itself.
     shared = {"delay", "permute", "draw_seed"} - inspect.signature(kind).parameters.keys()
     asked = {name: options.pop(name) for name in shared & options.keys()}
-    readout = Readout.of(_typed(method, Readout.__init__, asked))
+    readout = Readout.of(_typed(method, typing.get_type_hints(Readout.__init__), asked))
     if entry.source is None and thresholds is not None and kind.of_trained is not None:
         kind = kind.of_trained
     elif entry.source is None and (not isinstance(model, kind) or options):
@@ -106,11 +107,10 @@ def convert(
     else:
         found = _trained(model) if isinstance(model, ConversionModule) else prepare(model, image, thresholds)
         known = _options_of(kind)
-        if unknown := options.keys() - known:
-            name = min(unknown)
-            raise UserError(f"{method}: unknown option {name}; choose from {', '.join(sorted(known))}"
-                            f"{nearest(name, known)}")  # fmt: skip
-        converter = kind(found.net, **_typed(method, kind.__init__, options))
+        if unknown := options.keys() - known.keys():
+            name, names = min(unknown), sorted(known.keys() | shared)
+            raise UserError(f"{method}: unknown option {name}; choose from {', '.join(names)}{nearest(name, names)}")
+        converter = kind(found.net, **_typed(method, known, options))
     if readout.changes:
         converter = copy.copy(converter)
         converter.use(readout)
@@ -127,21 +127,20 @@ def convert(
     return snn
 
 
-def _options_of(kind: type[ConversionModule]) -> set[str]:
-    """Returns the names of a method's options, also of those that its class hands on to its base class."""
-    names: set[str] = set()
+def _options_of(kind: type[ConversionModule]) -> dict[str, Any]:
+    """Returns the types of a method's options by name, also of those that its class hands on to its base class."""
+    hints: dict[str, Any] = {}
     for made in kind.__mro__:
         if "__init__" in vars(made):
-            parameters = inspect.signature(vars(made)["__init__"]).parameters
-            names |= parameters.keys()
-            if all(parameter.kind is not inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+            hints = typing.get_type_hints(vars(made)["__init__"]) | hints
+            parameters = inspect.signature(vars(made)["__init__"]).parameters.values()
+            if all(parameter.kind is not inspect.Parameter.VAR_KEYWORD for parameter in parameters):
                 break
-    return names - {"self", "net", "kwargs"}
+    return {name: hint for name, hint in hints.items() if name not in ("net", "kwargs", "return")}
 
 
-def _typed(method: str, function: Callable[..., object], options: Mapping[str, object]) -> dict[str, object]:
-    """Checks options against a function's annotations, as the command line does."""
-    hints = typing.get_type_hints(function)
+def _typed(method: str, hints: Mapping[str, Any], options: Mapping[str, object]) -> dict[str, object]:
+    """Checks options against their types, as the command line does."""
     typed = dict(options)
     for name in options.keys() & hints.keys():
         kind: TypeAdapter[object] = TypeAdapter(hints[name], config=ConfigDict(arbitrary_types_allowed=True))
@@ -406,7 +405,7 @@ def _images(calibration: Calibration) -> Iterator[Tensor]:
         images = [part for part in parts if isinstance(part, Tensor) and part.is_floating_point() and part.ndim > 1]
         if len(images) != 1:
             found = "no such tensor" if not images else f"{len(images)} of them"
-            if any(type(part).__module__ == "numpy" for part in parts):
+            if not images and any(isinstance(part, np.ndarray) and part.dtype.kind == "f" for part in parts):
                 found = "NumPy arrays; convert them with torch.from_numpy"
             raise UserError(
                 "calibration: must be a float tensor of images [N, C, H, W], or batches that hold one (alone, beside "

@@ -165,17 +165,17 @@ class DifferentialActivation(Activation):
     def __init__(self, neuron: DifferentialNode, T: int) -> None:
         super().__init__()
         self.neuron, self.T = copy.deepcopy(neuron), T
-        self.step = self.neuron.step
+        self.step = DifferentialNode.step  # not bound: a copy of this activation has its own neuron
 
     def compile_steps(self) -> None:
         """Compiles the step, which makes an evaluation several times faster: it runs T times for each T."""
-        self.step = compiled_for_shapes(self.neuron.step)
+        self.step = compiled_for_shapes(DifferentialNode.step)
 
     def forward(self, z: Tensor) -> Tensor:
         """Maps pre-activations of any shape to mean outputs."""
         v, total, elapsed = self.neuron.initial(z), torch.zeros_like(z), z.new_zeros(())
         for _ in range(self.T):
-            v, meaning, _ = self.step(z, v, total, elapsed)
+            v, meaning, _ = self.step(self.neuron, z, v, total, elapsed)
             total, elapsed = total + meaning, elapsed + 1
         return total / self.T
 

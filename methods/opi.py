@@ -74,7 +74,7 @@ class OPI(ThresholdRule):
         if v_init not in ("uniform", "gaussian") and (isinstance(v_init, str) or not 0 <= v_init < 1):
             raise UserError(f"--model.v_init {v_init}: must be at least 0 and below 1, or uniform or gaussian")
         if not isinstance(v_init, str):
-            refuse_without_effect(OPI, f"--model.v_init {v_init}, which is not random", draw_seed=draw_seed)
+            refuse_without_effect(OPI, f"--model.v_init {v_init} (only with uniform or gaussian)", draw_seed=draw_seed)
         if source == "relu":
             super().__init__(net, calibration_images, percentile, granularity)
         else:

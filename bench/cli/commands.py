@@ -55,8 +55,10 @@ def given(options: Namespace, *names: str) -> dict[str, JsonValue]:
 
 def beside(ckpt: Path, command: str) -> Path:
     """Returns the default folder for a command's files: in the run's, or under ``runs/`` for a net by itself."""
+    if ckpt.parent.name == "checkpoints" and ckpt.suffix == ".ckpt":
+        return ckpt.parent.parent / command
     own = ckpt.name == "model.safetensors" or ckpt.suffix == ".ckpt"
-    return ckpt.parent / command if own else Path("runs") / command / ckpt.stem
+    return ckpt.parent / command if own else Path("runs") / command / f"{ckpt.absolute().parent.name}-{ckpt.stem}"
 
 
 def diagnose(arguments: list[str]) -> int:

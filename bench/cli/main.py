@@ -237,7 +237,9 @@ def _evaluate(arguments: list[str]) -> int:
     if options.batches is not None and options.batches < 1:
         raise UserError(f"--trainer.limit_test_batches {options.batches}: must be at least 1")
     steps = parse_steps(options.T)
-    trainer = {"accelerator": options.accelerator, "limit_test_batches": options.batches}
+    trainer = {"accelerator": options.accelerator}
+    if options.batches is not None:  # else as recorded
+        trainer["limit_test_batches"] = options.batches
     evaluate_checkpoint(options.ckpt, steps, out, options.logger, data, trainer, argv, snn)
     return 0
 

@@ -113,11 +113,13 @@ class ConversionCallback(pl.Callback):
             share(pl_module.buffers())
             batches = calibration_batches(pl_module, datamodule)
             self.draws = DRAWS if pl_module.random else 1
+            images = min(
+                len(datamodule.split(datamodule.eval_split)),
+                int(sum(trainer.num_test_batches)) * datamodule.eval_batch_size,
+            )
             for T in self.steps if self.per_T else self.steps[-1:]:
                 self.networks[T] = pl_module.convert(T, batches, datamodule.input_shape).to(device)
-                self.networks[T].compiled = not pl_module.random and worth_compiling(
-                    len(datamodule.split(datamodule.eval_split)) * T
-                )
+                self.networks[T].compiled = not pl_module.random and worth_compiling(images * T)
             self.twins = {T: self._network(T).twin(T) for T in self.steps}
             # All processes evaluate the same network, even if their calibrations were rounded differently.
             for module in (*self.networks.values(), *self.twins.values()):

@@ -20,7 +20,7 @@ from bench.run.loggers import make_loggers
 from bench.run.provenance import code_state
 from bench.run.publish import keep_weights, publish, working_in
 from bench.run.source import converting, source_weights, tuned_weights
-from bench.run.trainer import quiet
+from bench.run.trainer import device_for, quiet
 from bench.run.training import find_resume, header_of, trained, untrained
 
 
@@ -71,6 +71,7 @@ def _convert(spec: RunSpec, argv: list[str]) -> Path:
     if (out / RECORD).exists() and not spec.local.overwrite:
         raise UserError(f"{out} already holds a record; replace it with --overwrite, or give another --out")
     net = build_trained(weights, spec.all_data_options, str(path))
+    device_for({"accelerator": spec.all_trainer_options.get("accelerator")})
     require_writable(out)
     with working_in(out, spec.all_trainer_options):
         title = spec.title("+".join([recipe.name, *recipe.overrides]))

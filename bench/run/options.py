@@ -216,12 +216,16 @@ def _one_line(error: Exception, key: str = "--") -> str:
     """The message of jsonargparse in one line and in the words of a user, with ``key`` before the name of an option."""
     text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
     text = re.sub(r'Parser key "([^"]+)"', rf"{key}\1", text)
-    text = re.sub(r"Expected an? (<class '\w+'>)\. Got value: ", r"must be \1, not ", text)
+    text = re.sub(r"Expected an? (<class '\w+'>|typing\.Literal\[.*?\])\. Got value: ", r"must be \1, not ", text)
     union = re.search(r"Does not validate against any .*?Subtypes: \[(.*)\] Errors: .* Given value: ", text)
     if union:
         types = " or ".join(re.split(", (?=<|typing)", union[1]))
         text = f"{text[: union.start()]}must be {types}, not {text[union.end() :]}"
-    return re.sub(r"<class '(\w+)'>|typing\.Literal\[(.*?)\]", r"\1\2", text).replace("NoneType", "null")[:400]
+
+    def plain(found: re.Match[str]) -> str:
+        return found[1] or found[2].replace(", ", " or ")
+
+    return re.sub(r"<class '(\w+)'>|typing\.Literal\[(.*?)\]", plain, text).replace("NoneType", "null")[:400]
 
 
 def flatten(tree: Options, prefix: str = "") -> Options:

@@ -97,8 +97,13 @@ def _instead(method: str, found: str) -> str:
         for option, kind in sources.items():
             if kind == found:
                 return f"; give --model.source {option}"
-    others = [name for name, entry in METHODS.items() if found in entry.sources]
-    return f"; {', '.join(others)} convert such a net" if others else ""
+    others = []
+    for name, entry in METHODS.items():
+        if isinstance(entry.source, Mapping):
+            others += [f"{name} (--model.source {option})" for option, kind in entry.source.items() if kind == found]
+        elif entry.source == found:
+            others.append(name)
+    return f"; such a net is converted by {', '.join(others)}" if others else ""
 
 
 def described(source: Weights) -> Options:

@@ -113,10 +113,7 @@ def make_trainer(
     given = {key: value for key, value in arguments.items() if value is not None}
     ours = {"accelerator": "auto", "devices": 1, "num_nodes": 1, "enable_model_summary": False}
     options: dict[str, Any] = {**ours, "enable_progress_bar": sys.stdout.isatty(), **given, **fixed}
-    options["accelerator"] = _device_type(options["accelerator"])
-    if options["accelerator"] == "cpu" and options.get("precision") == "16-mixed":
-        # Lightning would take bf16-mixed, and the record would not say so.
-        raise UserError("--trainer.precision 16-mixed: a CPU has no such arithmetic; give bf16-mixed or 32-true")
+    options["accelerator"] = device_for(options)
     if "precision" in options:
         options["precision"] = _usable_precision(options["precision"], options["accelerator"])
     processes = options["devices"] * options["num_nodes"]
@@ -148,6 +145,19 @@ def make_trainer(
             f"processes, and with --trainer.num_nodes {options['num_nodes']} the run would be one of {processes}"
         )
     return trainer
+
+
+def device_for(options: Options) -> str:
+    """Returns the device type for the options of a Trainer.
+
+    Raises:
+        UserError: there is no such device, or it does not have the precision.
+    """
+    device = _device_type(str(options.get("accelerator") or "auto"))
+    if device == "cpu" and options.get("precision") == "16-mixed":
+        # Lightning would take bf16-mixed, and the record would not say so.
+        raise UserError("--trainer.precision 16-mixed: a CPU has no such arithmetic; give bf16-mixed or 32-true")
+    return device
 
 
 def _device_type(accelerator: str) -> str:

@@ -21,7 +21,7 @@ from bench.run.epochs import EpochSeed, StopOnNaN
 from bench.run.provenance import arithmetic, code_state, trained_by, trained_on
 from bench.run.published import is_asked
 from bench.run.source import described
-from bench.run.trainer import LastCheckpoint, make_trainer, require_batches, train, training_images
+from bench.run.trainer import LastCheckpoint, device_for, make_trainer, require_batches, train, training_images
 from bench.snn.compilation import can_compile, worth_compiling_training
 from datamodules.base import ImageDataModule
 from methods.training import TrainingModule
@@ -59,6 +59,7 @@ def untrained(spec: RunSpec, resume: Path | None) -> tuple[TrainingModule, Image
         return None
     model, datamodule = build(spec.data, spec.method, spec.arch, spec.model, spec.all_data_options, spec.seed)
     assert isinstance(model, TrainingModule)
+    device_for(spec.all_trainer_options)
     calibration_size(model, datamodule)
     datamodule.check_training_files()
     return model, datamodule

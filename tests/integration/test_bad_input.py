@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import TINY, sha256
 
+from bench.cli.commands import beside
 from bench.errors import UserError
 from bench.recipes import FOLDER
 from bench.run import checkpoints
@@ -132,6 +133,24 @@ def test_refused_in_one_line(bench, arguments, words, monkeypatch):
     Path("arch.yaml").write_text("name: own\narch: vgg16")
     refused(bench(*arguments), *words)
     assert not list(Path().rglob("record.json"))
+
+
+@pytest.mark.parametrize(
+    "option", [("--data.batch_size", "0"), ("--trainer.precision", "16-mixed"), ("--trainer.accelerator", "gpu")]
+)
+def test_a_refused_fit_leaves_no_folder(bench, option, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    refused(bench(*FIT, *option), option[0].rpartition(".")[2])
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("ckpt", "folder"),
+    [("a/model.safetensors", "a/export"), ("a/checkpoints/last.ckpt", "a/export"),
+     ("nets/x.safetensors", "runs/export/nets-x")],
+)  # fmt: skip
+def test_the_default_folder_is_in_the_run_or_under_runs(ckpt, folder):
+    assert beside(Path(ckpt), "export") == Path(folder)
 
 
 def test_a_recipe_of_another_net_is_not_the_paper_s_for_this_one():

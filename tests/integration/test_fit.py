@@ -254,6 +254,20 @@ def test_a_finished_run_without_its_checkpoints_is_evaluated_at_further_T(bench,
     assert result.status == 2 and "has 1 of 2 epochs" in result.err
 
 
+def test_an_evaluation_of_the_first_batches_is_never_ranked(bench, trained):
+    ckpt = str(trained / "model.safetensors")
+    first = ("--T", "1", "--logger", "none", "--data.eval_batch_size", "10")
+    assert bench("evaluate", "--ckpt", ckpt, *first, "--trainer.limit_test_batches", "2", "--out", "two").status == 0
+    found = read_record(Path("two/record.json"))
+    assert (found.limited, found.protocol.num_eval_samples) == (True, 20)
+    cut = ("--trainer.limit_test_batches", "1", "--data.eval_batch_size", "10", "--trainer.limit_train_batches", "1")
+    fit = ("fit", "--method", "qcfs", "--data", "digits", "--max_epochs", "1", "--T", "1", "--logger", "none")
+    assert bench(*fit, *cut, "--out", "cut").status == 0
+    assert bench("evaluate", "--ckpt", "cut/model.safetensors", *first, "--out", "again").status == 0
+    found = read_record(Path("again/record.json"))
+    assert (found.limited, found.protocol.num_eval_samples) == (True, 10), "as recorded"
+
+
 def test_a_net_evaluated_into_another_training_s_folder_is_refused(bench, trained):
     shutil.copytree(trained, "mine")
     before = sha256(Path("mine/model.safetensors"))

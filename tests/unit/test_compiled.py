@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor
@@ -74,8 +76,12 @@ def test_a_compiled_twin_equals_the_plain_one() -> None:
     snn.compiled = True
     twin = snn.twin(11)
     layer = twin.get_submodule("1")
-    assert isinstance(layer, DifferentialActivation) and layer.step != layer.neuron.step, "compiled"
+    assert isinstance(layer, DifferentialActivation) and layer.step is not DifferentialNode.step, "compiled"
     torch.testing.assert_close(twin(x), plain, rtol=0, atol=1e-6)
+    other = copy.deepcopy(layer)
+    other.neuron.threshold.mul_(3)
+    z = conv(x)
+    assert not torch.equal(other(z), layer(z)), "a copy has its own neuron"
 
 
 @pytest.mark.parametrize("cuts", [(4, 1, 6), (5, 6), (4,) + (1,) * 7])

@@ -106,9 +106,10 @@ def test_a_constant_input_is_decoded_to_a_fraction_of_theta(z: float, levels: in
     neuron = DifferentialNode(torch.tensor(theta, dtype=torch.float64), levels, 0.0)
     out, events = drive(neuron, z, T)
     assert abs(sum(out) / T - max(z, 0)) <= theta / 2**levels
-    # One more: a current far below the smallest level needs many steps for its first event.
-    assert sum(events[T // 2 :]) <= sum(events[: T // 2]) + 1
-    assert sum(events[-8:]) <= 2 * sum(events[:8]) + 1
+    # A current far below the smallest level needs many steps for its first event.
+    late = 1 if 0 < z < theta / 2**levels else 0
+    assert sum(events[T // 2 :]) <= sum(events[: T // 2]) + late
+    assert sum(events[-8:]) <= 2 * sum(events[:8]) + late
 
 
 def test_events_become_rare() -> None:
