@@ -131,7 +131,8 @@ def test_options_named_in_the_text_exist(capsys):
     text = " ".join((ROOT / document).read_text() for document in DOCUMENTS)
     named = {option for code in re.findall(r"`([^`\n]+)`", text) for option in re.findall(r"(?<!\S)--[\w.]+", code)}
     assert main(["fit", "--help"]) == 0
-    assert main(["fit", "--method", "qcfs", "--data", "cifar10", "--help"]) == 0
+    for method in ("qcfs", "ftbc"):
+        assert main(["fit", "--method", method, "--data", "cifar10", "--help"]) == 0
     for command in set(COMMANDS) - {"fit"}:
         with pytest.raises(SystemExit, match=r"^0$"):
             main([command, "--help"])

@@ -52,11 +52,13 @@ def networks(rank: int) -> dict[str, dict[str, Tensor]]:
         split=lambda name: images,
         subset=None,
         eval_split="test",
+        eval_batch_size=8,
         num_classes=3,
         input_shape=(3, 8, 8),
         calibration_dataloader=lambda n: tiny.batches(images[:n], (n,)),
     )
-    trainer = SimpleNamespace(datamodule=datamodule, strategy=SimpleNamespace(root_device=torch.device("cpu")))
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    trainer = SimpleNamespace(datamodule=datamodule, strategy=strategy, num_test_batches=[1])
     callback = ConversionCallback((1, 2), per_T=True)
     callback.on_test_start(trainer, SNNCLight(trained.net, calibration_images=8))  # type: ignore[arg-type]
     for T in (1, 2):
