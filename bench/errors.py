@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 UNKNOWN_KEY: Literal["unknown_key"] = "unknown_key"
 
 
+# Similarity from which on a name is suggested, that of difflib.get_close_matches.
+CUTOFF = 0.6
+
+
 class UserError(Exception):
     """Bad input: the message says what is wrong, where, and what to do, in one line. Exit status 2."""
 
@@ -50,13 +54,11 @@ def first_line(error: BaseException, most: int = 150) -> str:
 
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Returns `` (did you mean X?)``, or an empty string if no choice is similar."""
-    near = difflib.get_close_matches(name, pool := list(choices), n=max(1, len(pool)))
-    if not near:
-        return ""
 
     def similarity(choice: str) -> tuple[float, int]:
         # resnet20 and resnet32 are equally similar to resnet21, but it starts as resnet20 does.
         start = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(choice, name, strict=False))
         return difflib.SequenceMatcher(None, choice, name).ratio(), len(list(start))
 
-    return f" (did you mean {max(near, key=similarity)}?)"
+    best = max(choices, key=similarity, default="")
+    return f" (did you mean {best}?)" if best and similarity(best)[0] >= CUTOFF else ""

@@ -210,7 +210,7 @@ def _evaluate(arguments: list[str]) -> int:
     parser.add_argument("--data.num_workers", dest="num_workers", type=int)
     parser.add_argument("--data.eval_batch_size", dest="eval_batch_size", type=int)
     parser.add_argument(
-        "--trainer.limit_test_batches", dest="batches", type=int, metavar="N",
+        "--trainer.limit_test_batches", dest="limit_test_batches", type=int, metavar="N",
         help="evaluate on the first N batches only (of --data.eval_batch_size images); never ranked",
     )  # fmt: skip
     parser.add_argument("--snn.delay", dest="delay", help="number of first steps that the answer leaves out, or auto")
@@ -234,12 +234,9 @@ def _evaluate(arguments: list[str]) -> int:
         if not str(delay).isdigit():
             raise UserError(f"--snn.delay {delay}: must be a number of steps, or auto")
         snn["delay"] = int(str(delay))
-    if options.batches is not None and options.batches < 1:
-        raise UserError(f"--trainer.limit_test_batches {options.batches}: must be at least 1")
-    steps = parse_steps(options.T)
-    trainer = {"accelerator": options.accelerator}
-    if options.batches is not None:  # else as recorded
-        trainer["limit_test_batches"] = options.batches
+    steps, trainer = parse_steps(options.T), commands.given(options, "accelerator", "limit_test_batches")
+    if options.limit_test_batches is not None and options.limit_test_batches < 1:
+        raise UserError(f"--trainer.limit_test_batches {options.limit_test_batches}: must be at least 1")
     evaluate_checkpoint(options.ckpt, steps, out, options.logger, data, trainer, argv, snn)
     return 0
 
