@@ -13,7 +13,9 @@ from bench.files import require_writable
 from bench.nets import architectures
 from bench.records.record import Options
 from bench.records.spec import RunSpec
-from bench.run.build import Trained, build_trained, load
+from bench.registry.methods import METHODS
+from bench.run.build import Trained, build, build_trained, load
+from bench.run.callbacks import calibration_size
 from bench.run.checkpoints import LAST, PREVIOUS, RECORD, WEIGHTS
 from bench.run.evaluation import check_early, evaluate
 from bench.run.loggers import make_loggers
@@ -22,6 +24,7 @@ from bench.run.publish import keep_weights, publish, working_in
 from bench.run.source import converting, source_weights, tuned_weights
 from bench.run.trainer import device_for, quiet
 from bench.run.training import find_resume, header_of, trained, untrained
+from bench.snn.readout import Readout
 
 
 @quiet()
@@ -61,15 +64,12 @@ def _fit(spec: RunSpec, argv: list[str]) -> Path:
 
 
 def _convert(spec: RunSpec, argv: list[str]) -> Path:
-    source, spec, path = source_weights(spec, lambda net: _train_first(spec.method, net))
+    source, spec, path = source_weights(spec, lambda net: _train_first(spec, net))
     weights = converting(spec, source)
     recipe, theirs = weights.header.recipe, source.header.recipe
     out = spec.local.out or spec.folder_of(theirs.config, theirs.name, theirs.overrides)
     check_early(weights.header, argv)
-    if (out / "checkpoints").exists() or path.parent.resolve() == out.resolve():
-        raise UserError(f"--out {out}: holds a training, whose weights would be lost; give another folder")
-    if (out / RECORD).exists() and not spec.local.overwrite:
-        raise UserError(f"{out} already holds a record; replace it with --overwrite, or give another --out")
+    _require_free(out, path.parent, spec.local.overwrite)
     net = build_trained(weights, spec.all_data_options, str(path))
     device_for({"accelerator": spec.all_trainer_options.get("accelerator")})
     require_writable(out)
@@ -79,7 +79,14 @@ def _convert(spec: RunSpec, argv: list[str]) -> Path:
         return _record(net, spec.local.T, spec.all_trainer_options, loggers, out, argv)
 
 
-def _train_first(method: str, net: RunSpec) -> Path:
+def _require_free(out: Path, source: Path, overwrite: bool) -> None:
+    if (out / "checkpoints").exists() or source.resolve() == out.resolve():
+        raise UserError(f"--out {out}: holds a training, whose weights would be lost; give another folder")
+    if (out / RECORD).exists() and not overwrite:
+        raise UserError(f"{out} already holds a record; replace it with --overwrite, or give another --out")
+
+
+def _train_first(spec: RunSpec, net: RunSpec) -> Path:
     folder = net.local.out or net.folder()
     if not (folder / WEIGHTS).exists():
         anew = command(net)
@@ -90,9 +97,21 @@ def _train_first(method: str, net: RunSpec) -> Path:
                 f"{folder}: holds the record of a {net.method} net but no weights to convert; give a net with --ckpt, "
                 f"or train it again: {shlex.join([*anew, '--overwrite'])}"
             )
-        print(f"{method} converts a {net.method} net, and --ckpt was not given: training one first, in {folder}")
+        _check_before_training(spec, net, folder)
+        print(f"{spec.method} converts a {net.method} net, and --ckpt was not given: training one first, in {folder}")
         fit(net, anew)
     return folder / WEIGHTS
+
+
+def _check_before_training(spec: RunSpec, net: RunSpec, folder: Path) -> None:
+    """Refuses now what the conversion would refuse after hours of training."""
+    _require_free(
+        spec.local.out or spec.folder_of(net.config(), net.recipe, [*net.overrides]), folder, spec.local.overwrite
+    )
+    source, datamodule = build(net.data, net.method, net.arch, net.model, net.all_data_options, net.seed)
+    model = METHODS[spec.method].load()(source.net, **spec.model)
+    model.use(Readout.of(spec.snn))
+    calibration_size(model, datamodule)
 
 
 def command(spec: RunSpec) -> list[str]:

@@ -91,6 +91,24 @@ def test_without_a_checkpoint_the_source_is_trained_once(bench):
 
 
 @pytest.mark.parametrize(
+    ("method", "change", "words"),
+    [
+        ("cos", ("--model.rho", "0"), "--model.rho 0"),
+        ("opi", ("--model.percentile", "-7"), "-7"),
+        ("opi", ("--model.calibration_images", "5000"), "--model.calibration_images 5000"),
+        ("cos", ("--snn.delay", "-1"), "--snn.delay"),
+        ("cos", ("--out", "full"), "already holds a record"),
+    ],
+)
+def test_what_a_conversion_refuses_is_refused_before_its_source_is_trained(bench, method, change, words):
+    Path("full").mkdir()
+    Path("full/record.json").touch()
+    result = bench("fit", "--method", method, "--data", "digits", "--logger", "none", *change)
+    assert result.status == 2 and words in result.err and len(result.err.splitlines()) == 1, result.err
+    assert not Path("runs").exists(), "nothing was trained"
+
+
+@pytest.mark.parametrize(
     ("change", "words"),
     [
         (("--arch", "resnet18"), "arch cifar_resnet20"),
