@@ -149,8 +149,8 @@ class LTB(ConversionModule):
             if change < self.tolerance:
                 break
         rank_zero_info(
-            f"LTB: after {len(self.settling)} batches; the last one raised theta by {100 * change:.2g} %, and the mean "
-            f"square of what clipping takes from an activation is {loss:.2g}"
+            f"LTB: the thresholds were balanced on {len(self.settling)} batches. The last one raised them by "
+            f"{100 * change:.2g} % on average; clipping at them changes an activation by {loss:.2g} (mean square)"
         )
         replace(net, BalancingActivation, lambda _, layer: ReLUActivation(layer.ceiling))
         set_thresholds(net, {name: layer.threshold for name, layer in layers.items() if layer.threshold is not None})

@@ -110,9 +110,9 @@ def _accepted(paths: Iterable[Path], refused: list[str]) -> Iterator[tuple[Path,
             refused.append(one_line(str(error), LIMIT))
             continue
         found = [*reasons(record), *contradictions(record)]
-        for reason in found:
-            _refuse(refused, path, reason)
-        if not found:
+        if found:
+            _refuse(refused, path, "; ".join(found))
+        else:
             yield path, record
 
 

@@ -97,6 +97,12 @@ class MethodEntry(Entry):
             return []
         return [self.source] if isinstance(self.source, str) else list(self.source.values())
 
+    def option_for(self, kind: str) -> str:
+        """The option for converting a net of ``kind``, one of :attr:`sources`; empty if none is needed."""
+        if self.source is None or isinstance(self.source, str):
+            return ""
+        return next(f"--model.source {option}" for option, method in self.source.items() if method == kind)
+
     @property
     def origin(self) -> str:
         """Where its network comes from, for ``bench list``."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import ValidationError
 
-from bench.errors import UserError, first_error
+from bench.errors import UserError, first_error, nearest
 from bench.files import expand
 from bench.recipes import Recipe, find_recipe
 from bench.records.record import Options, differences
@@ -219,6 +219,9 @@ def _refuse_training_options(overrides: Sequence[str], method: str, kind: str, r
 def _chosen(first: Namespace, from_file: Options) -> Chosen:
     method = first.method or from_file.get("method")
     if not method:
+        for key in from_file:
+            if hint := nearest(key, ["method"]):
+                raise UserError(f"--config {first.config}: {key} is unknown{hint}")
         raise UserError("--method is missing; python -m bench list shows the methods")
     arch = first.arch or from_file.get("arch") or "resnet20"
     data = getattr(first, "data.name") or from_file.get("data.name") or "cifar10"

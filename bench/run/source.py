@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench.errors import UserError
@@ -92,17 +92,10 @@ def require_fitting(spec: RunSpec, source: Header, kinds: Sequence[str], path: P
 
 def _instead(method: str, found: str) -> str:
     """Says how a net of another method can be converted."""
-    sources = METHODS[method].source
-    if isinstance(sources, Mapping):
-        for option, kind in sources.items():
-            if kind == found:
-                return f"; give --model.source {option}"
-    others = []
-    for name, entry in METHODS.items():
-        if isinstance(entry.source, Mapping):
-            others += [f"{name} (--model.source {option})" for option, kind in entry.source.items() if kind == found]
-        elif entry.source == found:
-            others.append(name)
+    if found in METHODS[method].sources:
+        return f"; give {METHODS[method].option_for(found)}"
+    options = {name: entry.option_for(found) for name, entry in METHODS.items() if found in entry.sources}
+    others = [f"{name} ({option})" if option else name for name, option in options.items()]
     return f"; such a net is converted by {', '.join(others)}" if others else ""
 
 

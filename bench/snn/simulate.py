@@ -152,6 +152,8 @@ class SpikingNetwork(nn.Module):
             found = wiring(self.net, x[:1])
         except (RuntimeError, ValueError, IndexError) as error:
             known = f", which was converted with {list(self.image)}" if self.image is not None else ""
+            if self.image is not None and x.shape == self.image:
+                known += "; the first dimension is the images, so give one as x[None]"
             raise UserError(
                 f"x: images of shape {list(x.shape[1:])} do not fit this network{known} ({first_line(error)})"
             ) from error

@@ -156,7 +156,7 @@ def check_convertible(net: nn.Module, image: ImageShape = None) -> None:
         for name, n in calls.items()
         if n > 1
     ]
-    if not any(isinstance(net.get_submodule(name), _ACTIVATIONS) for name in calls):
+    if not problems and not any(isinstance(net.get_submodule(name), _ACTIVATIONS) for name in calls):
         problems.append(_Problem("it", "", "has no nn.ReLU module, so nothing would be replaced"))
     if problems:
         raise UserError(f"{type(net).__name__} cannot be converted: {_in_one_line(problems)}")
