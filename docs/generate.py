@@ -150,7 +150,7 @@ def training(row: Row) -> str:
 def which(registry: Mapping[str, MethodEntry], found: Board) -> Iterator[str]:
     """Yields a line for each method with a result, then the names of the others."""
     yield from pages.table(
-        ["method", "paper", "retraining", "steps", "ANN", *(f"T = {T}" for T in FEW_AND_MANY), "recipe"]
+        ["method", "paper", "retraining", "spikes", "steps", "ANN", *(f"T = {T}" for T in FEW_AND_MANY), "recipe"]
     )
     there = {name: found[name] for name in found if name in registry and not registry[name].source_only}
     for name, cells in there.items():
@@ -158,17 +158,27 @@ def which(registry: Mapping[str, MethodEntry], found: Board) -> Iterator[str]:
         paper = f"{entry.published.venue} {entry.published.year}"
         paper = f"[{paper}]({entry.published.link})" if entry.published.link else paper
         retraining = "yes" if entry.source is None else f"no: {' or '.join(f'`{source}`' for source in entry.sources)}"
-        traits = [f"{entry.title} `{name}`", paper, retraining, reached(cells), spread(first.ann_top1, first.ann_std)]
-        recipe = str(first.standing) if first.weights_of_others else f"`{first.recipe}`"
-        yield pages.line([*traits, *accuracies(cells, FEW_AND_MANY), recipe])
+        spikes = f"{first.levels_per_step} levels" if first.alphabet == "multi" else str(first.alphabet)
+        ann = spread(first.ann_top1, first.ann_std)
+        traits = [f"{entry.title} `{name}`", paper, retraining, spikes, reached(cells), ann]
+        yield pages.line([*traits, *accuracies(cells, FEW_AND_MANY), made(first)])
     others = [f"`{name}`" for name, entry in registry.items() if name not in there and not entry.source_only]
     if others:
         yield ""
         yield f"Not run on this net yet: {', '.join(others)}."
 
 
+def made(row: Row) -> str:
+    """Describes a row's training, L and changes in a few words."""
+    name, _, changes = row.recipe.partition("+")
+    words = [str(row.standing) if row.weights_of_others else f"`{name}`"]
+    words += [f"`{change}`" for change in changes.split("+") if change]
+    words += [f"L = {row.L}"] * (row.L is not None and "model.L=" not in changes)
+    return ", ".join(words)
+
+
 def reached(cells: Sequence[Row]) -> str:
-    """Returns the fewest steps, with warm-up, at which an SNN is within ``CLOSE`` points of its ANN."""
+    """Returns the fewest steps, with warm-up and waiting, at which an SNN is within ``CLOSE`` points of its ANN."""
     first = cells[0]
     latencies = {row.latency or 0: row.top1 for row in cells}
     for latency, top1 in sorted(latencies.items()):

@@ -44,11 +44,6 @@ class CorrectedCountNode(CountFirstNode):
         super().__init__(threshold, T, v_init=0.5)
         self.probing = 2 * T - 1
 
-    @property
-    def wait(self) -> int:
-        """See :class:`bench.snn.neurons.Timed`."""
-        return self.probing
-
     def add_up(self, x_TBX: Tensor) -> Tensor:
         """Integrates, fires and corrects; returns the potential that is left."""
         v, count = self.initial(x_TBX[0]), torch.zeros_like(x_TBX[0])

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.errors import UserError, first_line
+from bench.records.energy import ENERGY_MODEL
 from bench.records.record import Imported, Record
-from bench.snn.cost import ENERGY_MODEL
 
 LIBRARY = "ann2snn-bench"
 WEIGHTS, CARD, RECORD = "model.safetensors", "README.md", "record.json"

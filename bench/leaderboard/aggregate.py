@@ -145,7 +145,7 @@ def _marks(record: Record, seeds: int, fair: bool) -> Iterator[str]:
         yield "weights of others, not ranked"
     if _is_source(record):
         yield "source net of other methods, not ranked"
-    if record.protocol.checkpoint_selection != "last":
+    if record.protocol.checkpoint_selection == "best_test":
         yield "epoch chosen on the test set, not ranked"
     if record.protocol.version != PROTOCOL_VERSION:
         yield f"protocol {record.protocol.version}, not ranked"

@@ -77,7 +77,8 @@ def _experiment(cells: Sequence[Row], keys: dict[str, int], texts: Texts) -> Dat
         "input, read-out": f"{protocol.input_coding}, {protocol.readout}",
         "precision": protocol.precision,
         "epoch": protocol.checkpoint_selection,
-        "images": f"{protocol.num_train_samples:,} for training, {protocol.num_eval_samples:,} for the test",
+        "training images": "unknown" if protocol.num_train_samples is None else f"{protocol.num_train_samples:,}",
+        "test images": f"{protocol.num_eval_samples:,}",
         "protocol": str(protocol.version),
         "recipe's SHA-256": str(row.recipe_sha256),
     }

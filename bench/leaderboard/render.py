@@ -19,6 +19,7 @@ from bench.leaderboard.payload import payload
 from bench.leaderboard.reported import KINDS, REPLICATIONS, Paper, ReportedRow
 from bench.leaderboard.row import Row, measured, printed
 from bench.leaderboard.text import Safe, fixed, link, markdown, percent
+from bench.records.energy import ENERGY_MODEL
 from bench.records.record import PROTOCOL_VERSION
 from bench.registry.datasets import DATA
 from bench.registry.methods import METHODS, display
@@ -87,6 +88,7 @@ def _templates() -> jinja2.Environment:
     templates.filters |= {
         "display": display,
         "fixed": fixed,
+        "dense_microjoules": lambda macs: f"{ENERGY_MODEL.joules(macs, 0) * 1e6:.1f}",
         "signed": lambda value: fixed(value, sign=True),
         "note": _note,
     }

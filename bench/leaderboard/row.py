@@ -30,7 +30,7 @@ class Row:
     Attributes:
         T: counted steps; ``512+`` if the paper prints "at least 512".
         latency: steps until the answer, including warm-up and waiting.
-        wait: the part of the latency in which layers wait for their whole input.
+        wait: the part of the latency in which layers wait for several steps of their input.
         n: seeds of the experiment.
         n_T: the seeds that have this T.
         reference_ann: accuracy of the classifier that the paper prints as its ANN, if that is not the ANN itself.

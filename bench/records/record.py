@@ -90,15 +90,18 @@ class Recipe(Strict):
 
 
 class Protocol(Strict):
-    """How accuracy was measured."""
+    """How accuracy was measured.
+
+    For weights that others trained, ``checkpoint_selection`` is ``unknown`` and ``num_train_samples`` is ``None``.
+    """
 
     version: Positive
     input_coding: Literal["direct"]
     readout: Literal["rate", "delayed"]
     reset: Literal["soft", "hard"]
-    checkpoint_selection: Literal["last", "best_test"]
+    checkpoint_selection: Literal["last", "best_test", "unknown"]
     eval_split: Literal["test", "val"]
-    num_train_samples: Positive
+    num_train_samples: Positive | None
     num_eval_samples: Positive
     calibration_images: Count
     precision: Name
@@ -140,8 +143,8 @@ class SnnAccuracy(Accuracy):
     is due to the timing of spikes alone.
     ``firing_rate`` is spikes per neuron and step.
 
-    ``wait`` is the number of steps before the output begins, if each layer waits for its whole input. ``delay`` is the
-    number of first counted steps that the output leaves out.
+    ``wait`` is the number of steps before the output begins, apart from ``warmup``, if each layer must see several
+    steps of its input before it sends. ``delay`` is the number of first counted steps that the output leaves out.
 
     Costs are means over the images and include the warm-up; ``bench/snn/cost.py`` has the rules: ``synops``,
     accumulates of layers that get spikes; ``macs``, multiply-accumulates of the others; ``membrane_updates``, neurons
@@ -341,11 +344,20 @@ def read_record(path: Path) -> Record:
         version = data["schema_version"]
         if isinstance(version, int) and version > SCHEMA_VERSION:
             raise UserError(f"{path}: is of a newer version of this suite (schema_version {version}); update the suite")
-        return Record.model_validate(data, strict=True)
+        return Record.model_validate(_corrected(data), strict=True)
     except ValidationError as error:
         raise UserError(f"{path}: {first_error(error)}") from error
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a readable record: {error}") from error
+
+
+def _corrected(data: Options) -> Options:
+    """Takes back what the first records of imported weights claimed of a training that was not ours."""
+    training, protocol = data.get("training"), data.get("protocol")
+    if isinstance(training, dict) and training.get("imported") and isinstance(protocol, dict):
+        unknown: Options = {"checkpoint_selection": "unknown", "num_train_samples": None}
+        return {**data, "protocol": {**protocol, **unknown}}
+    return data
 
 
 def _depth(tree: object) -> int:

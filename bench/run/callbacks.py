@@ -15,9 +15,9 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from bench.errors import UserError
+from bench.records.energy import ENERGY_MODEL
 from bench.records.record import Accuracy, SnnAccuracy
 from bench.snn.compilation import worth_compiling
-from bench.snn.cost import ENERGY_MODEL
 from bench.snn.processes import share
 from bench.snn.simulate import SpikingNetwork, simulate
 from datamodules.base import ImageDataModule

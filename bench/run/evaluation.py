@@ -13,6 +13,7 @@ from pytorch_lightning.loggers import Logger
 from bench.errors import UserError, first_error
 from bench.nets import architectures
 from bench.records import record as records
+from bench.records.energy import ENERGY_MODEL
 from bench.records.header import Header, is_cut
 from bench.records.record import Options, Record
 from bench.run.build import Trained
@@ -20,7 +21,6 @@ from bench.run.callbacks import ConversionCallback, calibration_size
 from bench.run.checkpoints import WEIGHTS
 from bench.run.provenance import code_state, environment
 from bench.run.trainer import interruptible, make_trainer, require_batches
-from bench.snn.cost import ENERGY_MODEL
 from bench.snn.precision import full_precision
 
 
@@ -107,14 +107,15 @@ def evaluate(
 
 
 def _protocol(net: Trained, conversion: ConversionCallback) -> records.Protocol:
+    imported = net.header.trained.imported is not None
     return records.Protocol(
         version=records.PROTOCOL_VERSION,
         input_coding="direct",
         readout="delayed" if net.model.readout.delay else "rate",
         reset=next(iter(conversion.evaluated.neurons.values())).reset_rule,
-        checkpoint_selection="last",
+        checkpoint_selection="unknown" if imported else "last",
         eval_split=net.datamodule.eval_split,
-        num_train_samples=net.header.num_train_samples or len(net.datamodule.split("train")),
+        num_train_samples=None if imported else net.header.num_train_samples or len(net.datamodule.split("train")),
         num_eval_samples=conversion.results["num_eval_samples"],
         calibration_images=calibration_size(net.model, net.datamodule),
         precision="fp32",

@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.files import lock, write_atomically
+from bench.records.energy import ENERGY_MODEL
 from bench.records.record import Options, Record
 from bench.registry.methods import display
 from bench.run.build import Trained
 from bench.run.checkpoints import RECORD, WEIGHTS
 from bench.run.loggers import finish, log_record
-from bench.snn.cost import ENERGY_MODEL
 
 
 @contextmanager

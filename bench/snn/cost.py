@@ -1,10 +1,10 @@
-"""What a spike costs: synaptic operations, multiply-accumulates, membrane updates and energy.
+"""What a spike costs: synaptic operations, multiply-accumulates and membrane updates.
 
 The rules are those of NeuroBench (https://arxiv.org/abs/2304.04640), if it has one:
 
 - A spike costs one accumulate (AC, here "synaptic operation") for each weight that it meets: its fan-out, which is
-  smaller at the border of an image. A burst of k spikes costs k times as much; a negative spike costs as much as a
-  positive one.
+  smaller at the border of an image. A burst of k spikes costs k times as much; if k is sent as binary digits (H-MT,
+  bit-plane), each digit 1 costs as much as one spike. A negative spike costs as much as a positive one.
 - A layer whose input is not spikes costs one multiply-accumulate (MAC) at every step for each weight that meets an
   input other than 0. Such layers are the first one, which gets the image at every step, and those behind average or
   max-pooling or behind a sum of spike trains. Spikes that are only moved, padded with zeros or concatenated remain
@@ -21,7 +21,6 @@ The rules are those of NeuroBench (https://arxiv.org/abs/2304.04640), if it has 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -29,29 +28,6 @@ from torch import Tensor, nn
 
 from bench.snn.neurons import Clock, connected, step_totals
 
-
-@dataclass(frozen=True)
-class EnergyModel:
-    """Energy of arithmetic alone, without memory.
-
-    Attributes:
-        name: as the record names it.
-        mac: joules for one multiply-accumulate.
-        ac: joules for one accumulate.
-    """
-
-    name: str
-    mac: float
-    ac: float
-
-    def joules(self, macs: float, synops: float) -> float:
-        """Energy of one image."""
-        return macs * self.mac + synops * self.ac
-
-
-# 32-bit floating point at 0.9 V (Horowitz, ISSCC 2014, https://doi.org/10.1109/ISSCC.2014.6757323): a multiplication
-# 3.7 pJ, an addition 0.9 pJ.
-ENERGY_MODEL = EnergyModel("45nm-fp32", mac=4.6e-12, ac=0.9e-12)
 # A generous bound on the rounding error of a mean over steps, relative to it, in single precision.
 _ROUNDING = 1e-5
 

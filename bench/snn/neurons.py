@@ -82,8 +82,9 @@ class Timed(nn.Module):
     Attributes:
         lookahead: first steps of its input that it must see at once, before its first output; 0 if it is causal, so
             that step t of its output depends only on steps 1..t of its input. Later steps may come in any parts.
+        probing: steps that update its potential before its first output, apart from those of its output.
         replays: the steps that it has looked at are sent to it a second time, and paid twice (COS). If false, it has
-            added them up and does not need them again, but its output comes that many steps later.
+            added them up and does not need them again.
     """
 
     lookahead = 0
@@ -97,7 +98,7 @@ class Timed(nn.Module):
     @property
     def wait(self) -> int:
         """Steps between the first step of its input and the first step of its output."""
-        return 0 if self.replays else self.lookahead
+        return max(self.lookahead, self.probing)
 
     def reset(self) -> None:
         """Clears its state."""

@@ -73,7 +73,9 @@ class Readout:
         Raises:
             UserError: the network's spikes cannot be permuted.
         """
-        if self.delay and (self.permute or any(neuron.wait for neuron in snn.neurons.values())):
+        if self.delay and (
+            self.permute or any(neuron.lookahead and not neuron.replays for neuron in snn.neurons.values())
+        ):
             raise UserError(
                 f"--snn.delay {self.delay}: each layer waits for its whole input, so no early steps can be left out"
             )

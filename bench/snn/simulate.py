@@ -60,7 +60,8 @@ class SpikingNetwork(nn.Module):
         only_image: the only image shape that it accepts, because a ``forward`` asked for the shape; ``None`` for any.
         compiled: :func:`simulate` runs passes as compiled code.
         delay: number of first counted steps that the read-out leaves out (:meth:`window`).
-        wait: steps before the first step of the answer, because layers wait for their whole input; known once wired.
+        wait: steps before the first step of the answer, apart from the warm-up, because layers must see several steps
+            of their input before they send; known once wired.
 
     Raises:
         UserError: ``net`` has no neuron.
@@ -165,7 +166,8 @@ class SpikingNetwork(nn.Module):
         for name, fan_outs in found.analogue.items():
             on_device = [fan_out if fan_out is None else fan_out.to(x.device) for fan_out in fan_outs]
             self.analogue[name] = AnalogueCounter(self.clock, on_device)
-        self.wait = longest_wait(self.net, x.shape[1:])
+        # Warm-up steps that are not run before the others are those that the first layer looks ahead (COS).
+        self.wait = longest_wait(self.net, x.shape[1:]) - (self.warmup - self.uncounted)
         self.wired = (x.shape[1:], x.device)
 
     @contextlib.contextmanager

@@ -10,8 +10,8 @@ import torch
 from reference import NETS, named_model, stepped
 from torch import Tensor, nn
 
+from bench.records.energy import ENERGY_MODEL
 from bench.snn.activations import QCFSActivation
-from bench.snn.cost import ENERGY_MODEL
 from bench.snn.neurons import IFNode
 from bench.snn.simulate import SpikingNetwork, simulate
 from methods.burst import BurstIFNode

@@ -1,4 +1,4 @@
-"""Computes how long the first step of an answer takes if layers add up their whole input before they send."""
+"""Computes how long the first step of an answer takes if layers see several steps of their input before they send."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bench.snn.neurons import Timed
 
 
 def longest_wait(net: nn.Module, image: ImageShape) -> int:
-    """Returns the number of steps before the first step of the answer, while neurons add up their input.
+    """Returns the number of steps before the first step of the answer, while one layer after the other waits.
 
     Args:
         net: a converted network.
