@@ -65,7 +65,10 @@ def verdict(arch: str, figure: dict[str, Any]) -> str:
     if not target.ratio:
         return ""
     reached = figure["ratio"] <= target.ratio if target.at_most else figure["ratio"] >= target.ratio
-    return f"{'at most' if target.at_most else 'at least'} {target.ratio:g}: {'reached' if reached else '**missed**'}"
+    # 0.977 would be shown as 0.98.
+    close = not reached and f"{figure['ratio']:.2f}" == f"{target.ratio:.2f}"
+    outcome = "reached" if reached else f"**missed** ({figure['ratio']:.3f})" if close else "**missed**"
+    return f"{'at most' if target.at_most else 'at least'} {target.ratio:g}: {outcome}"
 
 
 def is_growth(figure: dict[str, Any]) -> bool:
