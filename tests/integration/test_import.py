@@ -89,6 +89,7 @@ def test_an_imported_net_is_converted_and_recorded(bench, net, theirs):
         assert result.status == 0, result.err
     record, again = (read_record(Path(folder) / "record.json") for folder in ("cos", "again"))
     assert record.training.imported == again.training.imported == header.imported
+    assert (record.protocol.checkpoint_selection, record.protocol.num_train_samples) == ("unknown", None)
     source = record.recipe.config["source"]
     assert isinstance(source, dict) and source["imported"] == header.imported.sha256
     assert (record.seed, again.seed, record.snn) == (3, 3, again.snn)

@@ -35,7 +35,7 @@ from bench.leaderboard.render import render
 from bench.leaderboard.reported import Paper, load_reported, read_paper
 from bench.leaderboard.row import Row, measured
 from bench.leaderboard.text import csv_text, fixed, link, markdown, one_line, percent
-from bench.records.record import Record
+from bench.records.record import Record, read_record
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = ROOT / "leaderboards" / "reported"
@@ -896,6 +896,18 @@ def test_short_recipes_are_below_and_in_no_rank_with_full_ones() -> None:
     ]  # fmt: skip
     page = render(rows, [])[f"{records[0].data.name}.md"]
     assert page.index("full recipes, protocol") < page.index(f"{short}, protocol")
+
+
+def test_what_first_records_claimed_of_others_training_is_taken_back(tmp_path: Path) -> None:
+    imported = {"file": "a.pth", "sha256": sha("a")}
+    early = record_dict(training={**record_dict()["training"], "epochs": 0, "imported": imported})
+    ours = record_dict()
+    for name, data in (("early", early), ("ours", ours)):
+        assert data["protocol"]["checkpoint_selection"] == "last" and data["protocol"]["num_train_samples"]
+        (tmp_path / f"{name}.json").write_text(json.dumps(data))
+    protocol = read_record(tmp_path / "early.json").protocol
+    assert (protocol.checkpoint_selection, protocol.num_train_samples) == ("unknown", None)
+    assert read_record(tmp_path / "ours.json").protocol.model_dump() == ours["protocol"]
 
 
 def test_weights_of_others_have_a_table_of_their_own_and_no_rank(tmp_path: Path) -> None:
