@@ -184,6 +184,7 @@ def method_page(name: str) -> str:
         "network": entry.origin,
         "conversion": "once for each T" if entry.per_T else "once, read at every T",
         "warm-up": "steps before the first counted one" if entry.warmup else "none",
+        "waiting": "each layer, for several steps of its input" if entry.waits else "none",
         "file": f"`methods/{path.name}`",
     }
     lines = [f"# {entry.title}", "", f"**{heading}**", body, ""]
@@ -262,11 +263,11 @@ def results(name: str) -> Iterator[str]:
     yield "Top-1 in percent on the whole test set. [Read the board](../leaderboards/README.md) explains the columns."
     yield ""
     steps = [f"T = {T}" for T in STEPS]
-    yield from pages.table(["data set", "network", "n", "ANN", "warm-up", *steps, "recipe"])
+    yield from pages.table(["data set", "network", "n", "ANN", "warm-up", "layers wait", *steps, "recipe"])
     for cells in experiments:
         first = cells[0]
         place = [DATA[first.dataset].title, generate.title(first.arch)]
-        facts = [*place, str(first.n), first.ann_shown, str(first.warmup)]
+        facts = [*place, str(first.n), first.ann_shown, str(first.warmup), "yes" if first.wait else "no"]
         yield pages.line([*facts, *generate.accuracies(cells, STEPS), f"`{first.recipe}`"])
 
 

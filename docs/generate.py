@@ -189,12 +189,13 @@ def reached(cells: Sequence[Row]) -> str:
 
 def methods(registry: Mapping[str, MethodEntry]) -> Iterator[str]:
     """Yields a line for each method: what it does, its paper, and the net it needs."""
-    yield from pages.table(["method", "what it changes", "paper", "source net", "per T", "warm-up"])
+    yield from pages.table(["method", "what it changes", "paper", "source net", "per T", "warm-up", "layers wait"])
     yes = {True: "yes", False: "no"}
     for name, entry in registry.items():
         paper = f"[{entry.display}]({entry.published.link})" if entry.published.link else entry.display
         source = ", ".join(f"`{source}`" for source in entry.sources) or "trains"
-        yield pages.line([f"[`{name}`]({name}.md)", entry.summary, paper, source, yes[entry.per_T], yes[entry.warmup]])
+        traits = [yes[trait] for trait in (entry.per_T, entry.warmup, entry.waits)]
+        yield pages.line([f"[`{name}`]({name}.md)", entry.summary, paper, source, *traits])
 
 
 def accuracies(cells: Sequence[Row], steps: Sequence[int]) -> list[str]:

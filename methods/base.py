@@ -67,7 +67,10 @@ class ConversionModule(pl.LightningModule):
         calibration_images: number of training images, without augmentation, that the conversion uses; 0 for none.
         image: shape of one image, if known.
         warmup: steps of the first phase of a two-phase method, in addition to T.
-        uncounted: how many of the warm-up steps are left out of the read-out; ``None`` for all.
+        uncounted: how many of the warm-up steps are run before the others and left out of the read-out: all
+            (``None``), or 0 if they are steps that the first layer looks ahead (COS).
+        counts_first: each layer waits for its whole input (:class:`methods.counting.CountFirst`).
+        differential: spikes stand for changes of a mean.
         extras: names of further classifiers whose accuracy is recorded beside the ANN's.
         pools_by_inhibition: the neurons never send negative spikes, so max-pooling becomes
             :class:`bench.snn.pooling.LateralInhibitionPool`. Otherwise max-pooling is refused.
@@ -86,6 +89,8 @@ class ConversionModule(pl.LightningModule):
     image: ImageShape = None
     warmup = 0
     uncounted: int | None = None
+    counts_first = False
+    differential = False
     pools_by_inhibition = False
     saturates = True
     pools_currents = False
@@ -107,6 +112,13 @@ class ConversionModule(pl.LightningModule):
         """Changes a copy of the network (BN folded) in place, before its activations are replaced.
 
         A method may also insert neurons itself here.
+        """
+
+    def check_steps(self, T: int) -> None:
+        """Refuses a number of steps that it cannot be converted for.
+
+        Raises:
+            UserError: gives numbers that are possible.
         """
 
     def check_pooling(self, net: nn.Module) -> None:
@@ -140,6 +152,14 @@ class ConversionModule(pl.LightningModule):
 
         Some of them need calibration images, or one conversion for each T.
         """
+        if readout.delay and (readout.permute or self.counts_first):
+            raise UserError(
+                f"--snn.delay {readout.delay}: each layer waits for its whole input, so no early steps can be left out"
+            )
+        if readout.permute and (self.counts_first or self.warmup):
+            raise UserError("--snn.permute true: not possible if layers look ahead or the first steps do not count")
+        if readout.permute and self.differential:
+            raise UserError("--snn.permute true: a spike of this method stands for a change, so the order matters")
         self.readout = readout
         self.per_T, self.random = self.per_T or readout.permute, self.random or readout.permute
         if readout.delay == "auto" and not self.calibration_images:
@@ -170,6 +190,7 @@ class ConversionModule(pl.LightningModule):
         Raises:
             UserError: a threshold is not positive, or a layer cannot be converted; the message names the layer.
         """
+        self.check_steps(T)
         self.check_pooling(self.net)
         self.check_ceilings(self.net)
         image = calibration[0][0].shape[1:] if calibration else image or self.image

@@ -77,9 +77,12 @@ class BitPlane(CountFirst):
         require_activation(net, QCFSActivation, type(self).__name__, "QCFS")
         super().__init__(net)
 
+    def check_steps(self, T: int) -> None:
+        """Refuses more than 8 bits."""
+        if T > MOST_BITS:
+            raise UserError(f"T = {T}: bit planes have at most {MOST_BITS} bits, 255 levels; give --T 1,2,3,4")
+
     def neuron(self, name: str, activation: Activation, T: int) -> SpikingNeuron:
         """Theta = lambda, T bits."""
         assert isinstance(activation, QCFSActivation)
-        if T > MOST_BITS:
-            raise UserError(f"T = {T}: bit planes have at most {MOST_BITS} bits, 255 levels; give --T 1,2,3,4")
         return BitPlaneNode(activation.threshold, T)

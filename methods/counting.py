@@ -50,6 +50,8 @@ class CountFirstNode(SpikingNeuron):
 class CountFirst(ConversionModule):
     """Base class of methods whose neurons count first."""
 
+    counts_first = True
+
     def spiking(self, net: nn.Module, T: int, image: ImageShape = None) -> SpikingNetwork:
         """Builds an SNN that holds only for the T that its neurons wait for."""
         return SpikingNetwork(net, only_T=T, image=image)

@@ -195,6 +195,7 @@ class DCGS(ConversionModule):
 
     pools_currents = True
     saturates = False
+    differential = True
 
     def __init__(
         self,

@@ -11,15 +11,16 @@ from bench.records.record import Imported, Record
 LIBRARY = "ann2snn-bench"
 WEIGHTS, CARD, RECORD = "model.safetensors", "README.md", "record.json"
 
+_EPOCHS = {"last": "last epoch", "best_test": "epoch chosen on the test set", "unknown": "epoch of unknown choice"}
 _BODY = """\
 # {title}
 
 {what}, and what its conversion by `{method}` gave: {samples:,} images of
-the {split} split, last epoch, {reset} reset, image presented unchanged at each step, logits summed over the steps.
+the {split} split, {epoch}, {reset} reset, image presented unchanged at each step, logits summed over the steps.
 {limited}
-| T | warm-up | SNN top-1 % | top-5 % | quantised ANN % | firing rate | SynOps (M) | energy (uJ) |
-|---|---|---|---|---|---|---|---|
-| ANN | | {ann_top1} | {ann_top5} | | | | {ann_energy:.1f} |
+| T | warm-up | waiting | SNN top-1 % | top-5 % | quantised ANN % | firing rate | SynOps (M) | energy (uJ) |
+|---|---|---|---|---|---|---|---|---|
+| ANN | | | {ann_top1} | {ann_top5} | | | | {ann_energy:.1f} |
 {rows}
 
 Energy: {energy_model}, arithmetic alone. {arch}: {parameters:,} parameters, {macs:,} multiply-accumulates.
@@ -92,7 +93,7 @@ def _body(record: Record, title: str) -> str:
     theirs = record.training.imported
     rows = []
     for point in record.snn:
-        cells = [f"{point.T}", f"{point.warmup}", _percent(point.top1), _percent(point.top5)]
+        cells = [f"{point.T}", f"{point.warmup}", f"{point.wait}", _percent(point.top1), _percent(point.top5)]
         cells.append("" if point.quantised_top1 is None else _percent(point.quantised_top1))
         cells.append(f"{point.firing_rate:.4f}")
         cells.append("" if point.synops is None else f"{point.synops / 1e6:.2f}")
@@ -100,6 +101,7 @@ def _body(record: Record, title: str) -> str:
         rows.append(f"| {' | '.join(cells)} |")
     return _BODY.format(
         title=title,
+        epoch=_EPOCHS[record.protocol.checkpoint_selection],
         what="A network that others have trained" if theirs else "A network trained to be converted into a spiking one",
         imported=_imported(theirs) if theirs else "",
         method=record.method.name,

@@ -16,8 +16,8 @@ from bench.leaderboard.text import percent
 from bench.records.record import PROTOCOL_VERSION, Record, part
 from bench.registry.methods import METHODS
 
-# Rows are ranked at exactly this latency, warm-up included: steps before the first counted one are not free, and
-# leaving out a T gains nothing.
+# Rows are ranked at exactly this latency, warm-up and waiting included: steps before the first counted one are not
+# free, and leaving out a T gains nothing.
 RANK_LATENCY = 8
 ENOUGH_SEEDS = 3
 # Recipes of full length: the papers' own, and ours for methods whose papers do not state all of theirs.
@@ -132,7 +132,7 @@ def _at(common: Row, T: int, warmup: int) -> Row:
 def _marks(record: Record, seeds: int, fair: bool) -> Iterator[str]:
     """Yields what a reader must know about the row."""
     if not record.conversion.causal:
-        yield "reads ahead"
+        yield "layers wait"
     if record.conversion.per_T:
         yield "converted for each T"
     if record.conversion.draws:

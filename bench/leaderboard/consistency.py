@@ -21,6 +21,8 @@ def contradictions(record: Record) -> Iterator[str]:
     theirs = record.training.imported
     if (part(config, "source") or config).get("imported") != (theirs and theirs.sha256):
         yield "training.imported is not the file that recipe.config names"
+    if not record.conversion.causal and not any(point.wait for point in record.snn):
+        yield "snn: no layer waits although the conversion is not causal; evaluate the network again"
     data, net = DATA.get(record.data.name), ARCHITECTURES.get(record.arch.name)
     if data is not None and record.data.num_classes != data.num_classes:
         yield f"data.num_classes is {record.data.num_classes}; {record.data.name} has {data.num_classes}"

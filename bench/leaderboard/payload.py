@@ -111,6 +111,7 @@ def _two(value: Decimal | None, places: int = 2) -> float | None:
 def _cell(row: Row, texts: Texts) -> Data:
     data: Data = {
         **_named(row, "T warmup"),
+        **_named(row, "wait" if row.wait else ""),
         "top1": [_two(row.top1), _two(row.std), row.n_T],
         "twin": _two(row.quantised_top1),
         "rate": _two(row.firing_rate, 4),

@@ -354,10 +354,12 @@ def read_record(path: Path) -> Record:
 def _corrected(data: Options) -> Options:
     """Takes back what the first records of imported weights claimed of a training that was not ours."""
     training, protocol = data.get("training"), data.get("protocol")
-    if isinstance(training, dict) and training.get("imported") and isinstance(protocol, dict):
-        unknown: Options = {"checkpoint_selection": "unknown", "num_train_samples": None}
-        return {**data, "protocol": {**protocol, **unknown}}
-    return data
+    if not (isinstance(training, dict) and training.get("imported") and isinstance(protocol, dict)):
+        return data
+    unknown: Options = {"num_train_samples": None}
+    if protocol.get("checkpoint_selection") == "last":
+        unknown["checkpoint_selection"] = "unknown"
+    return {**data, "protocol": {**protocol, **unknown}}
 
 
 def _depth(tree: object) -> int:

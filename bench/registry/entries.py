@@ -70,6 +70,7 @@ class MethodEntry(Entry):
         source_only: it trains nets for other methods to convert, so it has no ranked row.
         per_T: the conversion depends on T and is done once for each.
         warmup: it has steps before the first counted one.
+        waits: a layer must see several steps of its input before it sends, so that latency grows with depth.
         reference_ann: the extra classifier in the record whose accuracy the paper prints as that of its ANN; ``None``
             if that is the ANN itself.
         importable: nets trained elsewhere with this method can be imported: their layers, and their thresholds if it
@@ -82,6 +83,7 @@ class MethodEntry(Entry):
     source_only: bool = False
     per_T: bool = False
     warmup: bool = False
+    waits: bool = False
     reference_ann: str | None = None
     importable: bool = False
 

@@ -41,6 +41,7 @@ METHODS: dict[str, MethodEntry] = {
         paper="hao2023cos",
         source="qcfs",
         warmup=True,
+        waits=True,
     ),
     "srp": MethodEntry(
         "methods.srp:SRP",
@@ -163,6 +164,7 @@ METHODS: dict[str, MethodEntry] = {
         paper="rueckauer2018ttfs",
         source={"relu": "relu", "qcfs": "qcfs"},
         per_T=True,
+        waits=True,
     ),
     "snm": MethodEntry(
         "methods.snm:SNM",
@@ -223,6 +225,7 @@ METHODS: dict[str, MethodEntry] = {
         paper="hao2025parallel",
         source={"qcfs": "qcfs", "relu": "relu"},
         per_T=True,
+        waits=True,
     ),
     "bitplane": MethodEntry(
         "methods.bitplane:BitPlane",
@@ -231,6 +234,7 @@ METHODS: dict[str, MethodEntry] = {
         paper="datta2025meets",
         source="qcfs",
         per_T=True,
+        waits=True,
     ),
     "tpp": MethodEntry(
         "methods.tpp:TPP",
@@ -239,6 +243,7 @@ METHODS: dict[str, MethodEntry] = {
         paper="bojkovic2025tpp",
         source="qcfs",
         per_T=True,
+        waits=True,
     ),
     "pascal": MethodEntry(
         "methods.pascal:PASCAL",
@@ -247,6 +252,7 @@ METHODS: dict[str, MethodEntry] = {
         paper="ramesh2025pascal",
         source="qcfs",
         per_T=True,
+        waits=True,
     ),
 }
 

@@ -111,6 +111,7 @@ def _check_before_training(spec: RunSpec, net: RunSpec, folder: Path) -> None:
     source, datamodule = build(net.data, net.method, net.arch, net.model, net.all_data_options, net.seed)
     model = METHODS[spec.method].load()(source.net, **spec.model)
     model.use(Readout.of(spec.snn))
+    model.check_steps(max(spec.local.T))
     calibration_size(model, datamodule)
 
 

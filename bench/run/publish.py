@@ -82,21 +82,23 @@ def print_result(record: Record, path: Path) -> None:
     """The table at the end of a run, and what can be done with it."""
     names = (display(record.method.name), record.arch.name, record.data.name, f"recipe {record.recipe.label}")
     table = Table(title=f"{', '.join(names)}, seed {record.seed}")
-    for heading in ("T", "SNN top-1 %", "top-5 %", "quantised ANN %", "firing rate", "SynOps (M)", "energy (uJ)"):
+    waits = any(point.wait for point in record.snn)
+    costs = ("SNN top-1 %", "top-5 %", "quantised ANN %", "firing rate", "SynOps (M)", "energy (uJ)")
+    for heading in ("T", *["latency"] * waits, *costs):
         table.add_column(heading, justify="right")
-    joules = ENERGY_MODEL.joules(record.arch.macs, 0)
-    table.add_row(
-        "ANN", f"{100 * record.ann.top1:.2f}", f"{100 * record.ann.top5:.2f}", "", "", "", f"{joules * 1e6:.1f}"
-    )
+    joules, none = ENERGY_MODEL.joules(record.arch.macs, 0), [""] * waits
+    ann = (f"{100 * record.ann.top1:.2f}", f"{100 * record.ann.top5:.2f}")
+    table.add_row("ANN", *none, *ann, "", "", "", f"{joules * 1e6:.1f}")
     for name, value in record.extras.items():
-        table.add_row(name, f"{100 * value:.2f}")
+        table.add_row(name, *none, f"{100 * value:.2f}")
     for point in record.snn:
-        steps = f"{point.T}" + (f" + {point.warmup}" if point.warmup else "")
+        steps = [f"{point.T}" + (f" + {point.warmup}" if point.warmup else "")]
+        steps += [f"{point.T + point.warmup + point.wait}"] * waits
         twin = "" if point.quantised_top1 is None else f"{100 * point.quantised_top1:.2f}"
         assert point.synops is not None
         assert point.energy_joule is not None
         accuracies = (f"{100 * point.top1:.2f}", f"{100 * point.top5:.2f}", twin, f"{point.firing_rate:.4f}")
-        table.add_row(steps, *accuracies, f"{point.synops / 1e6:.2f}", f"{point.energy_joule * 1e6:.1f}")
+        table.add_row(*steps, *accuracies, f"{point.synops / 1e6:.2f}", f"{point.energy_joule * 1e6:.1f}")
     Console(width=None if sys.stdout.isatty() else 100).print(table)
     limited = " (limited: never ranked)" if record.limited else ""
     print(f"{record.protocol.num_eval_samples} images{limited}; record: {path}")

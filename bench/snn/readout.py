@@ -71,23 +71,13 @@ class Readout:
             means: mean activation of each neuron in the ANN, needed to estimate the delay.
 
         Raises:
-            UserError: the network's spikes cannot be permuted.
+            UserError: spikes are permuted, and ``T`` is not known.
         """
-        if self.delay and (
-            self.permute or any(neuron.lookahead and not neuron.replays for neuron in snn.neurons.values())
-        ):
-            raise UserError(
-                f"--snn.delay {self.delay}: each layer waits for its whole input, so no early steps can be left out"
-            )
         snn.delay = delay_of(snn, means) if self.delay == "auto" else self.delay
         if not self.permute:
             return
         if sys.maxsize == T:
             raise UserError("permuted spikes hold for one T; give convert(..., T=...)")
-        if snn.lookahead or snn.uncounted or snn.only_T not in (None, T):
-            raise UserError("--snn.permute true: not possible if layers look ahead or the first steps do not count")
-        if any(neuron.coding == "differential" for neuron in snn.neurons.values()):
-            raise UserError("--snn.permute true: a spike of this method stands for a change, so the order matters")
         snn.only_T = T
         for name, neuron in snn.neurons.items():
             neuron.shuffle, neuron.lookahead = Shuffle(Draws(self.draw_seed, name)), T

@@ -80,6 +80,8 @@ class SpikingNetwork(nn.Module):
         self._quantised = (quantised,)  # a tuple keeps it out of this network and its state
         self.net, self.warmup, self.only_T = net.eval(), warmup, only_T
         self.uncounted = warmup if uncounted is None else uncounted
+        if self.uncounted not in (0, warmup):
+            raise ValueError(f"uncounted = {uncounted}: must be 0 or all {warmup} warm-up steps")
         self.clock = Clock()
         self.clock.coding = next((m.coding for m in net.modules() if isinstance(m, SpikingNeuron)), "rate")
         self.compiled = False

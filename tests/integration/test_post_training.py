@@ -96,7 +96,10 @@ def test_without_a_checkpoint_the_source_is_trained_once(bench):
         ("cos", ("--model.rho", "0"), "--model.rho 0"),
         ("opi", ("--model.percentile", "-7"), "-7"),
         ("opi", ("--model.calibration_images", "5000"), "--model.calibration_images 5000"),
-        ("cos", ("--snn.delay", "-1"), "--snn.delay"),
+        ("cos", ("--snn.permute", "true"), "--snn.permute true"),
+        ("dcgs", ("--snn.permute", "true"), "--snn.permute true"),
+        ("ttfs", ("--snn.delay", "3"), "--snn.delay 3"),
+        ("bitplane", ("--T", "1,40"), "T = 40"),
         ("cos", ("--out", "full"), "already holds a record"),
     ],
 )

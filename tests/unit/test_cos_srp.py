@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bench.errors import UserError
 from bench.snn.activations import QCFSActivation
 from bench.snn.neurons import Clock, IFNode
+from bench.snn.readout import Readout
 from bench.snn.simulate import SpikingNetwork
 from methods.cos import COS, COSNode
 from methods.srp import SRP, SRPNode
@@ -145,6 +146,15 @@ def test_cos_at_small_T_is_the_start_of_a_longer_run(chain: Chain, T: int) -> No
     snn.reset()
     with pytest.raises(UserError, match=rf"calibrates on 4 steps and got {T}"):
         snn(x, T)
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_every_layer_waits_and_the_first_one_s_wait_is_the_warm_up(chain: Chain, rounds: int) -> None:
+    model = COS(chain, rho=4, rounds=rounds)
+    model.use(Readout(delay=1))
+    snn = model.convert(6, [])
+    logits_of(snn, torch.randn(2, 3, dtype=torch.float64), 6)
+    assert (snn.warmup, snn.wait, snn.delay) == (4 * rounds, 4 * rounds, 1)
 
 
 def srp_by_hand(inputs: list[float], tau: int) -> list[float]:

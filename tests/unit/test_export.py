@@ -252,7 +252,8 @@ def test_the_card_has_the_records_numbers_where_the_hub_reads_them() -> None:
     metrics = {result.metric_name: result.metric_value for result in card.data.eval_results}
     assert metrics == {"ANN top-1": record.ann.top1} | {f"SNN top-1, T = {p.T}": p.top1 for p in record.snn}
     for point in record.snn:
-        assert f"| {point.T} | {point.warmup} | {100 * point.top1:.2f} | {100 * point.top5:.2f} |" in card.text
+        accuracies = f"{100 * point.top1:.2f} | {100 * point.top5:.2f}"
+        assert f"| {point.T} | {point.warmup} | {point.wait} | {accuracies} |" in card.text
     assert record.checkpoint.sha256 in card.text
     front = yaml.safe_load(model_card(record).split("---")[1])
     assert front["model-index"][0]["results"][0]["metrics"][0]["type"] == "accuracy"

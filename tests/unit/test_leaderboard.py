@@ -898,6 +898,16 @@ def test_short_recipes_are_below_and_in_no_rank_with_full_ones() -> None:
     assert page.index("full recipes, protocol") < page.index(f"{short}, protocol")
 
 
+def test_a_conversion_that_is_not_causal_has_layers_that_wait() -> None:
+    """Records of COS before November 2026 said nothing of it, so that their latency was too small."""
+    early, now = (
+        make_record(method__name="cos", conversion__causal=False, snn=[point(4, 0.5, warmup=4, wait=wait)])
+        for wait in (0, 72)
+    )
+    assert any("no layer waits" in reason for reason in contradictions(early))
+    assert not any("no layer waits" in reason for reason in contradictions(now))
+
+
 def test_what_first_records_claimed_of_others_training_is_taken_back(tmp_path: Path) -> None:
     imported = {"file": "a.pth", "sha256": sha("a")}
     early = record_dict(training={**record_dict()["training"], "epochs": 0, "imported": imported})

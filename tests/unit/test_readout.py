@@ -156,9 +156,8 @@ def test_what_is_no_option_is_refused() -> None:
         Readout(draw_seed=3)
     model, x = named_model("linear")
     cos = COS(model.net, rho=2)
-    cos.use(Readout(permute=True))
     with refused("--snn.permute"):
-        cos.convert(4, [])
+        cos.use(Readout(permute=True))
     with refused("T"):
         convert(model, "qcfs", permute=True)
     assert simulate(convert(model, "qcfs", permute=True, T=4), x, 4).shape == (4, 3, 4)

@@ -55,7 +55,7 @@ def test_the_papers_recipe_stands_for_a_method_and_else_its_best_result(generate
     assert generate.best(all_of_them, "cifar100") == {}
     lines = list(generate.which(METHODS, generate.best(all_of_them, "cifar10")))
     [line] = [line for line in lines if "`qcfs`" in line and line.startswith("|")]
-    assert line.endswith("| 80.40 | 83.20 | `paper` |")
+    assert line.endswith("| 80.40 | 83.20 | `paper`, L = 4 |")
     assert "`cos`" in lines[-1] and "`qcfs`" not in lines[-1], "those without a result are named"
 
 

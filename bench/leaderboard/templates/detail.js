@@ -43,7 +43,7 @@ function paperLine(key) {
 // Columns without any value are left out; one sentence says if costs were not measured.
 function cellTable(row) {
   const all = [
-    ["T", (cell) => cell.T], ["warm-up", (cell) => cell.warmup],
+    ["T", (cell) => cell.T], ["warm-up", (cell) => cell.warmup], ["latency", latency],
     ["top-1", (cell) => spread(cell.top1) + (cell.top1[2] === row.runs.length ? "" : ` (n=${cell.top1[2]})`)],
     ["paper", (cell) => cell.paper ?? null], ["ours − paper", (cell) => difference({ ...cell, badge: said(cell.badge), remark: cell.remark === undefined ? "" : said(cell.remark) })], ["twin", (cell) => (cell.twin === null ? null : two(cell.twin))],
     ["firing rate", (cell) => cell.rate.toFixed(4)], ["SynOps", (cell) => (cell.synops === null ? null : compact(cell.synops))],

@@ -61,7 +61,7 @@ function drawFilters() {
 function sortBy(id, number) {
   if (state.sort === id) state.dir = state.dir === "asc" ? "desc" : "asc";
   // Accuracies sort best first; names and ranks sort in ascending order.
-  else Object.assign(state, { sort: id, dir: number && !["rank", "n", "warmup", "synops", "rate"].includes(id) ? "desc" : "asc" });
+  else Object.assign(state, { sort: id, dir: number && !["rank", "n", "warmup", "latency", "synops", "rate"].includes(id) ? "desc" : "asc" });
   update();
   byId("live").textContent = `Sorted by ${id}, ${state.dir === "asc" ? "ascending" : "descending"}.`;
 }

@@ -28,6 +28,7 @@ const two = (value) => value.toFixed(2);
 const spread = ([mean, std]) => two(mean) + (std === null ? "" : ` ± ${two(std)}`);
 const signed = (value) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(2);
 const steps = (T) => parseInt(T, 10);
+const latency = (cell) => cell.T + cell.warmup + (cell.wait ?? 0);
 const many = (n, noun) => `${n} ${noun}${n === 1 ? "" : "s"}`;
 const compact = (n) => new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 }).format(n);
 
@@ -40,7 +41,7 @@ function measured(row, run) {
     const value = run ? point[2] : cell.top1[0];
     const off = cell.paper === undefined ? undefined : run ? Math.round(100 * (point[2] - cell.paper)) / 100 : cell.difference;
     cells.set(String(cell.T), {
-      value, std: run ? null : cell.top1[1], n: run ? 1 : cell.top1[2], warmup: cell.warmup, paper: cell.paper,
+      value, std: run ? null : cell.top1[1], n: run ? 1 : cell.top1[2], warmup: cell.warmup, latency: latency(cell), paper: cell.paper,
       difference: off, badge: run && off !== undefined ? (Math.abs(off) <= Number(DATA.tolerance) ? "matches" : "differs") : said(cell.badge),
       rate: run ? undefined : cell.rate, synops: run ? point[3] : cell.synops, remark: cell.remark === undefined ? "" : said(cell.remark),
     });

@@ -24,6 +24,7 @@ function costs(T) {
     { id: "difference", head: "ours − paper", value: (entry) => cell(entry).difference, show: (entry) => difference(cell(entry)), number: true },
     { id: "badge", head: "badge", value: (entry) => cell(entry).badge, show: (entry) => cell(entry).badge ?? "" },
     { id: "warmup", head: "warm-up", value: (entry) => cell(entry).warmup, show: (entry) => cell(entry).warmup ?? "", number: true },
+    { id: "latency", head: "latency", value: (entry) => cell(entry).latency, show: (entry) => cell(entry).latency ?? "", number: true },
     { id: "rate", head: "firing rate", value: (entry) => cell(entry).rate, show: (entry) => cell(entry).rate?.toFixed(4) ?? "", number: true },
     { id: "synops", head: "SynOps", value: (entry) => cell(entry).synops, show: (entry) => (Number.isFinite(cell(entry).synops) ? compact(cell(entry).synops) : entry.printed ? "" : "not measured"), number: true },
   ];
