@@ -100,7 +100,8 @@ class COS(ConversionModule):
     Args:
         net: trained network with QCFS activations.
         rho: calibration steps.
-        rounds: rounds of calibration; the released code has one.
+        rounds: rounds of calibration; the released code has one. A layer keeps the currents of its rho steps, so that
+            further rounds cost steps but no synaptic operations.
         saturated: how to treat a neuron that fired in all rho steps and still has r >= 1. ``release`` lets it fire at
             every step, as the released code does; ``keep`` starts it at theta / 2.
         epsilon: margin in units of theta.
