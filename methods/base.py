@@ -151,6 +151,9 @@ class ConversionModule(pl.LightningModule):
         """Sets the read-out options of the converted network.
 
         Some of them need calibration images, or one conversion for each T.
+
+        Raises:
+            UserError: the method's spikes cannot be permuted, or its read-out cannot be delayed.
         """
         if readout.delay and (readout.permute or self.counts_first):
             raise UserError(

@@ -110,13 +110,12 @@ def standing(record: Record) -> Standing:
 def _at(common: Row, T: int, warmup: int) -> Row:
     points = [point for record in common.records for point in record.snn if (point.T, point.warmup) == (T, warmup)]
     top1, std = _accuracy(point.top1 for point in points)
-    wait = max(point.wait for point in points)
     return replace(
         common,
         T=T,
         warmup=warmup,
-        wait=wait,
-        latency=T + warmup + wait,
+        wait=max(point.wait for point in points),
+        latency=max(point.latency for point in points),
         n_T=len(points),
         top1=top1,
         std=std,

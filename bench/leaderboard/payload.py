@@ -111,7 +111,6 @@ def _two(value: Decimal | None, places: int = 2) -> float | None:
 def _cell(row: Row, texts: Texts) -> Data:
     data: Data = {
         **_named(row, "T warmup"),
-        **_named(row, "wait" if row.wait else ""),
         "top1": [_two(row.top1), _two(row.std), row.n_T],
         "twin": _two(row.quantised_top1),
         "rate": _two(row.firing_rate, 4),
@@ -119,6 +118,8 @@ def _cell(row: Row, texts: Texts) -> Data:
         "mJ": _two(row.energy_joule and row.energy_joule * 1000, 4),
         "badge": texts(row.badge),
     }
+    if row.wait:  # left out if it is 0, as it mostly is, to keep the page small
+        data["wait"] = row.wait
     if row.printed is not None:
         data |= {"paper": f"{row.reported_top1:f}", "difference": _two(row.difference)}
         said = {"where": row.reported_in, "kind": row.printed.kind.replace("_", " "), "remark": row.remark}

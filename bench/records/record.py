@@ -165,6 +165,11 @@ class SnnAccuracy(Accuracy):
     shifts: Count = 0
     energy_joule: Annotated[float, Field(ge=0)] | None = None
 
+    @property
+    def latency(self) -> int:
+        """Steps until the answer, including warm-up and waiting."""
+        return self.T + self.warmup + self.wait
+
 
 class Code(Strict):
     """Git state of the suite; ``commit`` is ``unknown`` outside a checkout."""

@@ -93,7 +93,7 @@ def print_result(record: Record, path: Path) -> None:
         table.add_row(name, *none, f"{100 * value:.2f}")
     for point in record.snn:
         steps = [f"{point.T}" + (f" + {point.warmup}" if point.warmup else "")]
-        steps += [f"{point.T + point.warmup + point.wait}"] * waits
+        steps += [f"{point.latency}"] * waits
         twin = "" if point.quantised_top1 is None else f"{100 * point.quantised_top1:.2f}"
         assert point.synops is not None
         assert point.energy_joule is not None
