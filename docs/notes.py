@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pages
 
+from bench.errors import UserError
 from bench.leaderboard.aggregate import aggregate
 from bench.leaderboard.load import load
 from bench.leaderboard.row import Row, measured
@@ -39,7 +40,7 @@ def filled(text: str, rows: Mapping[str, Sequence[Row]], page: list[str], nets: 
         nets: folder of the committed nets.
 
     Raises:
-        KeyError: a table names a row that does not exist.
+        UserError: a table names a row or a net that does not exist.
     """
     heading: list[str] = []
     for line in text.splitlines():
@@ -51,8 +52,12 @@ def filled(text: str, rows: Mapping[str, Sequence[Row]], page: list[str], nets: 
         elif cells[0].startswith("`"):
             name = cells[0].strip("`")
             if heading[0] == "file":
+                if not (nets / name).is_file():
+                    raise UserError(f"net {name} not found in {nets}; remove its line")
                 cells[1] = hashlib.sha256((nets / name).read_bytes()).hexdigest()
             else:
+                if name not in rows:
+                    raise UserError(f"row {name} not found in leaderboards/results; remove its line")
                 found = accuracies(rows[name])
                 cells[1:] = [found.get(column, "") for column in heading[1:]]
             line = f"| {' | '.join(cells)} |"
