@@ -61,6 +61,25 @@ def tuned_weights(spec: RunSpec) -> Weights | None:
     return weights
 
 
+def check_net(spec: RunSpec) -> None:
+    """Refuses the file of ``--ckpt`` if the run cannot use its net. A file that does not exist yet is not refused.
+
+    Args:
+        spec: the run.
+
+    Raises:
+        UserError: the file is damaged, or its net is of another method, architecture, data set or seed.
+    """
+    asked = spec.local.ckpt
+    if asked is None or published.is_asked(asked) or not Path(asked).is_file():
+        return
+    if spec.trains:
+        tuned_weights(spec)
+    else:
+        path = Path(asked)
+        require_fitting(spec, checkpoints.read(path).header, (METHODS[spec.method].source_for(spec.model),), path)
+
+
 def require_fitting(spec: RunSpec, source: Header, kinds: Sequence[str], path: Path) -> None:
     """Refuses a net that is not what a run needs.
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from bench.errors import UserError
 from bench.leaderboard.load import reasons
 from bench.records.record import duration, read_record
+from bench.run.source import check_net
 from bench.sweep.estimate import Estimator
 from bench.sweep.plan import Job, Planner, plain
 from bench.sweep.scheduler import Resources, Scheduler
@@ -51,6 +52,7 @@ def run(file: Path, out: Path, committed: Path, resources: Resources, dry_run: b
     if as_commands:
         _print_commands(jobs)
         return 0
+    _check(jobs)
     if dry_run:
         _print_plan(jobs, Estimator([out, committed]))
         return 0
@@ -62,6 +64,15 @@ def run(file: Path, out: Path, committed: Path, resources: Resources, dry_run: b
         print(f"never ranked: {', '.join(titles[:3])}{rest}: {reason}")
     print(f"{len(jobs) - len(failed)} of {len(jobs)} runs recorded under {out}")
     return 1 if failed else 0
+
+
+def _check(jobs: Sequence[Job]) -> None:
+    """Refuses a sweep with a run whose ``--ckpt`` does not fit, before any run begins."""
+    for job in jobs:
+        try:
+            check_net(job.spec)
+        except UserError as error:
+            raise UserError(f"{job.title}: {error}") from error
 
 
 def _refused(jobs: Sequence[Job]) -> dict[str, list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from pathlib import Path
 
@@ -49,6 +50,15 @@ def test_what_the_source_net_was_trained_on_is_not_forgotten(bench, source):
         record = read_record(Path(folder) / "record.json")
         assert (record.protocol.num_train_samples, record.protocol.num_eval_samples) == (64, 360)
         assert record.limited
+
+
+@pytest.mark.parametrize(("method", "hint"), [("ttfs", "give --model.source qcfs"), ("tandem", "needs method relu")])
+def test_a_sweep_that_cannot_use_its_net_begins_no_run(bench, source, method, hint):
+    methods = [{"name": name, "options": {"ckpt": str(source)}} for name in ("cos", method)]
+    Path("sweep.yaml").write_text(json.dumps({"methods": methods, "archs": ["resnet20"], "data": ["digits"]}))
+    result = bench("sweep", "sweep.yaml")
+    assert result.status == 2 and len(result.err.splitlines()) == 1, result.err
+    assert f"{method} cifar_resnet20 digits" in result.err and hint in result.err and not Path("runs").exists()
 
 
 def test_images_that_a_net_was_trained_on_do_not_validate_it(bench, source):
