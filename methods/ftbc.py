@@ -7,8 +7,8 @@ Each channel has a correction current for each step,
 
     u = v(t-1) + x(t) - b_c(t);     s(t) = theta [ u >= theta ];     v(t) = u - s(t),
 
-Corrections are found layer by layer, each layer on the corrected spikes of the layers before it, and step by step. With
-a the ANN's activation on the same images, for each batch and step:
+Each batch of calibration images goes through the net layer by layer, each layer on the spikes that the layers before it
+have just sent, and step by step. With a the ANN's activation on the same images, at each step of a layer:
 
     s = theta [ v(t-1) + x(t) - b_c(t) >= theta ];     e_c = mean over images and positions of (s - a);
     b_c(t) <- b_c(t) + alpha e_c;                      then the step is taken with the new b_c(t).
@@ -17,8 +17,8 @@ No labels and no backward pass are needed. v_0 = theta / 2. theta does not depen
 later steps: the corrections for few steps are, bit for bit, the first ones for many, and all T are read from one run.
 Source: a net trained by QCFS (theta = lambda), or a ReLU net (theta a percentile of its layer's activations).
 
-From the released code (a third party's copy, https://github.com/bjourne/FTBC-tmp): the rule, alpha = 0.5, batches of
-200.
+From the released code (a third party's copy, https://github.com/bjourne/FTBC-tmp): the rule, the order (all layers for
+one batch, then the next batch), alpha = 0.5, batches of 200.
 Chosen here: 2 batches and 3 passes (the released scripts have from 1 to 50). The ANN of a QCFS net keeps its L (in the
 released code it is always 8). All layers are corrected; the released code leaves out those after a residual sum. Its
 QCFS version simulates without the corrections found so far, so further passes add the same error again.
@@ -27,6 +27,7 @@ Costs: the corrections count as biases, which cost nothing. Unlike a bias, hardw
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
@@ -127,49 +128,50 @@ class FTBC(ConversionModule):
 
     @torch.no_grad()
     def calibrate(self, net: nn.Module, calibration: Sequence[Batch], T: int, image: ImageShape = None) -> None:
-        """Replaces the activations by neurons, first to last, and corrects each before it goes on to the next."""
+        """Replaces the activations by neurons and corrects all of them with one batch after the other."""
         if sys.maxsize == T:
             raise UserError("FTBC finds a current for each step; give convert(..., T=...)")
         if self.source == "relu":
             set_thresholds(net, activation_percentiles(net, calibration, self.percentile))
-        images = joined(calibration, self.batch)
-        batches = [slice(start, start + self.batch) for start in range(0, len(images), self.batch)]
-        parts = [(images[rows], images[rows]) for rows in batches]
+        parts = [(images, images) for images in torch.split(joined(calibration, self.batch), self.batch)]
         targets: dict[str, list[Tensor]] = {}
         observe(net, parts, lambda name, _, a: targets.setdefault(name, []).append(per_channel(a.mean(0))))
-        trains = SpikeTrains(net, parts, T)
+        nodes: dict[str, CorrectedIFNode] = {}
         for name in execution_order(net, image):
             activation = net.get_submodule(name)
             assert isinstance(activation, (QCFSActivation, ReLUActivation)) and activation.threshold is not None
-            node = CorrectedIFNode(activation.threshold, torch.stack([torch.zeros_like(targets[name][0])] * T)).eval()
-            self.errors[name] = []
-            for _ in range(self.passes):
-                for rows, target in zip(batches, targets[name], strict=True):
-                    for _ in self.steps(name, node, trains.currents(name, rows), target):
-                        pass
-            net.set_submodule(name, node)
-            trains.keep(name, (torch.stack(list(self.steps(name, node, trains.currents(name, r)))) for r in batches))
+            none = torch.zeros_like(targets[name][0])
+            nodes[name] = CorrectedIFNode(activation.threshold, torch.stack([none] * T)).eval()
+            net.set_submodule(name, nodes[name])
+        self.errors = {name: [] for name in nodes}
+        trains = [SpikeTrains(net, [part], T) for part in parts]
+        for _, (number, batch) in itertools.product(range(self.passes), enumerate(trains)):
+            for name, node in nodes.items():
+                steps = self.corrected(name, node, batch.currents(name, slice(None)), targets[name][number])
+                batch.keep(name, [torch.stack(list(steps))])
 
-    def steps(
-        self, name: str, node: CorrectedIFNode, currents: Iterable[Tensor], target: Tensor | None = None
+    def corrected(
+        self, name: str, node: CorrectedIFNode, currents: Iterable[Tensor], target: Tensor
     ) -> Iterator[Tensor]:
-        """Runs one layer and yields its output step by step.
+        """Runs one layer, corrects each step before it is taken, and yields the layer's output step by step.
 
-        If ``target``, the ANN's mean activation of each channel, is given, each step is corrected before it is taken.
+        Args:
+            name: of the layer.
+            node: its neuron, whose corrections are changed in place.
+            currents: its input at each step.
+            target: the ANN's mean activation of each channel.
         """
         errors, v = [], torch.zeros(())
         for t, x in enumerate(currents):
             if t == 0:
                 v = node.initial(x)
-            if target is not None:
-                s = torch.where(v + x - node.corrections[t] >= node.threshold, node.threshold.to(x), 0.0)
-                error = per_channel(s.mean(0)) - target
-                node.corrections[t] += self.alpha * error
-                errors.append(float(error.abs().mean() / node.threshold.mean()))
+            s = torch.where(v + x - node.corrections[t] >= node.threshold, node.threshold.to(x), 0.0)
+            error = per_channel(s.mean(0)) - target
+            node.corrections[t] += self.alpha * error
+            errors.append(float(error.abs().mean() / node.threshold.mean()))
             out, v = IFNode.step(node, v, x - node.corrections[t])
             yield out
-        if target is not None:
-            self.errors[name].append(sum(errors) / len(errors))
+        self.errors[name].append(sum(errors) / len(errors))
 
     def neuron(self, name: str, activation: Activation, T: int) -> SpikingNeuron:
         """Never called: :meth:`calibrate` has replaced all activations."""

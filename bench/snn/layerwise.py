@@ -43,7 +43,7 @@ class SpikeTrains:
         self.images = torch.cat([images for images, _ in batches])
         self.clock.T = T
         image = self.images.shape[1:]
-        self.needed = [segment(net, name, image)[1] for name in execution_order(net, image)]
+        self.sources = {name: segment(net, name, image)[1] for name in execution_order(net, image)}
         self.bits: dict[str, npt.NDArray[np.uint8]] = {}
         self.segments: dict[str, tuple[fx.GraphModule, list[str]]] = {}
 
@@ -101,7 +101,7 @@ class SpikeTrains:
             yield part(*(images if train_TBX is None else train_TBX[step] for train_TBX in trains))
 
     def keep(self, name: str, outputs: Iterable[Tensor] | None = None) -> None:
-        """Keeps the spikes of a neuron that will not change any more, for the layers behind it.
+        """Keeps the spikes of a neuron for the layers behind it.
 
         Args:
             name: the neuron.
@@ -110,8 +110,8 @@ class SpikeTrains:
         sent = self.run(name) if outputs is None else outputs
         parts = [np.packbits((out_TBX != 0).cpu().numpy(), axis=0) for out_TBX in sent]
         self.bits[name] = np.concatenate(parts, 1)
-        self.needed.pop(0)
-        wanted = {source for sources in self.needed for source in sources}
+        names = list(self.sources)
+        wanted = {source for later in names[names.index(name) + 1 :] for source in self.sources[later]}
         self.bits = {kept: bits for kept, bits in self.bits.items() if kept in wanted}
 
     def _parts(self) -> Iterator[slice]:

@@ -21,39 +21,40 @@ from methods.qcfs import QCFS
 Array = np.ndarray
 
 
-def corrected_by_hand(
-    z_TBF: Array, a_BF: Array, theta: float, batch: int, passes: int, alpha: float
-) -> tuple[Array, Array]:
-    """Corrections ``[T, F]`` and spikes ``[T, B, F]`` of one linear layer, one neuron after the other."""
+def sent_by_hand(z_TBF: Array, theta: float, b_TF: Array, a_BF: Array | None = None, alpha: float = 0.0) -> Array:
+    """Spikes ``[T, B, F]`` of one linear layer, one neuron after the other; with ``a_BF``, corrects ``b_TF`` first."""
     T, B, F = z_TBF.shape
-    b, spikes = np.zeros((T, F)), np.zeros_like(z_TBF)
+    spikes = np.zeros_like(z_TBF)
     for f in range(F):
-        for last in [False] * passes + [True]:
-            for rows in [range(start, min(start + batch, B)) for start in range(0, B, batch)]:
-                v = [theta / 2 for _ in rows]
-                for t in range(T):
-                    u = [v[k] + z_TBF[t, i, f] for k, i in enumerate(rows)]
-                    if not last:
-                        s = [theta if value - b[t, f] >= theta else 0.0 for value in u]
-                        b[t, f] += alpha * sum(s[k] - a_BF[i, f] for k, i in enumerate(rows)) / len(rows)
-                    for k, i in enumerate(rows):
-                        spikes[t, i, f] = theta if u[k] - b[t, f] >= theta else 0.0
-                        v[k] = u[k] - b[t, f] - spikes[t, i, f]
-    return b, spikes
+        v = [theta / 2] * B
+        for t in range(T):
+            u = [v[i] + z_TBF[t, i, f] for i in range(B)]
+            if a_BF is not None:
+                s = [theta if value - b_TF[t, f] >= theta else 0.0 for value in u]
+                b_TF[t, f] += alpha * sum(s[i] - a_BF[i, f] for i in range(B)) / B
+            for i in range(B):
+                spikes[t, i, f] = theta if u[i] - b_TF[t, f] >= theta else 0.0
+                v[i] = u[i] - b_TF[t, f] - spikes[t, i, f]
+    return spikes
 
 
 @pytest.mark.parametrize(("passes", "alpha"), [(1, 0.5), (3, 0.2)])
-def test_corrections_are_those_of_scalar_loops_layer_by_layer(passes: int, alpha: float) -> None:
+def test_corrections_are_those_of_scalar_loops(passes: int, alpha: float) -> None:
     model, T, x = tiny.Layers(), 5, tiny.normal(7, 6)
     rule = FTBC(model, "relu", calibration_images=7, batch=4, passes=passes, alpha=alpha, percentile=90.0)
     snn = rule.convert(T, tiny.batches(x, (5, 2)))
-    sent, a = np.repeat(x.numpy()[None], T, 0), x.numpy()
-    for name, (weight, bias) in zip(("act1", "act2"), model.arrays(), strict=False):
+    layers = list(zip(("act1", "act2"), model.arrays(), strict=False))
+    found = {name: np.zeros((T, len(bias))) for name, (_, bias) in layers}
+    sent = np.zeros(0)
+    for rows, step in [(slice(0, 4), alpha), (slice(4, 7), alpha)] * passes + [(slice(0, 7), 0.0)]:
+        sent, a = np.repeat(x.numpy()[None, rows], T, 0), x.numpy()[rows]
+        for name, (weight, bias) in layers:
+            a = np.maximum(a @ weight.T + bias, 0)
+            theta = float(snn.neurons[name].threshold)
+            sent = sent_by_hand(sent @ weight.T + bias, theta, found[name], a if step else None, step)
+    for name, b in found.items():
         neuron = snn.neurons[name]
-        assert isinstance(neuron, CorrectedIFNode)
-        a = np.maximum(a @ weight.T + bias, 0)
-        b, sent = corrected_by_hand(sent @ weight.T + bias, a, float(neuron.threshold), 4, passes, alpha)
-        assert np.abs(neuron.corrections.numpy() - b).max() < 1e-12
+        assert isinstance(neuron, CorrectedIFNode) and np.abs(neuron.corrections.numpy() - b).max() < 1e-12
     with outputs(snn.net, SpikingNeuron) as out:
         logits_of(snn, x, T, 10**6)
     assert np.array_equal(out["act2"].view(T, 7, -1).numpy() > 0, sent > 0)
