@@ -51,6 +51,7 @@ class TTFSNode(CountFirstNode):
     """
 
     needs = "TTFS has a window of {} steps"
+    coding = "time"
 
     def __init__(self, threshold: Tensor, T: int, v_init: float = 0.5) -> None:
         super().__init__(threshold, T, v_init)

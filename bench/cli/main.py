@@ -278,7 +278,7 @@ def _list(arguments: list[str]) -> int:
     print("methods (--method)")
     for name, method in METHODS.items():
         traits = [method.origin] + ["one conversion per T"] * method.per_T + ["warm-up"] * method.warmup
-        traits += ["layers wait"] * method.waits
+        traits += ["layers wait"] * method.waits + ["equals the quantised ANN"] * method.exact
         print(f"  {name:<12} {', '.join(filter(None, [method.display, method.published.link]))}")
         print(f"{'':<15}{method.summary} [{', '.join(traits)}]")
     print("\ndata sets (--data)")

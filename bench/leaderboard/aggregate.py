@@ -132,6 +132,8 @@ def _marks(record: Record, seeds: int, fair: bool) -> Iterator[str]:
     """Yields what a reader must know about the row."""
     if not record.conversion.causal:
         yield "layers wait"
+    if record.method.name in METHODS and METHODS[record.method.name].exact:
+        yield "equals its quantised twin"
     if record.conversion.per_T:
         yield "converted for each T"
     if record.conversion.draws:

@@ -138,7 +138,7 @@ def _matching(rows: Sequence[Row]) -> str:
 def _parts(lines: Sequence[Sequence[Row]]) -> Iterator[Mapping[str, object]]:
     """Yields printed numbers that are not compared with ours: the papers' own, and replications, by net."""
     lines = sorted(lines, key=_order)
-    own = "Numbers printed in papers. Nothing was measured here with the same method, net, L, T and warm-up."
+    own = "Numbers printed in papers. No result here has the same method, net, L, T and warm-up, as far as is known."
     again = "Replications by others. They are never used as the paper's own number."
     for title, intro, origin in (("Reported only", own, "paper"), ("Measured again by others", again, "by")):
         chosen = [line for line in lines if (line[0].printed_by == REPLICATIONS) is (intro is again)]

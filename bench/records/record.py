@@ -114,8 +114,8 @@ class Conversion(Strict):
     ``retrained``: the method trains the weights that it converts. A post-training method says no, and names the net
     that it was given by ``source_sha256``, whatever that net was trained for (COS and SRP are given a QCFS net).
     ``draws``: runs of each image over which accuracy and costs are means; ``None`` for a network that draws nothing.
-    ``coding``: what a spike stands for: one unit of a rate, a bit of a number (``word``), or a change of the mean
-    so far (``differential``), which its receivers must store.
+    ``coding``: what a spike stands for: one unit of a rate, a bit of a number (``word``), a change of the mean so far
+    (``differential``), which its receivers must store, or the whole value, by its time (``time``).
     """
 
     alphabet: Literal["binary", "ternary", "multi"]
@@ -125,7 +125,7 @@ class Conversion(Strict):
     retrained: bool
     source_sha256: Sha256 | None
     draws: Positive | None = None
-    coding: Literal["rate", "word", "differential"] = "rate"
+    coding: Literal["rate", "word", "differential", "time"] = "rate"
 
 
 class Accuracy(Strict):

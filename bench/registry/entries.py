@@ -71,6 +71,7 @@ class MethodEntry(Entry):
         per_T: the conversion depends on T and is done once for each.
         warmup: it has steps before the first counted one.
         waits: a layer must see several steps of its input before it sends, so that latency grows with depth.
+        exact: a layer's output is its quantised activation, so that the SNN equals its quantised twin.
         reference_ann: the extra classifier in the record whose accuracy the paper prints as that of its ANN; ``None``
             if that is the ANN itself.
         importable: nets trained elsewhere with this method can be imported: their layers, and their thresholds if it
@@ -84,6 +85,7 @@ class MethodEntry(Entry):
     per_T: bool = False
     warmup: bool = False
     waits: bool = False
+    exact: bool = False
     reference_ann: str | None = None
     importable: bool = False
 

@@ -165,6 +165,7 @@ METHODS: dict[str, MethodEntry] = {
         source={"relu": "relu", "qcfs": "qcfs"},
         per_T=True,
         waits=True,
+        exact=True,
     ),
     "snm": MethodEntry(
         "methods.snm:SNM",
@@ -220,21 +221,23 @@ METHODS: dict[str, MethodEntry] = {
     ),
     "parallel": MethodEntry(
         "methods.parallel:Parallel",
-        "decides all steps of a layer at once from its whole input; equals the quantised ANN by construction",
+        "decides all steps of a layer at once from its whole input",
         title="parallel conversion",
         paper="hao2025parallel",
         source={"qcfs": "qcfs", "relu": "relu"},
         per_T=True,
         waits=True,
+        exact=True,
     ),
     "bitplane": MethodEntry(
         "methods.bitplane:BitPlane",
-        "sends counts as T bits, 2^T - 1 levels; equals the quantised ANN by construction",
+        "sends counts as T bits, 2^T - 1 levels",
         title="bit planes",
         paper="datta2025meets",
         source="qcfs",
         per_T=True,
         waits=True,
+        exact=True,
     ),
     "tpp": MethodEntry(
         "methods.tpp:TPP",
@@ -247,12 +250,13 @@ METHODS: dict[str, MethodEntry] = {
     ),
     "pascal": MethodEntry(
         "methods.pascal:PASCAL",
-        "counts, corrects and re-sends spikes; equals the quantised ANN by construction",
+        "counts, corrects and re-sends spikes",
         title="PASCAL",
         paper="ramesh2025pascal",
         source="qcfs",
         per_T=True,
         waits=True,
+        exact=True,
     ),
 }
 

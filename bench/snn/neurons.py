@@ -18,8 +18,8 @@ from bench.errors import UserError
 from bench.snn.activations import QuantisedReLU
 
 # What is sent of a value: ``rate``: the value itself, at every step; ``word``: a value that is constant in time, once;
-# ``differential``: its difference from the mean of all steps before.
-Coding = Literal["rate", "word", "differential"]
+# ``differential``: its difference from the mean of all steps before; ``time``: once, the sooner the larger it is.
+Coding = Literal["rate", "word", "differential", "time"]
 
 
 @dataclass

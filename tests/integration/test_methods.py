@@ -229,4 +229,5 @@ def test_list_tells_what_each_method_needs(bench):
         assert ("one conversion per T" in lines[name]) == entry.per_T
         assert ("warm-up" in lines[name]) == entry.warmup
         assert ("layers wait" in lines[name]) == entry.waits
+        assert ("equals the quantised ANN" in lines[name]) == entry.exact
     assert "converts a relu or tcl net" in lines["opi"]
