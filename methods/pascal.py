@@ -51,12 +51,9 @@ class CorrectedCountNode(CountFirstNode):
             v = v + current
             fires = (v >= self.threshold).to(v.dtype)
             v, count = v - fires * self.threshold, count + fires
-        for _ in range(self.lookahead - 1):
-            more = (v >= self.threshold) & (count < self.lookahead)
-            change = more.to(v.dtype) - ((v < 0) & (count > 0)).to(v.dtype)
-            v, count = v - change * self.threshold, count + change
-        self.count = count
-        return v
+        # All corrections at once: after the last step of the IF neuron, v is never off by more than T - 1 thresholds.
+        self.count = (count + torch.floor(v / self.threshold)).clamp(0, self.lookahead)
+        return v - (self.count - count) * self.threshold
 
     def send(self, v: Tensor) -> tuple[Tensor, Tensor]:
         """See :class:`methods.counting.CountFirstNode`."""

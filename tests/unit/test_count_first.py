@@ -217,8 +217,18 @@ def test_corrected_counts_are_those_of_the_quantised_ann(name: str, T: int) -> N
 @settings(deadline=None, max_examples=100, derandomize=True)
 @given(st.lists(st.integers(-30, 60).map(lambda k: k / 8), min_size=1, max_size=9))
 def test_any_order_of_any_input_is_counted_right(inputs: list[float]) -> None:
-    out = send(CorrectedCountNode(theta(), len(inputs)), torch.tensor(inputs, dtype=torch.float64)[:, None])
+    neuron, T, v, n = CorrectedCountNode(theta(), len(inputs)), len(inputs), THETA / 2, 0
+    out = send(neuron, torch.tensor(inputs, dtype=torch.float64)[:, None])
     assert set(out.flatten().tolist()) <= {0.0, THETA}
+    for x in inputs:
+        v += x
+        v, n = (v - THETA, n + 1) if v >= THETA else (v, n)
+    for _ in range(T - 1):  # the paper's corrections, by one spike at each step
+        if v >= THETA and n < T:
+            v, n = v - THETA, n + 1
+        elif v < 0 and n > 0:
+            v, n = v + THETA, n - 1
+    assert (out.sum(), neuron.v.item()) == (n * THETA, v)
     assert out.sum() == min(max(math.floor(sum(inputs) / THETA + 0.5), 0), len(inputs)) * THETA
 
 
