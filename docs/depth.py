@@ -53,9 +53,7 @@ def picture() -> Picture:
                     ARCHITECTURES[record.arch.name].title, ink, points, (None,) * len(points), percent(record.ann.top1)
                 )
             )
-        panels.append(
-            Panel(f"{display(method)}, CIFAR-10, {group[0].protocol.num_eval_samples:,} images", tuple(series))
-        )
+        panels.append(Panel(display(method), tuple(series)))
     return Picture("depth.svg", tuple(panels), MARKER)
 
 

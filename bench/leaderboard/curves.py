@@ -100,7 +100,8 @@ class Picture:
                 axes.minorticks_off()
                 axes.set(title=panel.title, xlabel="T (time-steps)", ylabel="top-1 (%)")
                 axes.grid(axis="y", color="#e3e8ee")
-            hints = ["filled: measured here", "hollow: printed by the paper", "dashed: the measured ANN"]
+            printed = any(not series.spread for panel in self.panels for series in panel.series)
+            hints = ["filled: measured here", *["hollow: printed by the paper"] * printed, "dashed: the measured ANN"]
             hints += [f"{panel.hidden} more rows are in the table" for panel in self.panels if panel.hidden]
             handles, title = list(named.values()), "\n".join(hints)
             figure.legend(handles=handles, loc="outside right upper", fontsize=8, frameon=False, title=title)
