@@ -29,16 +29,16 @@ def records() -> dict[str, list[Record]]:
 
 
 def table() -> Iterator[str]:
-    """A line for each method and net: accuracy of the ANN, and what the SNN lacks of it at each T."""
+    """A line for each method and net: accuracy of the ANN, and SNN minus ANN at each T, in points."""
     found = records()
     steps = sorted({point.T for group in found.values() for record in group for point in record.snn})
     yield from pages.table(["method", "net", "ANN", *(f"T = {T}" for T in steps)])
     for method, group in found.items():
         for record in group:
             ann = percent(record.ann.top1)
-            lacks = {point.T: fixed(percent(point.top1) - ann) for point in record.snn}
+            gaps = {point.T: fixed(percent(point.top1) - ann) for point in record.snn}
             net = ARCHITECTURES[record.arch.name].title
-            yield pages.line([display(method), net, fixed(ann), *(lacks.get(T, "") for T in steps)])
+            yield pages.line([display(method), net, fixed(ann), *(gaps.get(T, "") for T in steps)])
 
 
 def picture() -> Picture:

@@ -147,7 +147,7 @@ class FTBC(ConversionModule):
         trains = [SpikeTrains(net, [part], T) for part in parts]
         for _, (number, batch) in itertools.product(range(self.passes), enumerate(trains)):
             for name, node in nodes.items():
-                steps = self.corrected(name, node, batch.currents(name, slice(None)), targets[name][number])
+                steps = self.corrected(name, node, batch.currents(name), targets[name][number])
                 batch.keep(name, [torch.stack(list(steps))])
 
     def corrected(

@@ -51,7 +51,7 @@ class CorrectedCountNode(CountFirstNode):
             v = v + current
             fires = (v >= self.threshold).to(v.dtype)
             v, count = v - fires * self.threshold, count + fires
-        # All corrections at once: after the last step of the IF neuron, v is never off by more than T - 1 thresholds.
+        # All corrections at once: no count needs more than T - 1 of them.
         self.count = (count + torch.floor(v / self.threshold)).clamp(0, self.lookahead)
         return v - (self.count - count) * self.threshold
 

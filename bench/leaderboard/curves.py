@@ -100,8 +100,13 @@ class Picture:
                 axes.minorticks_off()
                 axes.set(title=panel.title, xlabel="T (time-steps)", ylabel="top-1 (%)")
                 axes.grid(axis="y", color="#e3e8ee")
-            printed = any(not series.spread for panel in self.panels for series in panel.series)
-            hints = ["filled: measured here", *["hollow: printed by the paper"] * printed, "dashed: the measured ANN"]
+            every = [series for panel in self.panels for series in panel.series]
+            meanings = {
+                "filled: measured here": any(series.spread for series in every),
+                "hollow: printed by the paper": any(not series.spread for series in every),
+                "dashed: the measured ANN": any(series.ann is not None for series in every),
+            }
+            hints = [meaning for meaning, seen in meanings.items() if seen]
             hints += [f"{panel.hidden} more rows are in the table" for panel in self.panels if panel.hidden]
             handles, title = list(named.values()), "\n".join(hints)
             figure.legend(handles=handles, loc="outside right upper", fontsize=8, frameon=False, title=title)

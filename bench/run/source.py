@@ -62,16 +62,16 @@ def tuned_weights(spec: RunSpec) -> Weights | None:
 
 
 def check_net(spec: RunSpec) -> None:
-    """Refuses the file of ``--ckpt`` if the run cannot use its net. A file that does not exist yet is not refused.
+    """Reads the file of ``--ckpt``, if one is named, and refuses it if the run cannot use its net.
 
     Args:
         spec: the run.
 
     Raises:
-        UserError: the file is damaged, or its net is of another method, architecture, data set or seed.
+        UserError: the file is absent or damaged, or its net is of another method, architecture, data set or seed.
     """
     asked = spec.local.ckpt
-    if asked is None or published.is_asked(asked) or not Path(asked).is_file():
+    if asked is None or published.is_asked(asked):
         return
     if spec.trains:
         tuned_weights(spec)

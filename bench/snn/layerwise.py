@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from bench.snn.activations import Activation
 from bench.snn.calibration import Batch, Granularity, observe, units, watching
@@ -28,12 +28,12 @@ def execution_order(net: nn.Module, image: ImageShape = None) -> list[str]:
 
 
 class SpikeTrains:
-    """Calibration images on their way through a network whose activations become neurons one after the other.
+    """Calibration images on their way through a network, layer by layer.
 
     A layer runs on the spikes of the layers before it. These are kept, one bit each, while a later layer needs them.
 
     Args:
-        net: the network; its activations are replaced by neurons from the first to the last.
+        net: the network; an activation must be a neuron when its layer's turn comes.
         batches: calibration images.
         T: steps.
     """
@@ -43,9 +43,8 @@ class SpikeTrains:
         self.images = torch.cat([images for images, _ in batches])
         self.clock.T = T
         image = self.images.shape[1:]
-        self.sources = {name: segment(net, name, image)[1] for name in execution_order(net, image)}
+        self.segments = {name: segment(net, name, image) for name in execution_order(net, image)}
         self.bits: dict[str, npt.NDArray[np.uint8]] = {}
-        self.segments: dict[str, tuple[fx.GraphModule, list[str]]] = {}
 
     @torch.no_grad()
     def run(self, name: str) -> Iterator[Tensor]:
@@ -80,25 +79,21 @@ class SpikeTrains:
         return torch.cat([out_TBX.mean(0) for out_TBX in self.run(name)])
 
     @torch.no_grad()
-    def currents(self, name: str, rows: slice) -> Iterator[Tensor]:
-        """Computes the input of one layer at each step, for some of the images.
+    def currents(self, name: str) -> Iterator[Tensor]:
+        """Computes the input of one layer at each step.
 
         Steps run one by one, so that the result of a step does not depend on how many follow.
 
         Args:
             name: an activation or neuron; the spikes of all neurons before it must have been kept (:meth:`keep`).
-            rows: which images.
 
         Yields:
-            ``[b, ...]``, T times.
+            ``[N, ...]``, T times.
         """
-        if name not in self.segments:
-            self.segments = {name: segment(self.net, name, self.images.shape[1:])}
         part, sources = self.segments[name]
-        images = self.images[rows]
-        trains = [self._train(source, rows).to(images) if source else None for source in sources]
+        trains = [self._train(source, slice(None)).to(self.images) if source else None for source in sources]
         for step in range(self.T):
-            yield part(*(images if train_TBX is None else train_TBX[step] for train_TBX in trains))
+            yield part(*(self.images if train_TNX is None else train_TNX[step] for train_TNX in trains))
 
     def keep(self, name: str, outputs: Iterable[Tensor] | None = None) -> None:
         """Keeps the spikes of a neuron for the layers behind it.
@@ -110,8 +105,8 @@ class SpikeTrains:
         sent = self.run(name) if outputs is None else outputs
         parts = [np.packbits((out_TBX != 0).cpu().numpy(), axis=0) for out_TBX in sent]
         self.bits[name] = np.concatenate(parts, 1)
-        names = list(self.sources)
-        wanted = {source for later in names[names.index(name) + 1 :] for source in self.sources[later]}
+        names = list(self.segments)
+        wanted = {source for later in names[names.index(name) + 1 :] for source in self.segments[later][1]}
         self.bits = {kept: bits for kept, bits in self.bits.items() if kept in wanted}
 
     def _parts(self) -> Iterator[slice]:

@@ -52,10 +52,10 @@ def run(file: Path, out: Path, committed: Path, resources: Resources, dry_run: b
     if as_commands:
         _print_commands(jobs)
         return 0
-    _check(jobs)
     if dry_run:
         _print_plan(jobs, Estimator([out, committed]))
         return 0
+    _check(jobs)
     failed = Scheduler(jobs, resources).run()
     for lost in failed:
         print(f"failed: {lost.job.title}: {lost.note}")
@@ -67,10 +67,11 @@ def run(file: Path, out: Path, committed: Path, resources: Resources, dry_run: b
 
 
 def _check(jobs: Sequence[Job]) -> None:
-    """Refuses a sweep with a run whose ``--ckpt`` does not fit, before any run begins."""
+    """Refuses a sweep with a run whose ``--ckpt`` is not there or does not fit, before any run begins."""
     for job in jobs:
         try:
-            check_net(job.spec)
+            if job.state() != "recorded":
+                check_net(job.spec)
         except UserError as error:
             raise UserError(f"{job.title}: {error}") from error
 

@@ -52,9 +52,18 @@ def test_what_the_source_net_was_trained_on_is_not_forgotten(bench, source):
         assert record.limited
 
 
-@pytest.mark.parametrize(("method", "hint"), [("ttfs", "give --model.source qcfs"), ("tandem", "needs method relu")])
-def test_a_sweep_that_cannot_use_its_net_begins_no_run(bench, source, method, hint):
-    methods = [{"name": name, "options": {"ckpt": str(source)}} for name in ("cos", method)]
+@pytest.mark.parametrize(
+    ("method", "file", "hint"),
+    [
+        ("ttfs", "model.safetensors", "give --model.source qcfs"),
+        ("tandem", "model.safetensors", "needs method relu"),
+        ("srp", "absent.safetensors", "no such file"),
+        ("srp", ".", "is a folder"),
+    ],
+)
+def test_a_sweep_that_cannot_use_its_net_begins_no_run(bench, source, method, file, hint):
+    nets = {"cos": source, method: source.parent / file}
+    methods = [{"name": name, "options": {"ckpt": str(net)}} for name, net in nets.items()]
     Path("sweep.yaml").write_text(json.dumps({"methods": methods, "archs": ["resnet20"], "data": ["digits"]}))
     result = bench("sweep", "sweep.yaml")
     assert result.status == 2 and len(result.err.splitlines()) == 1, result.err

@@ -15,6 +15,7 @@ from running import logits_of, outputs, run
 from torch import Tensor, nn
 
 from bench.errors import UserError
+from bench.registry.methods import METHODS
 from bench.snn.activations import Activation, QCFSActivation
 from bench.snn.diagnosis import diagnose
 from bench.snn.neurons import Clock, Draws, SpikingNeuron
@@ -298,6 +299,15 @@ def test_layers_wait_for_one_another_and_nothing_is_paid_twice(kind: type[CountF
         snn(x, 2)
     with refused("T = 4: this network was converted for T = 3"):
         next(simulate(snn, x, 4))
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.exact])
+def test_exact_methods_equal_their_twins(name: str) -> None:
+    model, x = named_model("vgg", L=4)
+    kind = METHODS[name].load()
+    snn = kind(model.net, source="qcfs").convert(4, []) if name == "ttfs" else kind(model.net).convert(4, [])
+    with torch.no_grad():
+        assert (logits_of(snn, x, 4).mean(0) - snn.twin(4)(x)).abs().max() < 1e-12
 
 
 @pytest.mark.parametrize("kind", [Parallel, BitPlane])

@@ -330,6 +330,12 @@ def test_a_source_net_is_a_row_only_where_its_own_conversion_has_none_and_is_not
     assert "source net of other methods, not ranked" in (aggregate([source], ())[0].marks or ())
 
 
+@pytest.mark.parametrize(("method", "marked"), [("pascal", True), ("tpp", False)])
+def test_a_row_that_is_its_twin_by_construction_is_marked(method: str, marked: bool) -> None:
+    [row] = aggregate([named(method, point(8, 0.9))], ())
+    assert ("equals its quantised twin" in (row.marks or ())) == marked
+
+
 def test_a_printed_row_is_drawn_however_many_rows_of_ours_are_better(papers: tuple[Paper, ...]) -> None:
     """The picture has the best eight of ours, and every printed row of the net."""
     better = [named(f"method{k}", point(4, 0.9), point(8, 0.99 - k / 1000)) for k in range(9)]
