@@ -41,7 +41,6 @@ from torch import Tensor, nn
 from bench.errors import UserError
 from bench.snn.activations import clip_floor_shift
 from bench.snn.calibration import observe
-from bench.snn.graph.trace import segment
 from bench.snn.neurons import IFNode
 from methods.snnc_lp import SNNCLight, Work
 
@@ -75,7 +74,7 @@ class SNNCAdvanced(SNNCLight):
 
     def before(self, work: Work, name: str, threshold: Tensor) -> None:
         """Refits the weights between the previous neurons and this layer."""
-        part, sources = segment(work.net, name, work.trains.images.shape[1:])
+        part, sources = work.trains.segments[name]
         # Weights that feed several neurons (the stem of a pre-activation net) are refitted for the first one only: a
         # later refit would undo corrections already made.
         weights = [parameter for parameter in part.parameters() if parameter not in work.refitted]

@@ -36,6 +36,9 @@ class SpikeTrains:
         net: the network; an activation must be a neuron when its layer's turn comes.
         batches: calibration images.
         T: steps.
+
+    Attributes:
+        segments: by layer, what computes its input, with the network's own parameters, and the layers it takes it from.
     """
 
     def __init__(self, net: nn.Module, batches: Sequence[Batch], T: int) -> None:
@@ -56,7 +59,7 @@ class SpikeTrains:
         Yields:
             Its output ``[T, b, ...]``, for a few images at a time, in order.
         """
-        part, sources = segment(self.net, name, self.images.shape[1:])
+        part, sources = self.segments[name]
         neuron = self.net.get_submodule(name)
         assert isinstance(neuron, SpikingNeuron) and neuron.alphabet == "binary", name
         neuron.clock = self.clock
