@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from bench.errors import UserError
 from bench.nets import architectures
 from bench.records.header import Header
 from bench.records.record import Options
+from bench.records.spec import RunSpec
 from bench.registry.datasets import DATA
 from bench.registry.entries import MethodEntry, lookup
 from bench.registry.methods import METHODS
@@ -42,21 +44,62 @@ class Trained(NamedTuple):
 
 
 def build(
-    data: str, method: str, arch: str, model_options: Options, data_options: Options, seed: int
+    data: str, method: str, arch: str, model_options: Options, data_options: Options, seed: int, load: bool = True
 ) -> tuple[ConversionModule, ImageDataModule]:
     """Makes method and data module from names and options; the weights depend on ``seed`` alone.
 
-    Returns:
-        The method and the data module, loaded.
+    Args:
+        data: name of the data set.
+        method: name of the method.
+        arch: name of the network.
+        model_options: of the method.
+        data_options: of the data module.
+        seed: of the weights, the shuffling and the augmentation.
+        load: read the images now, so that absent or damaged files are found early.
     """
     make_data: Callable[..., ImageDataModule] = lookup("--data", data, DATA).load()
     make_method: Callable[..., ConversionModule] = lookup("--method", method, METHODS).load()
     datamodule = make_data(**data_options)
     datamodule.seed = seed
-    datamodule.setup()
+    if load:
+        datamodule.setup()
     pl.seed_everything(seed, workers=True, verbose=False)
     net = architectures.create(arch, datamodule.num_classes).to(memory_format=torch.channels_last)
     return make_method(net, image=datamodule.input_shape, **model_options), datamodule
+
+
+@contextmanager
+def _one_line(what: str) -> Iterator[None]:
+    """What a class refuses in its own words, as one line."""
+    try:
+        yield
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{what}: its settings or the options given do not fit ({reason})") from error
+
+
+def untried(
+    spec: RunSpec, kind: str, model_options: Options, load: bool = True
+) -> tuple[ConversionModule, ImageDataModule]:
+    """Makes what a run will convert with, from random weights, so that options are refused before hours of training.
+
+    Args:
+        spec: the run.
+        kind: the method that trains its net; its own, if it trains.
+        model_options: of that method.
+        load: read the images as well.
+
+    Raises:
+        UserError: an option is out of range, or the number of steps is not possible.
+    """
+    with _one_line(f"--ckpt {spec.local.ckpt}" if spec.local.ckpt else kind):
+        model, datamodule = build(spec.data, kind, spec.arch, model_options, spec.all_data_options, spec.seed, load)
+    if not spec.trains:
+        convert: Callable[..., ConversionModule] = METHODS[spec.method].load()
+        model = convert(model.net, **spec.model)
+    model.use(Readout.of(spec.snn))
+    model.check_steps(max(spec.local.T))
+    return model, datamodule
 
 
 def build_trained(weights: Weights, data_options: Options, ckpt: str) -> Trained:
@@ -72,13 +115,10 @@ def build_trained(weights: Weights, data_options: Options, ckpt: str) -> Trained
     """
     header, origin = weights.header, weights.header.trained
     images = {key: value for key, value in origin.recipe.part("data").items() if key in NORMALISATION}
-    try:
+    with _one_line(f"--ckpt {ckpt}"):
         model, datamodule = build(
             header.data, origin.method, header.arch, origin.recipe.part("model"), data_options | images, header.seed
         )
-    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"--ckpt {ckpt}: its settings or the options given do not fit ({reason})") from error
     try:
         model.load_state_dict(weights.state)
     except RuntimeError as error:

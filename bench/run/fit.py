@@ -13,8 +13,7 @@ from bench.files import require_writable
 from bench.nets import architectures
 from bench.records.record import Options
 from bench.records.spec import RunSpec
-from bench.registry.methods import METHODS
-from bench.run.build import Trained, build, build_trained, load
+from bench.run.build import Trained, build_trained, load, untried
 from bench.run.callbacks import calibration_size
 from bench.run.checkpoints import LAST, PREVIOUS, RECORD, WEIGHTS
 from bench.run.evaluation import check_early, evaluate
@@ -24,7 +23,6 @@ from bench.run.publish import keep_weights, publish, working_in
 from bench.run.source import converting, source_weights, tuned_weights
 from bench.run.trainer import device_for, quiet
 from bench.run.training import find_resume, header_of, trained, untrained
-from bench.snn.readout import Readout
 
 
 @quiet()
@@ -108,11 +106,7 @@ def _check_before_training(spec: RunSpec, net: RunSpec, folder: Path) -> None:
     _require_free(
         spec.local.out or spec.folder_of(net.config(), net.recipe, [*net.overrides]), folder, spec.local.overwrite
     )
-    source, datamodule = build(net.data, net.method, net.arch, net.model, net.all_data_options, net.seed)
-    model = METHODS[spec.method].load()(source.net, **spec.model)
-    model.use(Readout.of(spec.snn))
-    model.check_steps(max(spec.local.T))
-    calibration_size(model, datamodule)
+    calibration_size(*untried(spec, net.method, net.model))
 
 
 def command(spec: RunSpec) -> list[str]:

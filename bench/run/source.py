@@ -61,23 +61,27 @@ def tuned_weights(spec: RunSpec) -> Weights | None:
     return weights
 
 
-def check_net(spec: RunSpec) -> None:
-    """Reads the file of ``--ckpt``, if one is named, and refuses it if the run cannot use its net.
+def trainer_of(spec: RunSpec, source: RunSpec | None = None) -> tuple[str, Options]:
+    """The method that trains a run's net, and its options; the file of ``--ckpt`` is read, if one is named.
 
     Args:
         spec: the run.
+        source: the run whose net it converts.
 
     Raises:
         UserError: the file is absent or damaged, or its net is of another method, architecture, data set or seed.
     """
-    asked = spec.local.ckpt
-    if asked is None or published.is_asked(asked):
-        return
     if spec.trains:
         tuned_weights(spec)
-    else:
-        path = Path(asked)
-        require_fitting(spec, checkpoints.read(path).header, (METHODS[spec.method].source_for(spec.model),), path)
+        return spec.method, spec.model
+    if source is not None:
+        return source.method, source.model
+    asked, kind = str(spec.local.ckpt), METHODS[spec.method].source_for(spec.model)
+    if published.is_asked(asked):
+        return kind, {}
+    header = checkpoints.read(Path(asked)).header
+    require_fitting(spec, header, (kind,), Path(asked))
+    return kind, header.recipe.part("model")
 
 
 def require_fitting(spec: RunSpec, source: Header, kinds: Sequence[str], path: Path) -> None:

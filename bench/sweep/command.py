@@ -11,8 +11,9 @@ from rich.table import Table
 
 from bench.errors import UserError
 from bench.leaderboard.load import reasons
-from bench.records.record import duration, read_record
-from bench.run.source import check_net
+from bench.records.record import config_sha256, duration, read_record
+from bench.run.build import untried
+from bench.run.source import trainer_of
 from bench.sweep.estimate import Estimator
 from bench.sweep.plan import Job, Planner, plain
 from bench.sweep.scheduler import Resources, Scheduler
@@ -67,11 +68,22 @@ def run(file: Path, out: Path, committed: Path, resources: Resources, dry_run: b
 
 
 def _check(jobs: Sequence[Job]) -> None:
-    """Refuses a sweep with a run whose ``--ckpt`` is not there or does not fit, before any run begins."""
+    """Refuses a sweep before any run begins if an option is out of range or a ``--ckpt`` does not fit.
+
+    The data need not be on this machine.
+    """
+    specs, tried = {job.folder: job.spec for job in jobs}, set()
     for job in jobs:
+        if job.state() == "recorded":
+            continue
+        source = None if job.source is None else specs[job.source]
         try:
-            if job.state() != "recorded":
-                check_net(job.spec)
+            kind, options = trainer_of(job.spec, source)
+            # Seeds differ in nothing that is checked, and making a large net takes seconds.
+            asked = (job.spec.sha256, job.spec.local.T, kind, config_sha256(options))
+            if asked not in tried:
+                untried(job.spec, kind, options, load=False)
+            tried.add(asked)
         except UserError as error:
             raise UserError(f"{job.title}: {error}") from error
 

@@ -310,6 +310,26 @@ def test_a_file_that_makes_no_sense_is_one_line(tmp_path, monkeypatch, capsys, t
 
 
 @pytest.mark.parametrize(
+    ("methods", "words"),
+    [
+        ("[{name: qcfs, options: {model.L: 0}}]", ["qcfs", "model.L 0"]),
+        ("[qcfs, {name: cos, options: {model.rho: 0}}]", ["cos", "model.rho 0"]),
+        ("[{name: bitplane, options: {T: [9]}}]", ["bitplane", "T = 9"]),
+        ("[{name: parallel, options: {snn.delay: 4}}]", ["parallel", "snn.delay 4"]),
+        ("[{name: opi, options: {ckpt: absent.safetensors}}]", ["opi", "absent.safetensors"]),
+    ],
+)
+def test_what_a_run_would_refuse_is_refused_before_the_first_run(tmp_path, monkeypatch, capsys, methods, words):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Scheduler, "run", lambda _: pytest.fail("a run began"))
+    # The data are not on this machine.
+    Path("sweep.yaml").write_text(f"methods: {methods}\ndata: [cifar10]\noptions: {{data.root: absent}}\n")
+    assert main(["sweep", "sweep.yaml"]) == 2
+    err = capsys.readouterr().err
+    assert len(err.strip().splitlines()) == 1 and not [word for word in words if word not in err], err
+
+
+@pytest.mark.parametrize(
     "option",
     [("--cpus", "0"), ("--cpus-per-run", "-1"), ("--gpus-per-run", "1.5"), ("--retries", "-1"), ("--cpu", "1")],
 )
