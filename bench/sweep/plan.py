@@ -120,6 +120,7 @@ class Planner:
     def __init__(self, sweep: SweepFile, root: Path) -> None:
         self.sweep, self.root = sweep, root
         self.jobs: dict[Path, Job] = {}
+        self.resolved: dict[str, RunSpec] = {}
 
     def plan(self) -> list[Job]:
         """All jobs in an order in which they could run one after the other.
@@ -142,24 +143,39 @@ class Planner:
     def _add(self, method: str, where: tuple[str, str, int], common: Options, own: Options, net: Options) -> Job:
         entry = lookup("methods", method, METHODS)
         if entry.source is None:
-            spec, words = _resolve(method, where, common | own)
+            spec, words = self._resolve(method, where, common | own)
             ckpt = spec.local.ckpt
             folder = spec.folder_of(ckpt, ckpt, [], self.root) if ckpt else spec.folder(self.root)
             return self._file(spec, folder, words)
         shared = {name: value for name, value in common.items() if _for_conversion(name, where[1])}
-        spec, words = _resolve(method, where, shared | own)
+        spec, words = self._resolve(method, where, shared | own)
         kind = entry.source_for(spec.model)
         if spec.local.ckpt:
             if net:
                 raise UserError(f"{method}: ckpt and source exclude each other; the net is that of the checkpoint")
             # Nothing is trained, so nobody else would notice a wrong name among the training options.
-            _resolve(kind, where, {name: value for name, value in common.items() if name not in shared})
+            self._resolve(kind, where, {name: value for name, value in common.items() if name not in shared})
             return self._file(spec, spec.folder_of(spec.local.ckpt, spec.local.ckpt, [], self.root), words)
         source = self._add(kind, where, common, full_names(self.sweep.sources.get(kind, {})) | net, {})
         source = self.jobs[source.folder] = replace(source, weights=True)
         net_of = source.spec
         folder = spec.folder_of(net_of.config(), net_of.recipe, list(net_of.overrides), self.root)
         return self._file(spec, folder, words, source.folder)
+
+    def _resolve(self, method: str, where: tuple[str, str, int], options: Options) -> tuple[RunSpec, list[str]]:
+        """A run, and the options that ask for it. Seeds share what takes long, which is to check the options."""
+        arch, data, seed = where
+        recipe = str(options.get("recipe") or "")
+        rest = {name: value for name, value in options.items() if name != "recipe"}
+        try:
+            words = _words(options)
+            asked = json.dumps([method, arch, data, words])
+            if asked not in self.resolved:
+                self.resolved[asked] = resolve(Chosen(method, arch, data, recipe), ("options", {**rest, "seed": seed}))
+        except UserError as error:
+            raise UserError(f"{method}, {arch}, {data}, seed {seed}: {error}") from error
+        names = ["--method", method, "--arch", arch, "--data", data, "--seed", str(seed)]
+        return self.resolved[asked].model_copy(update={"seed": seed}), [*names, *words]
 
     def _file(self, spec: RunSpec, folder: Path, base: list[str], source: Path | None = None) -> Job:
         """Merges runs that differ in T alone into one run with all their T."""
@@ -202,18 +218,6 @@ def _for_conversion(option: str, data: str) -> bool:
     if group == "trainer":
         return name not in TRAINING
     return option in ("T", "logger", "overwrite")
-
-
-def _resolve(method: str, where: tuple[str, str, int], options: Options) -> tuple[RunSpec, list[str]]:
-    """A run, and the options that ask for it."""
-    arch, data, seed = where
-    recipe = str(options.get("recipe") or "")
-    rest = {name: value for name, value in options.items() if name != "recipe"}
-    try:
-        words = ["--method", method, "--arch", arch, "--data", data, "--seed", str(seed), *_words(options)]
-        return resolve(Chosen(method, arch, data, recipe), ("options", {**rest, "seed": seed})), words
-    except UserError as error:
-        raise UserError(f"{method}, {arch}, {data}, seed {seed}: {error}") from error
 
 
 def _by_name(arguments: list[str]) -> dict[str, str]:
