@@ -52,6 +52,11 @@ def first_line(error: BaseException, most: int = 150) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]
 
 
+def in_one_line(error: BaseException, most: int = 200) -> str:
+    """Returns an exception's message in one line, cut at ``most`` characters; its name if it has no message."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Returns `` (did you mean X?)``, or an empty string if no choice is similar."""
 

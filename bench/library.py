@@ -105,7 +105,10 @@ def convert(
     if isinstance(model, kind):
         converter: ConversionModule = model
     else:
-        found = _trained(model) if isinstance(model, ConversionModule) else prepare(model, image, thresholds)
+        if isinstance(model, ConversionModule):  # trained by the suite: its activations are already known
+            found = Prepared(model, copy.deepcopy(model.net).eval())
+        else:
+            found = prepare(model, image, thresholds)
         known = _options_of(kind)
         if unknown := options.keys() - known.keys():
             name, names = min(unknown), sorted(known.keys() | shared)
@@ -170,11 +173,6 @@ class Prepared(NamedTuple):
     last: nn.Module | None = None
     fixed_size: bool = False
     notices: tuple[str, ...] = ()
-
-
-def _trained(model: ConversionModule) -> Prepared:
-    """Prepares a net that a method of the suite has trained: its activations are already known."""
-    return Prepared(model, copy.deepcopy(model.net).eval())
 
 
 def prepare(

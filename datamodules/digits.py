@@ -1,4 +1,4 @@
-"""scikit-learn's bundled handwritten digits: the default data set, which needs no download."""
+"""scikit-learn's handwritten digits, a data set that needs no download."""
 
 from __future__ import annotations
 

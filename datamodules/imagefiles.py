@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from bench.errors import UserError
+from bench.errors import UserError, in_one_line
 
 # What PIL raises on damaged files of the formats that ImageNet and its copies have.
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
@@ -33,7 +33,7 @@ Check = Literal["quick", "full", "none"]
 
 
 class UnreadableError(UserError):
-    """An image file that cannot be decoded; a loader process hands it on as text, of which the last line matters."""
+    """An image file cannot be decoded. A loader process hands on the traceback as text; its last line is kept."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message.strip().splitlines()[-1].rpartition("UnreadableError: ")[2])
@@ -56,7 +56,7 @@ def decode(path: Path) -> Image.Image:
                 return image.convert("RGB")
     except DAMAGE as error:
         size = f"{path.stat().st_size} bytes, " if path.exists() else ""
-        reason = " ".join(str(error).split())[:100] or type(error).__name__
+        reason = in_one_line(error, 100)
         raise UnreadableError(f"{path}: cannot be read as an image ({size}{reason})") from error
 
 

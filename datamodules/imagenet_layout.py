@@ -14,7 +14,7 @@ from torchvision.datasets import ImageNet
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.datasets.imagenet import ARCHIVE_META
 
-from bench.errors import UserError
+from bench.errors import UserError, in_one_line
 from bench.files import lock
 from datamodules.imagefiles import ImageFiles, list_folder
 
@@ -115,7 +115,7 @@ def extract(root: Path, name: str) -> None:
             ImageNet(work, name)
             os.replace(work / name, root / name)
         except (OSError, RuntimeError, EOFError, KeyError, ValueError, tarfile.TarError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = in_one_line(error)
             raise UserError(f"imagenet: {archives[name]} could not be extracted ({reason})") from error
         finally:
             shutil.rmtree(work, ignore_errors=True)

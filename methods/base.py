@@ -77,8 +77,7 @@ class ConversionModule(pl.LightningModule):
         saturates: no neuron sends more than its threshold in one step. A neuron that replaces ReLU6 needs this.
         pools_currents: max-pooling is moved before the neurons (:func:`bench.snn.graph.pool_first.pool_first`) and
             kept.
-        per_T: with these options the conversion holds for one T only, even if the registry does not declare it for the
-            method.
+        per_T: the conversion holds for one T only; with some read-out options that of any method does.
         random: the network draws random numbers, so its accuracy is a mean over several runs.
         of_trained: for a method that trains, the class that converts a net trained elsewhere; ``None`` if there is no
             such class.
@@ -175,8 +174,8 @@ class ConversionModule(pl.LightningModule):
         return net
 
     def spiking(self, net: nn.Module, T: int, image: ImageShape = None) -> SpikingNetwork:
-        """Wraps a network of neurons. A conversion that holds for one T only declares it here."""
-        return SpikingNetwork(net, self.warmup, self.uncounted, image=image)
+        """Wraps a network of neurons."""
+        return SpikingNetwork(net, self.warmup, self.uncounted, T if self.per_T else None, image=image)
 
     def extra_logits(self, name: str, images: Tensor, batch_idx: int) -> Tensor:
         """Returns the test logits of one of :attr:`extras`, ``[B, classes]``."""

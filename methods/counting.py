@@ -6,12 +6,10 @@ holds for one T only. The order in which spikes arrive does not matter, so there
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.errors import UserError
-from bench.snn.graph.trace import ImageShape
 from bench.snn.neurons import SpikingNeuron
-from bench.snn.simulate import SpikingNetwork
 from methods.base import ConversionModule
 
 
@@ -51,7 +49,4 @@ class CountFirst(ConversionModule):
     """Base class of methods whose neurons count first."""
 
     counts_first = True
-
-    def spiking(self, net: nn.Module, T: int, image: ImageShape = None) -> SpikingNetwork:
-        """Builds an SNN that holds only for the T that its neurons wait for."""
-        return SpikingNetwork(net, only_T=T, image=image)
+    per_T = True

@@ -51,7 +51,6 @@ from bench.snn.calibration import (
 from bench.snn.graph.trace import ImageShape
 from bench.snn.layerwise import SpikeTrains, execution_order, per_channel
 from bench.snn.neurons import IFNode, SpikingNeuron
-from bench.snn.simulate import SpikingNetwork
 from methods.base import ConversionModule, refuse_without_effect, require_counts
 
 
@@ -95,10 +94,6 @@ class FTBC(ConversionModule):
         passes: passes over all batches.
         alpha: fraction of the error that is added to the correction.
         percentile: percentile of a layer's activations that is its theta; only with ``source="relu"``.
-
-    Attributes:
-        errors: for each layer name, a list with one value per pass and batch: the mean of ``|e_c|`` over steps and
-            channels, in units of theta.
     """
 
     def __init__(
@@ -124,7 +119,6 @@ class FTBC(ConversionModule):
         super().__init__(net)
         self.source, self.calibration_images, self.batch = source, calibration_images, batch
         self.passes, self.alpha, self.percentile = passes, alpha, percentile
-        self.errors: dict[str, list[float]] = {}
 
     @torch.no_grad()
     def calibrate(self, net: nn.Module, calibration: Sequence[Batch], T: int, image: ImageShape = None) -> None:
@@ -143,40 +137,29 @@ class FTBC(ConversionModule):
             none = torch.zeros_like(targets[name][0])
             nodes[name] = CorrectedIFNode(activation.threshold, torch.stack([none] * T)).eval()
             net.set_submodule(name, nodes[name])
-        self.errors = {name: [] for name in nodes}
         trains = [SpikeTrains(net, [part], T) for part in parts]
         for _, (number, batch) in itertools.product(range(self.passes), enumerate(trains)):
             for name, node in nodes.items():
-                steps = self.corrected(name, node, batch.currents(name), targets[name][number])
+                steps = self.corrected(node, batch.currents(name), targets[name][number])
                 batch.keep(name, [torch.stack(list(steps))])
 
-    def corrected(
-        self, name: str, node: CorrectedIFNode, currents: Iterable[Tensor], target: Tensor
-    ) -> Iterator[Tensor]:
+    def corrected(self, node: CorrectedIFNode, currents: Iterable[Tensor], target: Tensor) -> Iterator[Tensor]:
         """Runs one layer, corrects each step before it is taken, and yields the layer's output step by step.
 
         Args:
-            name: of the layer.
-            node: its neuron, whose corrections are changed in place.
+            node: the layer's neuron, whose corrections are changed in place.
             currents: its input at each step.
             target: the ANN's mean activation of each channel.
         """
-        errors, v = [], torch.zeros(())
+        v = torch.zeros(())
         for t, x in enumerate(currents):
             if t == 0:
                 v = node.initial(x)
             s = torch.where(v + x - node.corrections[t] >= node.threshold, node.threshold.to(x), 0.0)
-            error = per_channel(s.mean(0)) - target
-            node.corrections[t] += self.alpha * error
-            errors.append(float(error.abs().mean() / node.threshold.mean()))
+            node.corrections[t] += self.alpha * (per_channel(s.mean(0)) - target)
             out, v = IFNode.step(node, v, x - node.corrections[t])
             yield out
-        self.errors[name].append(sum(errors) / len(errors))
 
     def neuron(self, name: str, activation: Activation, T: int) -> SpikingNeuron:
         """Never called: :meth:`calibrate` has replaced all activations."""
         raise AssertionError(name)
-
-    def spiking(self, net: nn.Module, T: int, image: ImageShape = None) -> SpikingNetwork:
-        """Builds an SNN that holds for any number of steps up to the corrected ones."""
-        return SpikingNetwork(net, image=image)

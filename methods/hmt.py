@@ -37,7 +37,6 @@ from bench.snn.calibration import Batch, activation_percentiles, require_activat
 from bench.snn.graph.pool_first import pool_first
 from bench.snn.graph.trace import ImageShape
 from bench.snn.neurons import SpikingNeuron
-from bench.snn.simulate import SpikingNetwork
 from methods.base import ConversionModule
 from methods.burst import BurstIFNode
 from methods.gaussian import channel_moments, gaussian_thresholds
@@ -58,6 +57,7 @@ class HMT(ConversionModule):
     """
 
     pools_currents = True
+    per_T = True
     saturates = False
 
     def __init__(
@@ -92,7 +92,3 @@ class HMT(ConversionModule):
         """Sends up to 2^n - 1 units of lambda in a step, as binary digits."""
         unit, start = silencing(threshold_of(activation) / self.levels, 0.5)
         return BurstIFNode(unit, self.levels, start, binary=True)
-
-    def spiking(self, net: nn.Module, T: int, image: ImageShape = None) -> SpikingNetwork:
-        """Builds an SNN that holds only for the T of its thresholds."""
-        return SpikingNetwork(net, only_T=T, image=image)

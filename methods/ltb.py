@@ -39,7 +39,6 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from bench.errors import UserError
@@ -64,14 +63,13 @@ class BalancingActivation(Activation):
     Attributes:
         threshold: theta; ``None`` before the first batch.
         change: increase of theta in the last batch, as a fraction of theta; mean over channels.
-        loss: mean square of what clipping took from the last batch.
     """
 
     def __init__(self, eta: float, per_channel: bool, ceiling: float = math.inf) -> None:
         super().__init__()
         self.eta, self.per_channel, self.ceiling = eta, per_channel, ceiling
         self.threshold: Tensor | None = None
-        self.change = self.loss = math.inf
+        self.change = math.inf
 
     def forward(self, z: Tensor) -> Tensor:
         """Updates the threshold on one batch of pre-activations ``[B, C, H, W]`` or ``[B, F]``, then clips it."""
@@ -81,10 +79,8 @@ class BalancingActivation(Activation):
         old = z.new_zeros(shape) if self.threshold is None else self.threshold
         raised = old + 2 * self.eta * torch.relu(a - old).mean(over).reshape(shape)
         self.threshold = raised.clamp_max(self.ceiling)
-        clipped = torch.minimum(a, self.threshold)
-        self.loss = float((a - clipped).square().mean())
         self.change = float(((self.threshold - old) / self.threshold.clamp_min(1e-30)).mean())
-        return clipped
+        return torch.minimum(a, self.threshold)
 
 
 class LTB(ConversionModule):
@@ -98,9 +94,6 @@ class LTB(ConversionModule):
         eta: step size.
         tolerance: stop if a batch raises the thresholds by less than this fraction, on average.
         granularity: one threshold for each channel or layer.
-
-    Attributes:
-        settling: for each batch, the relative increase of theta and the clip loss, both as means over layers.
     """
 
     pools_currents = True
@@ -126,7 +119,6 @@ class LTB(ConversionModule):
         super().__init__(pool_first(net))
         self.calibration_images, self.iterations, self.batch = calibration_images, iterations, batch
         self.eta, self.tolerance, self.granularity = eta, tolerance, granularity
-        self.settling: list[tuple[float, float]] = []
 
     @torch.no_grad()
     def calibrate(self, net: nn.Module, calibration: Sequence[Batch], T: int, image: ImageShape = None) -> None:
@@ -140,18 +132,10 @@ class LTB(ConversionModule):
         replace(net, ReLUActivation, balancing)
         images = joined(calibration, self.batch)
         batches = torch.split(images, self.batch)
-        self.settling = []
         for images in itertools.islice(itertools.cycle(batches), self.iterations):
             net(images)
-            found = [(layer.change, layer.loss) for layer in layers.values()]
-            change, loss = (sum(values) / len(found) for values in zip(*found, strict=True))
-            self.settling.append((change, loss))
-            if change < self.tolerance:
+            if sum(layer.change for layer in layers.values()) < self.tolerance * len(layers):
                 break
-        rank_zero_info(
-            f"LTB: the thresholds were balanced on {len(self.settling)} batches. The last one raised them by "
-            f"{100 * change:.2g} % on average; clipping at them changes an activation by {loss:.2g} (mean square)"
-        )
         replace(net, BalancingActivation, lambda _, layer: ReLUActivation(layer.ceiling))
         set_thresholds(net, {name: layer.threshold for name, layer in layers.items() if layer.threshold is not None})
 

@@ -25,8 +25,7 @@ it.
 
 from __future__ import annotations
 
-from collections.abc import Sized
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +35,7 @@ from bench.snn.activations import QCFSActivation, Region, clip_floor_shift
 from bench.snn.layerwise import layer_gaps
 from bench.snn.precision import full_precision
 from bench.snn.processes import share
+from datamodules.base import ImageDataModule
 from methods.base import Batch, require_counts
 from methods.qcfs import QCFS
 
@@ -69,15 +69,6 @@ class NoisyQCFSActivation(QCFSActivation):
         q = clip_floor_shift(z, self.threshold, self.L, self.region)
         noisy = self.training or self.noisy_in_evaluation
         return q - self.sigma.to(q.dtype) * standard_normal(q) if noisy else q
-
-
-class HeldOut(Protocol):
-    """What NQ needs from a data module."""
-
-    val_augment: bool
-
-    def split(self, name: str) -> Sized:
-        """Returns the images of a split, such as ``val``."""
 
 
 class NQ(QCFS):
@@ -120,8 +111,7 @@ class NQ(QCFS):
         Raises:
             UserError: no images are held out.
         """
-        datamodule: HeldOut | None = getattr(self.trainer, "datamodule", None)
-        assert datamodule is not None
+        datamodule: ImageDataModule = getattr(self.trainer, "datamodule")  # noqa: B009 - Lightning declares it nowhere
         if not len(datamodule.split("val")):
             raise UserError("nq measures its noise on held-out training images; give --data.val_split N (a tenth)")
         if not datamodule.val_augment and self.trainer.is_global_zero:

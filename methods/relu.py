@@ -14,19 +14,12 @@ from typing import Any
 
 from torch import nn
 
-from bench.snn.activations import ReLUActivation
-from bench.snn.calibration import require_images
+from bench.snn.activations import Activation, ReLUActivation
+from bench.snn.calibration import Batch, activation_percentiles, require_images, set_thresholds
 from bench.snn.graph.trace import ImageShape
-from bench.snn.simulate import SpikingNetwork
-from methods.base import Batch
-from methods.max_norm import MaxNorm
+from bench.snn.neurons import IFNode, SpikingNeuron
+from methods.thresholds import threshold_of
 from methods.training import TrainingModule
-
-
-class PooledMaxNorm(MaxNorm):
-    """``max_norm`` for a net that may have kept its max-pooling."""
-
-    pools_by_inhibition = True
 
 
 class ReLU(TrainingModule):
@@ -46,7 +39,10 @@ class ReLU(TrainingModule):
         self.calibration_images = calibration_images
         self.install(lambda _: ReLUActivation())
 
-    def convert(self, T: int, calibration: Sequence[Batch], image: ImageShape = None) -> SpikingNetwork:
-        """Converts by the rule of ``max_norm``."""
-        rule = PooledMaxNorm(self.net, self.calibration_images)
-        return rule.convert(T, calibration, image or self.image)
+    def calibrate(self, net: nn.Module, calibration: Sequence[Batch], T: int, image: ImageShape = None) -> None:
+        """Sets theta to the layer's largest activation."""
+        set_thresholds(net, activation_percentiles(net, calibration, 100.0))
+
+    def neuron(self, name: str, activation: Activation, T: int) -> SpikingNeuron:
+        """Returns an IF neuron with soft reset."""
+        return IFNode(threshold_of(activation), v_init=0.0)

@@ -43,21 +43,17 @@ from methods.base import Batch
 from methods.training import TrainingModule
 
 Q_ACCURATE = 10.0
+MOMENTUM = 0.1  # of the average of the batch maximum
 
 
 class RateNorm(Activation):
-    """``clip(relu(z) / theta, 0, 1)`` with ``theta = sigmoid(q) M + 1e-6``.
-
-    Args:
-        momentum: momentum of the average of the batch maximum.
-    """
+    """``clip(relu(z) / theta, 0, 1)`` with ``theta = sigmoid(q) M + 1e-6``; M is an average of the batch maximum."""
 
     M: Tensor
     q: Tensor
 
-    def __init__(self, momentum: float = 0.1) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.momentum = momentum
         self.register_buffer("M", torch.zeros(()))
         self.register_buffer("q", torch.tensor(Q_ACCURATE))
 
@@ -71,7 +67,7 @@ class RateNorm(Activation):
         if self.training:
             with torch.no_grad():
                 largest = z.relu().max().to(self.M.dtype)
-                self.M.copy_(torch.where(self.M > 0, self.M.lerp(largest, self.momentum), largest))
+                self.M.copy_(torch.where(self.M > 0, self.M.lerp(largest, MOMENTUM), largest))
         return (clip(z, self.threshold) / self.threshold).to(z.dtype)
 
 

@@ -32,7 +32,6 @@ from bench.snn.activations import Activation, ClippedReLU
 from bench.snn.calibration import Batch, activation_percentiles, require_images, set_thresholds
 from bench.snn.graph.trace import ImageShape
 from bench.snn.neurons import SpikingNeuron
-from bench.snn.simulate import SpikingNetwork
 from methods.thresholds import require_v_init, rounding_node
 from methods.training import TrainingModule
 
@@ -47,6 +46,8 @@ class RTS(TrainingModule):
         v_init: initial membrane potential as a fraction of theta, at most 0.5.
         **kwargs: pooling and optimiser settings of :class:`methods.training.TrainingModule`.
     """
+
+    per_T = True
 
     def __init__(
         self,
@@ -72,7 +73,3 @@ class RTS(TrainingModule):
         """Returns an IF neuron that starts at 0 (by default) and gets theta / (2T) at every step."""
         assert isinstance(activation, ClippedReLU)
         return rounding_node(activation.threshold, T, self.v_init)
-
-    def spiking(self, net: nn.Module, T: int, image: ImageShape = None) -> SpikingNetwork:
-        """Builds an SNN that holds only for the T of its shift."""
-        return SpikingNetwork(net, only_T=T, image=image)

@@ -34,7 +34,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
 
 from bench.snn.activations import Activation
 from bench.snn.calibration import watching
@@ -50,24 +49,18 @@ TOLERATED, RISE = 0.1, 0.01
 SMALLEST = 0.01
 
 
-class _Context(FunctionCtx):
-    """Type of what the function saves for its gradient, which torch does not type."""
-
-    saved_tensors: tuple[Tensor, ...]
-
-
 class _Swap(torch.autograd.Function):
     """Uses the SNN's rate in the forward pass and ReLU's gradient in the backward pass."""
 
     @staticmethod
-    def forward(ctx: _Context, z: Tensor, rate: Tensor, gated: bool) -> Tensor:
+    def forward(ctx: Any, z: Tensor, rate: Tensor, gated: bool) -> Tensor:
         active = z > 0
         ctx.save_for_backward(active)
         value = torch.where(active, rate, 0.0) if gated else rate
         return value.to(z.dtype, copy=True)
 
     @staticmethod
-    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (active,) = ctx.saved_tensors
         return torch.where(active, grad, 0.0), None, None
 

@@ -77,6 +77,8 @@ class SNNCLight(ConversionModule):
         v_init: initial membrane potential as a fraction of theta, at most 0.5.
     """
 
+    per_T = True
+
     def __init__(
         self,
         net: nn.Module,
@@ -116,9 +118,9 @@ class SNNCLight(ConversionModule):
         node.bias = node.bias - per_channel(work.mean_rate(name) - work.means[name])
 
     def spiking(self, net: nn.Module, T: int, image: ImageShape = None) -> SpikingNetwork:
-        """Builds an SNN that holds only for the T of its calibration."""
-        # The twin is the uncorrected ANN, quantised: the corrections compensate for spikes that arrive unevenly. The
-        # twin has no spikes, so in it they would be errors.
+        """Builds an SNN whose quantised twin is the uncorrected ANN."""
+        # The corrections compensate for spikes that arrive unevenly. The twin has no spikes, so in it they would be
+        # errors.
         twin = self.folded(image)
         thresholds = {name: module.threshold for name, module in net.named_modules() if isinstance(module, IFNode)}
         replace(twin, Activation, lambda name, _: QuantisedReLU(thresholds[name], T))

@@ -19,7 +19,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
 
 from bench.errors import UserError
 from bench.snn.activations import Activation, clip
@@ -33,23 +32,16 @@ from methods.training import TrainingModule
 Emit = Callable[[Tensor], Tensor]
 
 
-class _Context(FunctionCtx):
-    """Type of what a function saves for its gradient, which torch does not type."""
-
-    saved_tensors: tuple[Tensor, ...]
-    needs_input_grad: tuple[bool, ...]
-
-
 class _RateGradient(torch.autograd.Function):
     """Sends spikes in the forward pass and uses the gradient of the rate in the backward pass."""
 
     @staticmethod
-    def forward(ctx: _Context, x_TBX: Tensor, ceiling: Tensor, emit: Emit) -> Tensor:
+    def forward(ctx: Any, x_TBX: Tensor, ceiling: Tensor, emit: Emit) -> Tensor:
         ctx.save_for_backward(x_TBX.mean(0), ceiling)
         return emit(x_TBX)
 
     @staticmethod
-    def backward(ctx: _Context, grad_TBX: Tensor) -> tuple[Tensor, Tensor | None, None]:
+    def backward(ctx: Any, grad_TBX: Tensor) -> tuple[Tensor, Tensor | None, None]:
         mean_BX, ceiling = ctx.saved_tensors
         # The rate is the mean of the output, so its gradient is the sum over the steps.
         grad_BX = grad_TBX.sum(0)
@@ -101,9 +93,6 @@ class SpikingActivation(Activation, Timed):
             self.threshold = nn.Parameter(theta)
         else:
             self.register_buffer("threshold", theta)
-
-    def reset(self) -> None:
-        """Does nothing: no state is kept between passes."""
 
     def neuron(self) -> SpikingNeuron:
         """Returns the neuron of this activation, in training and in the converted SNN."""

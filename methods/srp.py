@@ -37,7 +37,6 @@ class SRPNode(IFNode):
     def __init__(self, threshold: Tensor, tau: int, epsilon: float) -> None:
         super().__init__(threshold, v_init=0.5)
         self.tau, self.epsilon = tau, epsilon
-        self.warmup = tau
         self.elapsed = 0
         self.mask: Tensor | None = None
 

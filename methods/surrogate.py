@@ -30,18 +30,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
 
 from bench.errors import UserError
 from methods.spike_training import Emit, SpikeTrainingModule, SpikingActivation
-
-
-class _Context(FunctionCtx):
-    """Type of what the function saves for its gradient, which torch does not type."""
-
-    saved_tensors: tuple[Tensor, ...]
-    alpha: float
-    detach_reset: bool
 
 
 class _ThroughTime(torch.autograd.Function):
@@ -49,7 +40,7 @@ class _ThroughTime(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: _Context, x_TBX: Tensor, v_0: Tensor, theta: Tensor, emit: Emit, alpha: float, detach_reset: bool
+        ctx: Any, x_TBX: Tensor, v_0: Tensor, theta: Tensor, emit: Emit, alpha: float, detach_reset: bool
     ) -> Tensor:
         out_TBX = emit(x_TBX)
         ctx.save_for_backward(x_TBX, out_TBX, v_0, theta)
@@ -57,7 +48,7 @@ class _ThroughTime(torch.autograd.Function):
         return out_TBX
 
     @staticmethod
-    def backward(ctx: _Context, grad_TBX: Tensor) -> tuple[Tensor, None, None, None, None, None]:
+    def backward(ctx: Any, grad_TBX: Tensor) -> tuple[Tensor, None, None, None, None, None]:
         x_TBX, out_TBX, v, theta = ctx.saved_tensors
         slopes = []
         for current, out in zip(x_TBX, out_TBX, strict=True):

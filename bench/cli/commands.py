@@ -7,8 +7,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from bench.errors import UserError
-from bench.files import expand, require_folder
+from bench.files import expand, require_absent, require_folder
 from bench.run.options import Parser
 
 COMMANDS = {
@@ -40,12 +39,11 @@ def add_data_files(made: Parser) -> None:
                       help="how to check the evaluated files first (imagenet) [quick]")  # fmt: skip
 
 
-def single(text: str) -> int:
-    """Parses the one T of an export."""
-    try:
-        return int(text)
-    except ValueError:
-        raise ArgumentTypeError(f"{text}: takes one number of time-steps, such as 8") from None
+def at_least_one(text: str) -> int:
+    """Parses a number of images, steps or measurements."""
+    if not (text.isdecimal() and int(text)):
+        raise ArgumentTypeError(f"{text}: must be one whole number of at least 1")
+    return int(text)
 
 
 def given(options: Namespace, *names: str) -> dict[str, JsonValue]:
@@ -66,7 +64,7 @@ def diagnose(arguments: list[str]) -> int:
     made = parser("diagnose")
     made.add_argument("--ckpt", required=True, type=expand, help="last.ckpt or model.safetensors of a run")
     made.add_argument("--T", default="2,8,32", help="time-steps to diagnose [2,8,32]")
-    made.add_argument("--images", type=int, default=200, help="number of evaluation images [200]")
+    made.add_argument("--images", type=at_least_one, default=200, help="number of evaluation images [200]")
     made.add_argument("--out", type=expand, help="folder of the files (default: diagnose/ in the folder of the run)")
     made.add_argument("--overwrite", action="store_true", help="replace the files in --out")
     made.add_argument("--json", action="store_true", help="print JSON instead of tables")
@@ -79,8 +77,8 @@ def diagnose(arguments: list[str]) -> int:
 
     steps, data = parse_steps(options.T), given(options, "root", "check")
     out = options.out or beside(options.ckpt, "diagnose")
-    if (out / FILE).exists() and not options.overwrite:
-        raise UserError(f"{out} already holds a diagnosis; give another --out, or --overwrite")
+    if not options.overwrite:
+        require_absent(out / FILE)
     return run(options.ckpt, steps, options.images, out, options.json, options.wandb, options.device, data)
 
 
@@ -89,8 +87,8 @@ def export(arguments: list[str]) -> int:
     made = parser("export")
     made.add_argument("--ckpt", required=True, type=expand, help="last.ckpt or model.safetensors of a run")
     made.add_argument("--format", required=True, choices=["safetensors", "onnx", "nir"])
-    made.add_argument("--T", type=single, default=8, help="time-steps to unroll in ONNX, and to compare outputs at [8]")
-    made.add_argument("--images", type=int, default=1000, help="evaluation images to compare outputs on [1000]")
+    made.add_argument("--T", type=at_least_one, default=8, help="steps to unroll in ONNX and to compare outputs at [8]")
+    made.add_argument("--images", type=at_least_one, default=1000, help="evaluation images to compare on [1000]")
     made.add_argument("--out", type=expand, help="folder of the files (default: export/ in the folder of the run)")
     made.add_argument("--overwrite", action="store_true", help="replace the files in --out")
     made.add_argument("--record", type=expand, help="record for the model card (default: record.json beside --ckpt)")
@@ -109,27 +107,22 @@ def import_(arguments: list[str]) -> int:
     """``python -m bench import``."""
     made = parser("import")
     made.add_argument("file", type=expand, metavar="FILE", help=".pth .pt .th .ckpt .tar .bin .safetensors .npz")
-    made.add_argument("--method", required=True, help="method with which it was trained: qcfs, relu or tcl")
+    made.add_argument(
+        "--method",
+        required=True,
+        help="method with which it was trained: qcfs (give --model.L, its number of quantisation levels), relu or tcl; "
+        "its other options (--model.*) also work",
+    )
     made.add_argument("--arch", required=True, help="network, as for fit (python -m bench list)")
     made.add_argument("--data", required=True, help="data set on which it was trained")
     made.add_argument(
-        "--model.L",
-        dest="L",
-        metavar="L",
-        help="its number of quantisation levels (qcfs); other --model.* options also work",
+        "--mean", type=float, nargs="+", help="mean of each channel, for images in [0, 1] [the data set's]"
     )
-    made.add_argument(
-        "--mean",
-        "--data.mean",
-        type=float,
-        nargs="+",
-        help="mean of each channel, for images in [0, 1] [the data set's]",
-    )
-    made.add_argument("--std", "--data.std", type=float, nargs="+", help="standard deviation of each channel")
+    made.add_argument("--std", type=float, nargs="+", help="standard deviation of each channel")
     made.add_argument("--thresholds", choices=["plain", "softplus"], default="plain",
                       help="softplus: the file stores s, the threshold is ln(1 + e^s) [plain]")  # fmt: skip
     made.add_argument("--expect", type=float, help="stated accuracy of the ANN in percent, to check and to record")
-    made.add_argument("--images", type=int, default=1000, help="test images to measure the ANN on [1000]")
+    made.add_argument("--images", type=at_least_one, default=1000, help="test images to measure the ANN on [1000]")
     made.add_argument("--repository", help="source of the file, for the record")
     made.add_argument("--commit", help="commit of the repository, for the record")
     made.add_argument("--licence", help="licence of the weights, for the record")
@@ -137,14 +130,17 @@ def import_(arguments: list[str]) -> int:
     made.add_argument("--out", type=expand, help="folder for model.safetensors")
     made.add_argument("--overwrite", action="store_true", help="replace the weights in --out")
     add_data_files(made)
-    options, rest = made.parse_known_args(arguments)
-    stray = [word for word in rest if word.startswith("-") and not word.startswith("--model.")]
-    if stray or (rest and not rest[0].startswith("--model.")):
+    # In one word each; otherwise the parser takes their values for FILE.
+    words = iter(arguments)
+    joined = [
+        f"{word}={next(words, '')}" if word.startswith("--model.") and "=" not in word else word for word in words
+    ]
+    options, model = made.parse_known_args(joined)
+    if any(not word.startswith("--model.") for word in model):
         made.parse_args(arguments)  # refuses them
     from bench.imports.command import Wanted, run
 
-    model = rest if options.L is None else [*rest, "--model.L", options.L]
-    others = ("L", "thresholds", "root", "check")
+    others = ("thresholds", "root", "check")
     wanted = {name: value for name, value in vars(options).items() if name not in others}
     softplus, data = options.thresholds == "softplus", given(options, "root", "check")
     return run(Wanted(**wanted, model=model, softplus=softplus, data_options=data))
@@ -171,9 +167,9 @@ def speed(arguments: list[str]) -> int:
     made = parser("speed")
     made.add_argument("--arch", default="resnet20", help="a CIFAR net")
     made.add_argument("--what", choices=SPEED_KINDS, nargs="+", default=["evaluation", "training"])
-    made.add_argument("--T", type=int, default=32, help="steps")
-    made.add_argument("--images", type=int, default=200, help="images in one measurement")
-    made.add_argument("--pairs", type=int, default=5, help="measurements of each ratio")
+    made.add_argument("--T", type=at_least_one, default=32, help="steps")
+    made.add_argument("--images", type=at_least_one, default=200, help="images in one measurement")
+    made.add_argument("--pairs", type=at_least_one, default=5, help="measurements of each ratio")
     made.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     made.add_argument("--json", action="store_true", help="print JSON")
     options = made.parse_args(arguments)

@@ -15,7 +15,8 @@ from typing import TextIO
 from bench.cli import commands
 from bench.cli.commands import COMMANDS as COMMANDS
 from bench.errors import BusyError, Interrupted, UserError, nearest
-from bench.files import expand, require_folder
+from bench.files import expand, require_absent, require_folder
+from bench.run.trainer_options import ACCELERATORS
 
 # Names and numbers of glibc's <malloc.h>.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -205,12 +206,12 @@ def _evaluate(arguments: list[str]) -> int:
     parser.add_argument("--out", type=expand, help="folder for the record (default: evaluate/ in the run's folder)")
     parser.add_argument("--logger", choices=["wandb", "csv", "none"], default="csv")
     parser.add_argument("--overwrite", action="store_true", help="replace the record in --out")
-    parser.add_argument("--accelerator", default="auto", help="cpu, gpu or auto")
+    parser.add_argument("--accelerator", choices=ACCELERATORS, default="auto")
     commands.add_data_files(parser)
     parser.add_argument("--data.num_workers", dest="num_workers", type=int)
     parser.add_argument("--data.eval_batch_size", dest="eval_batch_size", type=int)
     parser.add_argument(
-        "--trainer.limit_test_batches", dest="limit_test_batches", type=int, metavar="N",
+        "--trainer.limit_test_batches", dest="limit_test_batches", type=commands.at_least_one, metavar="N",
         help="evaluate on the first N batches only (of --data.eval_batch_size images); never ranked",
     )  # fmt: skip
     parser.add_argument("--snn.delay", dest="delay", help="number of first steps that the answer leaves out, or auto")
@@ -224,19 +225,17 @@ def _evaluate(arguments: list[str]) -> int:
 
     data = commands.given(options, "root", "check", "num_workers", "eval_batch_size")
     out = options.out or commands.beside(options.ckpt, "evaluate")
-    if (out / "record.json").exists() and not options.overwrite:
-        raise UserError(f"{out} already holds a record; give another --out, or --overwrite")
+    if not options.overwrite:
+        require_absent(out / "record.json")
     argv = ["python", "-m", "bench", "evaluate", *arguments]
     snn = commands.given(options, "delay", "permute", "draw_seed")
     if "permute" in snn:
         snn["permute"] = snn["permute"] == "true"
     if (delay := snn.get("delay", "auto")) != "auto":
-        if not str(delay).isdigit():
+        if not str(delay).isdecimal():
             raise UserError(f"--snn.delay {delay}: must be a number of steps, or auto")
         snn["delay"] = int(str(delay))
     steps, trainer = parse_steps(options.T), commands.given(options, "accelerator", "limit_test_batches")
-    if options.limit_test_batches is not None and options.limit_test_batches < 1:
-        raise UserError(f"--trainer.limit_test_batches {options.limit_test_batches}: must be at least 1")
     evaluate_checkpoint(options.ckpt, steps, out, options.logger, data, trainer, argv, snn)
     return 0
 
@@ -314,13 +313,7 @@ def _leaderboard(arguments: list[str]) -> int:
 
     from bench.leaderboard import run
 
-    try:
-        temporary = tempfile.TemporaryDirectory()
-    except OSError as error:
-        raise UserError(
-            f"cannot make a temporary folder ({error.strerror}); set $TMPDIR to a folder that can be written"
-        ) from error
-    with temporary as folder:
+    with contextlib.ExitStack() as stack:
         add = options.add
         if options.wandb_dir is not None or options.wandb is not None:
             if options.check:
@@ -328,5 +321,6 @@ def _leaderboard(arguments: list[str]) -> int:
             from bench.leaderboard.collect import collect
 
             require_folder("--results", options.results)  # now, because downloads come first
-            add = [*add, *collect(options.wandb_dir, options.wandb, options.results, Path(folder))]
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            add = [*add, *collect(options.wandb_dir, options.wandb, options.results, folder)]
         return run(options.results, options.reported, options.out, options.check, options.json, add)

@@ -12,13 +12,12 @@ from matplotlib.figure import Figure
 from pytorch_lightning.loggers import WandbLogger
 
 from bench.diagnose.pictures import draw, to_svg
-from bench.errors import UserError
 from bench.files import require_writable, write_atomically
 from bench.records.record import Options
 from bench.run.build import Trained, load
 from bench.run.callbacks import calibration_batches
 from bench.run.loggers import finish, make_loggers, send_to_wandb
-from bench.run.trainer import quiet
+from bench.run.trainer import device_for, quiet
 from bench.snn.diagnosis import KINDS, VIEWS, Diagnosis, LayerDiagnosis, View, diagnose
 from bench.snn.precision import full_precision
 
@@ -59,10 +58,7 @@ def run(
     Raises:
         UserError: an argument is invalid, or the checkpoint cannot be read.
     """
-    if images < 1:
-        raise UserError(f"--images {images}: must be at least 1")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch finds no usable GPU")
+    device_for({"accelerator": device})
     trained = load(ckpt, data_options)
     require_writable(out)
     with full_precision():
@@ -95,8 +91,7 @@ def diagnoses(trained: Trained, steps: tuple[int, ...], images: int, device: str
     found = []
     with torch.no_grad():
         calibration = calibration_batches(model, datamodule)
-        per_T = trained.entry.per_T or model.per_T
-        snn = None if per_T else model.convert(steps[-1], calibration, datamodule.input_shape).to(device)
+        snn = None if model.per_T else model.convert(steps[-1], calibration, datamodule.input_shape).to(device)
         for T in steps:
             converted = model.convert(T, calibration, datamodule.input_shape).to(device) if snn is None else snn
             found.append(diagnose(model.net, converted, batches, T))

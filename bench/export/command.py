@@ -110,9 +110,6 @@ def names(wanted: Wanted) -> tuple[str, ...]:
 
 
 def _check(wanted: Wanted) -> None:
-    for option, value in (("--T", wanted.T), ("--images", wanted.images)):
-        if value < 1:
-            raise UserError(f"{option} {value}: must be at least 1")
     if wanted.format != "safetensors" and (wanted.push is not None or wanted.record is not None):
         option = "--push" if wanted.push is not None else "--record"
         raise UserError(f"{option}: goes with --format safetensors, which has a model card")

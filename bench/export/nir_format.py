@@ -1,4 +1,4 @@
-"""The Neuromorphic Intermediate Representation (NIR) of a spiking network, and back.
+"""The Neuromorphic Intermediate Representation (NIR) of a spiking network.
 
 NIR (Pedersen et al., Nature Communications 2024, https://doi.org/10.1038/s41467-024-52259-9) describes a net as a graph
 in which several edges into one node are summed. Its IF neuron sends 1, so thresholds are folded into the weights that

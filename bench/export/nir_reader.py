@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import graphlib
 import io
 import operator
 
@@ -36,25 +37,26 @@ def from_nir(content: bytes) -> SpikingNetwork:
         raise UserError(f"not a NIR file ({str(error).splitlines()[0][:120]})") from error
     root, made = nn.Module(), fx.Graph()
     values: dict[str, fx.Node] = {}
-    waiting = dict(graph.nodes)
-    sources: dict[str, list[str]] = {name: [a for a, b in graph.edges if b == name] for name in waiting}
-    while waiting:
-        ready = [name for name in waiting if all(source in values for source in sources[name])]
-        if not ready:
-            raise UserError("the NIR graph has a cycle; only feed-forward networks can be read")
-        for name in ready:
-            node, inputs = waiting.pop(name), [values[source] for source in sources[name]]
-            if isinstance(node, nir.Input):
-                values[name] = made.placeholder(name)
-                continue
-            total = inputs[0]
-            for other in inputs[1:]:
-                total = made.call_function(operator.add, (total, other))
-            if isinstance(node, nir.Output):
-                values[name] = made.output(total)
-            else:
-                root.add_module(name, _module(name, node))
-                values[name] = made.call_module(name, (total,))
+    sources: dict[str, list[str]] = {name: [a for a, b in graph.edges if b == name] for name in graph.nodes}
+    try:
+        names = [*graphlib.TopologicalSorter(sources).static_order()]
+    except graphlib.CycleError as error:
+        raise UserError("the NIR graph has a cycle; only feed-forward networks can be read") from error
+    for name in names:
+        if name not in graph.nodes:
+            raise UserError(f"the NIR graph has an edge from {name}, which is not one of its nodes")
+        node, inputs = graph.nodes[name], [values[source] for source in sources[name]]
+        if isinstance(node, nir.Input):
+            values[name] = made.placeholder(name)
+            continue
+        total = inputs[0]
+        for other in inputs[1:]:
+            total = made.call_function(operator.add, (total, other))
+        if isinstance(node, nir.Output):
+            values[name] = made.output(total)
+        else:
+            root.add_module(name, _module(name, node))
+            values[name] = made.call_module(name, (total,))
     made.lint()
     return SpikingNetwork(fx.GraphModule(root, made))
 

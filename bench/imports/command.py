@@ -117,8 +117,6 @@ def _check(wanted: Wanted) -> None:
         raise UserError("--mean and --std: give both, or neither to use the data set's")
     if wanted.expect is not None and not 1 < wanted.expect <= 100:  # 0.926 is a fraction
         raise UserError(f"--expect {wanted.expect}: must be an accuracy in percent, such as 92.6")
-    if wanted.images < 1:
-        raise UserError(f"--images {wanted.images}: must be at least 1")
     if wanted.out is None:
         if not wanted.dry_run:
             raise UserError("--out is missing; give a folder, or --dry-run to see only the mapping")

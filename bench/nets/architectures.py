@@ -8,7 +8,7 @@ family first, so ``--arch resnet18`` means ``cifar_resnet18`` on CIFAR-10.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, TypedDict, TypeVar
+from typing import Literal, TypeVar
 
 import timm
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from bench.errors import UserError, nearest
 from bench.registry.nets import ARCHITECTURES
+from bench.snn.calibration import watching
 
 TIMM_PREFIX = "timm/"
 
@@ -78,12 +79,11 @@ class CifarResNet(nn.Module):
         widths: Sequence[int],
         blocks: int | Sequence[int],
         num_classes: int,
-        in_chans: int = 3,
         option: Literal["A", "B"] = "B",
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.conv1 = nn.Conv2d(in_chans, widths[0], 3, 1, 1, bias=False)
+        self.conv1 = nn.Conv2d(3, widths[0], 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
         self.act1 = nn.ReLU()
         stages: list[nn.Module] = []
@@ -113,11 +113,11 @@ class CifarVGG(nn.Module):
     the spike train of the maximum. The conversion papers train with average pooling from the start.
     """
 
-    def __init__(self, stages: Sequence[Sequence[int]], num_classes: int, in_chans: int = 3) -> None:
+    def __init__(self, stages: Sequence[Sequence[int]], num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
         layers: list[nn.Module] = []
-        previous = in_chans
+        previous = 3
         for stage in stages:
             for width in stage:
                 layers += [nn.Conv2d(previous, width, 3, 1, 1), nn.BatchNorm2d(width), nn.ReLU()]
@@ -146,96 +146,89 @@ Make = TypeVar("Make", bound=Callable[..., nn.Module])
 
 
 def registered(make: Make) -> Make:
-    """Calls timm's ``register_model``, which has no type annotations."""
+    """Calls timm's ``register_model``, which has no type annotations.
+
+    timm also passes a pretrained configuration, which nets without published weights do not need.
+    """
     register_model(make)
     return make
 
 
-class _Arguments(TypedDict):
-    num_classes: int
-    in_chans: int
-
-
-# timm also passes a pretrained configuration, which nets without published weights do not need.
-def _arguments(kwargs: dict[str, object]) -> _Arguments:
-    return {"num_classes": int(str(kwargs.get("num_classes", 10))), "in_chans": int(str(kwargs.get("in_chans", 3)))}
-
-
 @registered
-def cifar_resnet18(pretrained: bool = False, **kwargs: object) -> CifarResNet:
+def cifar_resnet18(num_classes: int = 10, **_: object) -> CifarResNet:
     """ResNet-18 of the conversion papers: widths 64 to 512, 11.2 M weights, 17 activations."""
-    return CifarResNet((64, 128, 256, 512), 2, **_arguments(kwargs))
+    return CifarResNet((64, 128, 256, 512), 2, num_classes)
 
 
 @registered
-def cifar_resnet34(pretrained: bool = False, **kwargs: object) -> CifarResNet:
+def cifar_resnet34(num_classes: int = 10, **_: object) -> CifarResNet:
     """ResNet-34 of the conversion papers on ImageNet: a 3x3 stem of stride 1 and no max-pool, also at 224x224.
 
     The net with the 7x7 stem and pooling of He et al. (2016) is timm's ``resnet34``; at 224x224 it has about a
     sixteenth of the operations and one point less accuracy as an ANN.
     """
-    return CifarResNet((64, 128, 256, 512), (3, 4, 6, 3), **_arguments(kwargs))
+    return CifarResNet((64, 128, 256, 512), (3, 4, 6, 3), num_classes)
 
 
 @registered
-def cifar_resnet20(pretrained: bool = False, **kwargs: object) -> CifarResNet:
+def cifar_resnet20(num_classes: int = 10, **_: object) -> CifarResNet:
     """ResNet-20 of the conversion papers: widths 16, 32, 64, 0.27 M weights, 19 activations."""
-    return CifarResNet((16, 32, 64), 3, **_arguments(kwargs))
+    return CifarResNet((16, 32, 64), 3, num_classes)
 
 
 @registered
-def cifar_resnet32(pretrained: bool = False, **kwargs: object) -> CifarResNet:
+def cifar_resnet32(num_classes: int = 10, **_: object) -> CifarResNet:
     """ResNet-32: as ``cifar_resnet20`` with 5 blocks in each stage, 31 activations."""
-    return CifarResNet((16, 32, 64), 5, **_arguments(kwargs))
+    return CifarResNet((16, 32, 64), 5, num_classes)
 
 
 @registered
-def cifar_resnet44(pretrained: bool = False, **kwargs: object) -> CifarResNet:
+def cifar_resnet44(num_classes: int = 10, **_: object) -> CifarResNet:
     """ResNet-44: as ``cifar_resnet20`` with 7 blocks in each stage, 43 activations."""
-    return CifarResNet((16, 32, 64), 7, **_arguments(kwargs))
+    return CifarResNet((16, 32, 64), 7, num_classes)
 
 
 @registered
-def cifar_resnet56(pretrained: bool = False, **kwargs: object) -> CifarResNet:
+def cifar_resnet56(num_classes: int = 10, **_: object) -> CifarResNet:
     """ResNet-56: as ``cifar_resnet20`` with 9 blocks in each stage, 55 activations."""
-    return CifarResNet((16, 32, 64), 9, **_arguments(kwargs))
+    return CifarResNet((16, 32, 64), 9, num_classes)
 
 
 @registered
-def cifar_resnet20a(pretrained: bool = False, **kwargs: object) -> CifarResNet:
+def cifar_resnet20a(num_classes: int = 10, **_: object) -> CifarResNet:
     """ResNet-20 as He et al. (2016) have it for CIFAR: its shortcuts have no weights (option A)."""
-    return CifarResNet((16, 32, 64), 3, **_arguments(kwargs), option="A")
+    return CifarResNet((16, 32, 64), 3, num_classes, option="A")
 
 
 @registered
-def cifar_resnet32a(pretrained: bool = False, **kwargs: object) -> CifarResNet:
+def cifar_resnet32a(num_classes: int = 10, **_: object) -> CifarResNet:
     """ResNet-32 as He et al. (2016) have it for CIFAR: its shortcuts have no weights (option A)."""
-    return CifarResNet((16, 32, 64), 5, **_arguments(kwargs), option="A")
+    return CifarResNet((16, 32, 64), 5, num_classes, option="A")
 
 
 @registered
-def cifar_resnet44a(pretrained: bool = False, **kwargs: object) -> CifarResNet:
+def cifar_resnet44a(num_classes: int = 10, **_: object) -> CifarResNet:
     """ResNet-44 as He et al. (2016) have it for CIFAR: its shortcuts have no weights (option A)."""
-    return CifarResNet((16, 32, 64), 7, **_arguments(kwargs), option="A")
+    return CifarResNet((16, 32, 64), 7, num_classes, option="A")
 
 
 @registered
-def cifar_resnet56a(pretrained: bool = False, **kwargs: object) -> CifarResNet:
+def cifar_resnet56a(num_classes: int = 10, **_: object) -> CifarResNet:
     """ResNet-56 as He et al. (2016) have it for CIFAR: its shortcuts have no weights (option A)."""
-    return CifarResNet((16, 32, 64), 9, **_arguments(kwargs), option="A")
+    return CifarResNet((16, 32, 64), 9, num_classes, option="A")
 
 
 @registered
-def cifar_resnet20_snnc(pretrained: bool = False, **kwargs: object) -> CifarResNet:
+def cifar_resnet20_snnc(num_classes: int = 10, **_: object) -> CifarResNet:
     """ResNet-20 in the code of SNNC: widths 64 to 256, 4.3 M weights (yhhhli/SNN_Calibration @ e21e297)."""
-    return CifarResNet((64, 128, 256), 3, **_arguments(kwargs))
+    return CifarResNet((64, 128, 256), 3, num_classes)
 
 
 @registered
-def cifar_vgg16(pretrained: bool = False, **kwargs: object) -> CifarVGG:
+def cifar_vgg16(num_classes: int = 10, **_: object) -> CifarVGG:
     """VGG-16 of the conversion papers: 13 convolutions, 2 hidden linear layers, 15 activations."""
     stages = ((64, 64), (128, 128), (256,) * 3, (512,) * 3, (512,) * 3)
-    return CifarVGG(stages, **_arguments(kwargs))
+    return CifarVGG(stages, num_classes)
 
 
 def resolve(name: str, family: str) -> str:
@@ -301,23 +294,13 @@ def count_macs(net: nn.Module, input_shape: Sequence[int]) -> int:
     """
     total = 0
 
-    def count(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+    def count(name: str, _: Tensor, output: Tensor) -> None:
         nonlocal total
-        weight = module.weight
-        assert isinstance(weight, Tensor)
+        module = net.get_submodule(name)
+        assert isinstance(module.weight, Tensor)
         positions = output[0, 0].numel() if isinstance(module, nn.modules.conv._ConvNd) else 1
-        total += weight.numel() * positions
+        total += module.weight.numel() * positions
 
-    kinds = (nn.modules.conv._ConvNd, nn.Linear)
-    hooks = [m.register_forward_hook(count) for m in net.modules() if isinstance(m, kinds)]
-    modes = {module: module.training for module in net.modules()}
-    try:
-        with torch.no_grad():
-            device = next(net.parameters()).device
-            net.eval()(torch.zeros(1, *input_shape, device=device))
-    finally:
-        for module, training in modes.items():
-            module.training = training
-        for hook in hooks:
-            hook.remove()
+    with watching(net, count, (nn.modules.conv._ConvNd, nn.Linear)):
+        net(torch.zeros(1, *input_shape, device=next(net.parameters()).device))
     return total

@@ -50,13 +50,11 @@ class WeightFile:
         path: path of the file.
         sha256: SHA-256 of its bytes.
         tensors: tensors in single precision, in the order of the file, by name without wrappers; without counters.
-        removed: the removed prefixes.
     """
 
     path: Path
     sha256: str
     tensors: dict[str, Tensor]
-    removed: tuple[str, ...]
 
 
 def read_weights(path: Path) -> WeightFile:
@@ -77,11 +75,11 @@ def read_weights(path: Path) -> WeightFile:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     found = _unwrapped(_parsed(path, content), path)
-    tensors, removed = _plain_names(found, path)
+    tensors = _plain_names(found, path)
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
             raise UserError(f"{path}: {name} has values that are NaN or infinite; give another file")
-    return WeightFile(path, hashlib.sha256(content).hexdigest(), tensors, removed)
+    return WeightFile(path, hashlib.sha256(content).hexdigest(), tensors)
 
 
 def _parsed(path: Path, content: bytes) -> object:
@@ -120,13 +118,12 @@ def _unwrapped(content: object, path: Path) -> Mapping[object, object]:
     raise UserError(f"{path}: holds a {type(content).__name__}, not named tensors")
 
 
-def _plain_names(found: Mapping[object, object], path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def _plain_names(found: Mapping[object, object], path: Path) -> dict[str, Tensor]:
     tensors = {
         str(name): tensor.detach().to(torch.float32)
         for name, tensor in found.items()
         if isinstance(tensor, Tensor) and not str(name).endswith(COUNTERS)
     }
-    removed: list[str] = []
     while tensors:
         prefix = next((p for p in (*WRAPPERS, *HOLDERS) if any(name.startswith(p) for name in tensors)), None)
         without = [name for name in tensors if prefix and not name.startswith(prefix)]
@@ -138,7 +135,6 @@ def _plain_names(found: Mapping[object, object], path: Path) -> tuple[dict[str, 
         if prefix is None or without:
             break
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-        removed.append(prefix)
     if not tensors:
         raise UserError(f"{path}: holds no weights")
-    return tensors, tuple(removed)
+    return tensors

@@ -19,7 +19,7 @@ from bench.records.record import Options
 from bench.yaml_files import UNREADABLE, read_yaml, reason
 
 FOLDER = Path(__file__).resolve().parent
-# How the names of recipes begin that do not come from the suite's file for a method, data set and net.
+# Prefix of a recipe's name if its file is the user's own, or was made for another method, data set or net.
 OWN_FILE = "file."
 
 

@@ -71,7 +71,7 @@ class Header(Strict):
         return self.model_dump(mode="json", exclude_unset=True)
 
     def without_seconds(self) -> Options:
-        """As JSON without times, those of a source net as well, which would make two equal trainings differ."""
+        """Returns JSON without the training times of this net and its source: they differ between equal trainings."""
         stable = self.dump()
         stable.pop("seconds", None)
         if self.source is not None:

@@ -37,7 +37,7 @@ class Local(Strict):
 
 
 class RunSpec(Strict):
-    """One run. Two with the same :attr:`sha256` and seed are the same experiment.
+    """One run. :attr:`sha256` and seed identify it; if it converts a net, together with that net.
 
     Attributes:
         model: all options of the method.

@@ -68,7 +68,7 @@ class MethodEntry(Entry):
             option ``source`` decides, a mapping from its values to names.
         begins_from: names of the methods whose nets a training may begin from (``--ckpt``), to tune their conversion.
         source_only: it trains nets for other methods to convert, so it has no ranked row.
-        per_T: the conversion depends on T and is done once for each.
+        per_T: the conversion depends on T and is done once for each, as its class says as well.
         warmup: it has steps before the first counted one.
         waits: a layer must see several steps of its input before it sends, so that latency grows with depth.
         exact: a layer's output is its quantised activation, so that the SNN equals its quantised twin.

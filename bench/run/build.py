@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytorch_lightning as pl
 import torch
 
-from bench.errors import UserError
+from bench.errors import UserError, in_one_line
 from bench.nets import architectures
 from bench.records.header import Header
 from bench.records.record import Options
@@ -69,16 +69,15 @@ def build(
 
 
 @contextmanager
-def _one_line(what: str) -> Iterator[None]:
-    """What a class refuses in its own words, as one line."""
+def _as_user_error(what: str) -> Iterator[None]:
+    """Turns what a constructor raises into one line."""
     try:
         yield
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{what}: its settings or the options given do not fit ({reason})") from error
+        raise UserError(f"{what}: its settings or the options given do not fit ({in_one_line(error)})") from error
 
 
-def untried(
+def build_untrained(
     spec: RunSpec, kind: str, model_options: Options, load: bool = True
 ) -> tuple[ConversionModule, ImageDataModule]:
     """Makes what a run will convert with, from random weights, so that options are refused before hours of training.
@@ -92,7 +91,7 @@ def untried(
     Raises:
         UserError: an option is out of range, or the number of steps is not possible.
     """
-    with _one_line(f"--ckpt {spec.local.ckpt}" if spec.local.ckpt else kind):
+    with _as_user_error(f"--ckpt {spec.local.ckpt}" if spec.local.ckpt else kind):
         model, datamodule = build(spec.data, kind, spec.arch, model_options, spec.all_data_options, spec.seed, load)
     if not spec.trains:
         convert: Callable[..., ConversionModule] = METHODS[spec.method].load()
@@ -115,7 +114,7 @@ def build_trained(weights: Weights, data_options: Options, ckpt: str) -> Trained
     """
     header, origin = weights.header, weights.header.trained
     images = {key: value for key, value in origin.recipe.part("data").items() if key in NORMALISATION}
-    with _one_line(f"--ckpt {ckpt}"):
+    with _as_user_error(f"--ckpt {ckpt}"):
         model, datamodule = build(
             header.data, origin.method, header.arch, origin.recipe.part("model"), data_options | images, header.seed
         )

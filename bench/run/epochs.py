@@ -65,7 +65,7 @@ ADVICE = "the training diverges; begin anew with a lower --model.lr or --trainer
 
 
 class StopOnNaN(pl.Callback):
-    """Ends a training whose loss is not finite, saying at which step."""
+    """Ends a training whose loss is not finite, saying in which batch."""
 
     # Reading the loss waits for an accelerator; on a CPU it is free.
     every = 50
@@ -83,8 +83,8 @@ class StopOnNaN(pl.Callback):
         if trainer.strategy.root_device.type == "cpu" or len(self.bad) == self.every or last:
             flags = torch.stack(self.bad).tolist()
             if any(flags):
-                step = trainer.global_step - len(flags) + flags.index(True)
-                raise UserError(f"the loss is not finite at step {step} (epoch {trainer.current_epoch}): {ADVICE}")
+                first = batch_idx + 1 - len(flags) + flags.index(True)
+                raise UserError(f"the loss is not finite in batch {first} of epoch {trainer.current_epoch}: {ADVICE}")
             self.bad.clear()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -65,7 +65,7 @@ def evaluate(
         Interrupted: a signal ended the evaluation.
     """
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
-    conversion = ConversionCallback(steps, per_T=net.entry.per_T or net.model.per_T)
+    conversion = ConversionCallback(steps, per_T=net.model.per_T)
     trainer = make_trainer(trainer_options, loggers, [conversion], out, precision="32-true")
     require_batches(trainer, net.datamodule, "test")
     advice = f"the trained weights are kept; continue with python -m bench evaluate --ckpt {out / WEIGHTS}"
@@ -131,7 +131,7 @@ def _conversion(net: Trained, conversion: ConversionCallback) -> records.Convers
         levels_per_step=max(neuron.levels_per_step for neuron in neurons),
         coding=neurons[0].coding,
         causal=conversion.evaluated.lookahead == 0,
-        per_T=net.entry.per_T or net.model.per_T,
+        per_T=net.model.per_T,
         draws=conversion.draws if net.model.random else None,
         retrained=net.entry.source is None,
         source_sha256=None if source is None else str(source),

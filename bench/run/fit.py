@@ -13,7 +13,7 @@ from bench.files import require_writable
 from bench.nets import architectures
 from bench.records.record import Options
 from bench.records.spec import RunSpec
-from bench.run.build import Trained, build_trained, load, untried
+from bench.run.build import Trained, build_trained, build_untrained, load
 from bench.run.callbacks import calibration_size
 from bench.run.checkpoints import LAST, PREVIOUS, RECORD, WEIGHTS
 from bench.run.evaluation import check_early, evaluate
@@ -106,7 +106,7 @@ def _check_before_training(spec: RunSpec, net: RunSpec, folder: Path) -> None:
     _require_free(
         spec.local.out or spec.folder_of(net.config(), net.recipe, [*net.overrides]), folder, spec.local.overwrite
     )
-    calibration_size(*untried(spec, net.method, net.model))
+    calibration_size(*build_untrained(spec, net.method, net.model))
 
 
 def command(spec: RunSpec) -> list[str]:

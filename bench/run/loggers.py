@@ -18,7 +18,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from pydantic import ValidationError
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
-from bench.errors import UserError, first_error
+from bench.errors import UserError, first_error, in_one_line
 from bench.records.record import Options, Record
 from bench.registry.methods import display
 
@@ -91,7 +91,7 @@ class SturdyWandbLogger(WandbLogger):
             if not isinstance(error, (TimeoutError, OSError)) and not type(error).__module__.startswith("wandb"):
                 raise
             self.gone = True
-            reason = " ".join(str(error).split())[:120] or type(error).__name__
+            reason = in_one_line(error, 120)
             if warn:
                 print(f"warning: W&B cannot be reached ({reason}); upload the rest later with wandb sync, from {where}",
                       file=sys.stderr)  # fmt: skip
@@ -100,10 +100,10 @@ class SturdyWandbLogger(WandbLogger):
 
 
 def _forget_service() -> None:
-    """Its process on this machine has died; W&B would end ours with a traceback of that."""
+    """Removes W&B's exit hook: its background process has died, and the hook would end ours with a traceback."""
     import wandb
 
-    # The same failure again, after the hook that would run at exit has been removed.
+    # It removes the hook before it fails in the same way again.
     with contextlib.suppress(ConnectionError):
         wandb.teardown()
 
@@ -153,7 +153,7 @@ def _say(line: str) -> None:
 def _reason(error: Exception) -> str:
     if isinstance(error, ValidationError):
         return first_error(error, show_input=True)
-    return " ".join(str(error).split())[:160] or type(error).__name__
+    return in_one_line(error, 160)
 
 
 def why_offline() -> str | None:

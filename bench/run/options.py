@@ -62,7 +62,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def near_option(option: str, known: Sequence[str]) -> str:
-    """As :func:`bench.errors.nearest`, for options: the dashes, which all have, make none similar."""
+    """As :func:`bench.errors.nearest`, for options: without their dashes, which would make all look alike."""
     return nearest(option.lstrip("-"), [name.lstrip("-") for name in known]).replace("mean ", "mean --")
 
 

@@ -6,7 +6,7 @@ import math
 
 import timm
 
-from bench.errors import UserError
+from bench.errors import UserError, in_one_line
 from bench.nets.architectures import TIMM_PREFIX
 from bench.records.header import HEADER_VERSION, Header, RecipeHeader
 from bench.records.record import Options
@@ -65,7 +65,7 @@ def timm_weights(spec: RunSpec, kind: str) -> tuple[Weights, RunSpec]:
     if pretrained.num_classes != data.num_classes:
         raise UserError(f"{asked}: is for {pretrained.num_classes} classes, and {spec.data} has {data.num_classes}")
     for what in ("mean", "std"):
-        ours, theirs = getattr(data, what, None), getattr(pretrained, what)
+        ours, theirs = getattr(data, what), getattr(pretrained, what)
         if ours != theirs:
             raise UserError(f"{asked}: was trained on images of another {what} ({theirs}) than {spec.data}'s {ours}")
     size = data.input_shape[-1]
@@ -81,10 +81,9 @@ def timm_weights(spec: RunSpec, kind: str) -> tuple[Weights, RunSpec]:
     try:
         net = timm.create_model(f"{spec.arch}.{pretrained.tag}", pretrained=True, num_classes=data.num_classes)
     except Exception as error:  # hub, network, cache and file errors share no base class
-        reason = " ".join(str(error).split())[:160]
         raise UserError(
-            f"{asked}: could not be fetched ({type(error).__name__}: {reason}); without a network, copy the "
-            "Hugging Face cache of a machine that has one and set $HF_HOME"
+            f"{asked}: could not be fetched ({type(error).__name__}: {in_one_line(error, 160)}); without a network, "
+            "copy the Hugging Face cache of a machine that has one and set $HF_HOME"
         ) from error
     options: Options = {"max_pool": "keep"}
     # Nobody held any of our images out.

@@ -61,7 +61,7 @@ def tuned_weights(spec: RunSpec) -> Weights | None:
     return weights
 
 
-def trainer_of(spec: RunSpec, source: RunSpec | None = None) -> tuple[str, Options]:
+def trained_with(spec: RunSpec, source: RunSpec | None = None) -> tuple[str, Options]:
     """The method that trains a run's net, and its options; the file of ``--ckpt`` is read, if one is named.
 
     Args:
@@ -123,7 +123,7 @@ def _instead(method: str, found: str) -> str:
 
 
 def described(source: Weights) -> Options:
-    """A source net as it stands in the configuration of what was made from it."""
+    """Returns what a configuration says of the net that was converted or tuned."""
     return {**source.header.recipe.config, "sha256": source.sha256()}
 
 

@@ -22,13 +22,12 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressB
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from bench.errors import Interrupted, UserError
+from bench.errors import Interrupted, UserError, in_one_line
 from bench.records.header import Header
 from bench.records.record import Options
 from bench.run import checkpoints
 from bench.run.checkpoints import LAST, PREVIOUS
 from bench.run.epochs import EpochLine
-from bench.run.trainer_options import require_accelerator
 from datamodules.base import ImageDataModule
 from datamodules.sampler import BatchSampler
 
@@ -137,8 +136,7 @@ def make_trainer(
                 enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
             )
     except (MisconfigurationException, ValueError, TypeError, KeyError, ImportError, RuntimeError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"--trainer.*: {reason[:300]}") from error
+        raise UserError(f"--trainer.*: {in_one_line(error, 300)}") from error
     if trainer.world_size != processes:
         raise UserError(
             f"--trainer.devices {options['devices']}: the launcher (srun, torchrun) has started {trainer.world_size} "
@@ -148,25 +146,21 @@ def make_trainer(
 
 
 def device_for(options: Options) -> str:
-    """Returns the device type for the options of a Trainer.
+    """Returns the device type, ``cpu`` or ``cuda``, for the options of a Trainer.
 
     Raises:
         UserError: there is no such device, or it does not have the precision.
     """
-    device = _device_type(str(options.get("accelerator") or "auto"))
+    accelerator = str(options.get("accelerator") or "auto")
+    there = CUDAAccelerator.is_available()
+    if accelerator in ("gpu", "cuda") and not there:
+        raise UserError(f"accelerator {accelerator}: PyTorch finds no CUDA device here; give cpu")
+    # Lightning would take Apple's MPS for auto and gpu if there is one.
+    device = "cuda" if there and accelerator != "cpu" else "cpu"
     if device == "cpu" and options.get("precision") == "16-mixed":
         # Lightning would take bf16-mixed, and the record would not say so.
         raise UserError("--trainer.precision 16-mixed: a CPU has no such arithmetic; give bf16-mixed or 32-true")
     return device
-
-
-def _device_type(accelerator: str) -> str:
-    """Returns ``cpu`` or ``cuda``. Lightning would take Apple's MPS for ``auto`` and ``gpu`` if there is one."""
-    require_accelerator("accelerator", accelerator)  # ``fit`` and ``evaluate`` call the option differently
-    there = CUDAAccelerator.is_available()
-    if accelerator in ("gpu", "cuda") and not there:
-        raise UserError(f"accelerator {accelerator}: PyTorch finds no CUDA device here; give cpu or auto")
-    return "cuda" if there and accelerator != "cpu" else "cpu"
 
 
 def require_batches(trainer: pl.Trainer, datamodule: ImageDataModule, *splits: str) -> None:
@@ -228,8 +222,7 @@ def interruptible(doing: str, advice: Callable[[], str]) -> Iterator[None]:
     except (SystemExit, KeyboardInterrupt) as error:
         raise Interrupted(f"{doing} was interrupted; {advice()}", 130) from error
     except OSError as error:  # a full disk, a folder that has become read-only: in a log, most often
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{doing} ended: {reason}; {advice()}") from error
+        raise UserError(f"{doing} ended: {in_one_line(error)}; {advice()}") from error
     finally:
         if here:
             signal.signal(signal.SIGUSR1, before)

@@ -16,6 +16,7 @@ TRAINING = (
 )  # fmt: skip
 EVALUATION = ("limit_test_batches",)
 PROCESSES = ("devices", "num_nodes")
+# Not Apple's MPS: neurons count in double precision, which it lacks.
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
 # Results stay in the process that made them, so processes that are forked or spawned take theirs with them when they
 # end; sharded strategies have no whole network that could be converted.
@@ -27,7 +28,7 @@ PRECISIONS: dict[object, str] = {
     16: "16-mixed", 32: "32-true", 64: "64-true",
     "16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true",
 }  # fmt: skip
-# In the place of Lightning's, which offers what is refused here.
+# Replaces Lightning's help, which lists values that are refused here.
 HELP = {
     "--trainer.accelerator": "cpu, gpu (CUDA or ROCm), or auto: gpu if there is one",
     "--trainer.strategy": ", ".join(STRATEGIES),
@@ -47,7 +48,7 @@ def checked(trainer: dict[str, Any]) -> dict[str, Any]:
     found = dict(trainer)
     for key in ("accelerator", "strategy"):
         found[key] = "auto" if found[key] is None else found[key]
-    require_accelerator("--trainer.accelerator", found["accelerator"])
+    _choose("--trainer.accelerator", found["accelerator"], ACCELERATORS)
     _choose("--trainer.strategy", found["strategy"], STRATEGIES)
     _choose("--trainer.gradient_clip_algorithm", found["gradient_clip_algorithm"], (None, "norm", "value"))
     found["precision"] = PRECISIONS.get(found["precision"], found["precision"])
@@ -71,20 +72,10 @@ def checked(trainer: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def require_accelerator(option: str, value: object) -> None:
-    """Refuses all but CPUs and CUDA.
-
-    Args:
-        option: where it was given.
-        value: what was given.
-    """
-    _choose(option, value, ACCELERATORS, " (neurons count in double precision, which Apple's MPS lacks)")
-
-
-def _choose(option: str, value: object, choices: Sequence[str | None], why: str = "") -> None:
+def _choose(option: str, value: object, choices: Sequence[str | None]) -> None:
     if not (value is None or isinstance(value, str)) or value not in choices:
         shown = str(value)[:80]
-        raise UserError(f"{option} {shown}: choose from {', '.join(choice for choice in choices if choice)}{why}")
+        raise UserError(f"{option} {shown}: choose from {', '.join(choice for choice in choices if choice)}")
 
 
 def _count(key: str, value: object, advice: str = "") -> int:

@@ -172,7 +172,7 @@ def find_resume(spec: RunSpec, out: Path, header: Header, tuning: bool = False) 
         UserError: the folder holds a run and nothing says what to do with it, or the checkpoint is not of this run.
     """
     folder, asked = out / "checkpoints", spec.local.ckpt
-    ours = asked is not None and (asked == "last" or Path(asked).parent == folder)
+    ours = asked is not None and (asked == "last" or Path(asked).resolve().parent == folder.resolve())
     resumable = any((folder / name).exists() for name in (LAST, PREVIOUS))
     there = resumable or any((out / name).exists() for name in (RECORD, WEIGHTS))
     if not ours and there and not spec.local.overwrite:

@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
 
 Region = Literal["clip_first", "floor_first"]
-
-
-class _Context(FunctionCtx):
-    """What a function saves for its backward pass; torch declares no types for these fields."""
-
-    saved_tensors: tuple[Tensor, ...]
-    needs_input_grad: tuple[bool, ...]
-    levels: int
-    clip_first: bool
 
 
 class _ClipFloorShift(torch.autograd.Function):
@@ -30,13 +20,13 @@ class _ClipFloorShift(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: _Context, z: Tensor, threshold: Tensor, levels: int, clip_first: bool) -> Tensor:
+    def forward(ctx: Any, z: Tensor, threshold: Tensor, levels: int, clip_first: bool) -> Tensor:
         ctx.save_for_backward(z, threshold)
         ctx.levels, ctx.clip_first = levels, clip_first
         return _quantise(z.to(threshold.dtype), threshold, levels).to(z.dtype)
 
     @staticmethod
-    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         saved, threshold = ctx.saved_tensors
         z, g = saved.to(threshold.dtype), grad.to(threshold.dtype)
         margin = 0.0 if ctx.clip_first else threshold / (2 * ctx.levels)
@@ -145,12 +135,12 @@ class _Clip(torch.autograd.Function):
     """``min(max(z, 0), threshold)`` with the masks written out, for the reason given at ``_ClipFloorShift``."""
 
     @staticmethod
-    def forward(ctx: _Context, z: Tensor, threshold: Tensor) -> Tensor:
+    def forward(ctx: Any, z: Tensor, threshold: Tensor) -> Tensor:
         ctx.save_for_backward(z, threshold)
         return torch.minimum(z.to(threshold.dtype).clamp_min(0), threshold).to(z.dtype)
 
     @staticmethod
-    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor, Tensor | None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:
         saved, threshold = ctx.saved_tensors
         z, g = saved.to(threshold.dtype), grad.to(threshold.dtype)
         above = z > threshold

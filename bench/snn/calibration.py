@@ -65,13 +65,15 @@ def require_percentile(percentile: float) -> None:
 
 
 @contextmanager
-def watching(net: nn.Module, see: See, kind: type[nn.Module] = Activation) -> Iterator[None]:
+def watching(
+    net: nn.Module, see: See, kind: type[nn.Module] | tuple[type[nn.Module], ...] = Activation
+) -> Iterator[None]:
     """Puts a network in evaluation mode without gradients, and reports input and output of each module of a kind.
 
     Args:
         net: network; each of its modules returns to its mode afterwards.
         see: called with layer name, input and output, for every batch.
-        kind: module type that is watched.
+        kind: type or types of the modules that are watched.
     """
     modes = {module: module.training for module in net.modules()}
     net.eval()

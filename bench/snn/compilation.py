@@ -27,22 +27,14 @@ WORTH_IN_TRAINING = 500_000
 
 @functools.cache
 def can_compile() -> bool:
-    """Whether ``torch.compile`` finds a C++ compiler or a GPU; says so, once, if it finds neither."""
+    """Whether ``torch.compile`` works, tried with a small function; says so, once, if it does not."""
     compiler = os.environ.get("CXX", "g++")
-    if torch.cuda.is_available() or shutil.which(compiler):
-        return True
-    print(f"note: {compiler} not found, so nothing is compiled; this is slower, with the same results")
-    return False
-
-
-@functools.cache
-def compiler_works() -> bool:
-    """Compiles a small function: a compiler may lack the headers it needs. Says so, once, if that fails."""
-    if not can_compile():
+    if not torch.cuda.is_available() and not shutil.which(compiler):
+        print(f"note: {compiler} not found, so nothing is compiled; this is slower, with the same results")
         return False
     try:
         torch.compile(lambda x: x.mul(2).relu())(torch.ones(64))
-    except Exception as error:  # whatever compiler, linker or file system raise
+    except Exception as error:  # headers may be missing: whatever compiler, linker or file system raise
         print(f"note: the compiler does not work, so nothing is compiled ({first_line(error)})")
         return False
     return True
@@ -55,7 +47,7 @@ def worth_compiling(image_steps: int) -> bool:
 
 def worth_compiling_training(images: int) -> bool:
     """Whether compilation is possible and pays off for a training on this many images, over all epochs."""
-    return images >= WORTH_IN_TRAINING and compiler_works()
+    return images >= WORTH_IN_TRAINING and can_compile()
 
 
 def compiled_for_shapes(function: Callable[P, R]) -> Callable[P, R]:

@@ -110,6 +110,7 @@ class Layer:
     """Sums of one layer over the images.
 
     Attributes:
+        neurons: of the layer.
         elements: neurons times images.
         errors: for each view and kind, the sums of error, of its magnitude and of its square.
         activation: sum of the ANN's activations.

@@ -150,7 +150,8 @@ class SpikingNeuron(Timed):
         v: membrane potential ``[B, ...]`` carried from one pass to the next; ``None`` before the first.
         spike_counts: spikes at each step of the last pass, ``[T]``.
         synop_counts: weights that these spikes met, ``[T]``.
-        fan_out: weights that one spike meets (:class:`bench.snn.cost.Wiring`); 0 before :meth:`SpikingNetwork.wire`.
+        fan_out: weights that one spike meets (:class:`bench.snn.graph.wiring.Wiring`); 0 before
+            :meth:`SpikingNetwork.wire`.
         counting: whether spikes are counted; not in an exported network.
         coding: how its input and output are coded in time.
         unbounded: its mean output may exceed ``levels_per_step`` times theta.

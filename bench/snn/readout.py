@@ -78,7 +78,6 @@ class Readout:
             return
         if sys.maxsize == T:
             raise UserError("permuted spikes hold for one T; give convert(..., T=...)")
-        snn.only_T = T
         for name, neuron in snn.neurons.items():
             neuron.shuffle, neuron.lookahead = Shuffle(Draws(self.draw_seed, name)), T
 

@@ -13,6 +13,7 @@ from rich.table import Column, Table
 
 from bench.errors import UserError
 from bench.run.provenance import environment
+from bench.run.trainer import device_for
 from bench.snn.compilation import can_compile
 from bench.speed.evaluation import callback, evaluation, memory
 from bench.speed.figures import Figure
@@ -43,13 +44,9 @@ def run(arch: str, what: Sequence[str], T: int, images: int, pairs: int, device:
         0.
 
     Raises:
-        UserError: a number below 1, or no such device.
+        UserError: no such device, or no compiler.
     """
-    for name, number in (("T", T), ("images", images), ("pairs", pairs)):
-        if number < 1:
-            raise UserError(f"--{name} {number}: must be at least 1")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch finds no usable GPU; use --device cpu")
+    device_for({"accelerator": device})
     if not can_compile():
         raise UserError("speed: it compares compiled code and needs a C++ compiler; install g++ or set $CXX")
     figures = [figure for kind in what for figure in figures_of(kind, arch, T, images, pairs, device)]

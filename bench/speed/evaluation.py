@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import itertools
+import math
 import statistics
 from collections.abc import Callable
 from functools import cached_property
@@ -174,10 +175,16 @@ def callback(arch: str, T: int, images: int, pairs: int, device: str) -> list[Fi
     nets = Nets(arch, noise(images, device), T)
     labels = torch.randint(0, 10, (images,), device=device)
     readings = [t for t in (1, 2, 4, 8, 16, 32, 64, 128) if t <= T]
-    data = SimpleNamespace(num_classes=10, input_shape=(3, 32, 32), eval_split="test", split=lambda _: range(10**6))
-    # What the callback asks of a Trainer.
+    # What the callback asks of a data module and of a Trainer.
+    data = SimpleNamespace(
+        num_classes=10, input_shape=(3, 32, 32), eval_split="test", eval_batch_size=BATCH, split=lambda _: range(images)
+    )
     strategy = SimpleNamespace(root_device=torch.device(device))
-    trainer = cast(pl.Trainer, SimpleNamespace(received_sigterm=False, datamodule=data, strategy=strategy))
+    batches = [math.ceil(images / BATCH)]
+    trainer = cast(
+        pl.Trainer,
+        SimpleNamespace(received_sigterm=False, datamodule=data, strategy=strategy, num_test_batches=batches),
+    )
 
     def evaluated(twins: bool) -> Rate:
         measured = ConversionCallback(readings)

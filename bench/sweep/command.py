@@ -12,8 +12,8 @@ from rich.table import Table
 from bench.errors import UserError
 from bench.leaderboard.load import reasons
 from bench.records.record import config_sha256, duration, read_record
-from bench.run.build import untried
-from bench.run.source import trainer_of
+from bench.run.build import build_untrained
+from bench.run.source import trained_with
 from bench.sweep.estimate import Estimator
 from bench.sweep.plan import Job, Planner, plain
 from bench.sweep.scheduler import Resources, Scheduler
@@ -24,7 +24,7 @@ def run(file: Path, out: Path, committed: Path, resources: Resources, dry_run: b
     """Plans a sweep file and prints or runs it.
 
     Args:
-        file: see :class:`bench.sweep.plan.SweepFile`.
+        file: see :class:`bench.sweep.sweep_file.SweepFile`.
         out: folder of all runs.
         committed: folder of further records to estimate from.
         resources: what Ray is asked for.
@@ -78,11 +78,11 @@ def _check(jobs: Sequence[Job]) -> None:
             continue
         source = None if job.source is None else specs[job.source]
         try:
-            kind, options = trainer_of(job.spec, source)
+            kind, options = trained_with(job.spec, source)
             # Seeds differ in nothing that is checked, and making a large net takes seconds.
             asked = (job.spec.sha256, job.spec.local.T, kind, config_sha256(options))
             if asked not in tried:
-                untried(job.spec, kind, options, load=False)
+                build_untrained(job.spec, kind, options, load=False)
             tried.add(asked)
         except UserError as error:
             raise UserError(f"{job.title}: {error}") from error

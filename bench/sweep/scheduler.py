@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Protocol
 
-from bench.errors import Interrupted, UserError
+from bench.errors import Interrupted, UserError, in_one_line
 from bench.sweep import worker
 from bench.sweep.plan import Job, executable
 from bench.sweep.progress import Display, Progress
@@ -74,7 +74,7 @@ def connected(resources: Resources) -> Iterator[ModuleType]:
     try:
         ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = in_one_line(error)
         raise UserError(f"--address {resources.address or 'local'}: Ray cannot be reached ({reason})") from error
     try:
         yield ray

@@ -81,7 +81,7 @@ def test_wandb_gets_table_and_pictures(bench, run):
     [
         (("--ckpt", "absent.ckpt"), "no such file"),
         (("--ckpt", "run/model.safetensors", "--T", "0"), "--T 0"),
-        (("--ckpt", "run/model.safetensors", "--images", "0"), "--images 0"),
+        (("--ckpt", "run/model.safetensors", "--images", "0"), "--images: 0: must be"),
         (("--ckpt", "run/model.safetensors", "--out", "/dev/null/why"), "cannot be written"),
         (("--ckpt", "run/model.safetensors", "--image", "1"), "did you mean --images"),
         (("--ckpt", "run/model.safetensors", "--data.check", "slow"), "--data.check: invalid choice: 'slow'"),

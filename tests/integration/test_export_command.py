@@ -123,8 +123,8 @@ CKPT = ("--ckpt", "run/model.safetensors", "--images", "5")
     [
         (("--ckpt", "absent", "--format", "nir"), ["absent", "no such file"]),
         ((*CKPT, "--format", "tflite"), ["tflite", "onnx"]),
-        ((*CKPT, "--format", "onnx", "--T", "0"), ["--T 0"]),
-        ((*CKPT, "--format", "onnx", "--images", "0"), ["--images 0"]),
+        ((*CKPT, "--format", "onnx", "--T", "0"), ["--T: 0: must be"]),
+        ((*CKPT, "--format", "onnx", "--images", "0"), ["--images: 0: must be"]),
         ((*CKPT, "--format", "onnx", "--push", "me/net"), ["--push", "safetensors"]),
         ((*CKPT, "--format", "safetensors", "--out", "run"), ["run", "--out"]),
         ((*CKPT, "--format", "safetensors", "--record", "absent.json"), ["absent.json"]),

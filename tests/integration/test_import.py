@@ -167,6 +167,11 @@ def test_a_dry_run_prints_the_mapping_and_writes_nothing(bench, theirs):
     assert [path.name for path in Path().iterdir()] == ["theirs.pth"]
 
 
+def test_options_of_the_method_may_come_before_the_file(bench, theirs):
+    result = bench("import", "--model.region", "floor_first", *QCFS, str(theirs), "--dry-run")
+    assert result.status == 0, result.err
+
+
 @pytest.mark.parametrize(
     ("change", "options", "words"),
     [

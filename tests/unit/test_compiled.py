@@ -135,12 +135,22 @@ def test_passes_are_alike(batch: int, most: int, expected: int) -> None:
     assert images_of_a_pass(batch, most) == expected
 
 
-def test_small_runs_are_not_compiled_and_without_a_compiler_none(monkeypatch, capsys) -> None:
+def without_headers(_: object) -> object:
+    def fails(_: Tensor) -> None:
+        raise RuntimeError("Python.h: No such file or directory\ncompilation terminated")
+
+    return fails
+
+
+@pytest.mark.parametrize(("compiler", "reason"), [("no-such-compiler", "not found"), ("sh", "Python.h: No such")])
+def test_small_runs_are_not_compiled_and_without_a_compiler_none(monkeypatch, capsys, compiler, reason) -> None:
     assert not compilation.worth_compiling(1000)
-    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("CXX", compiler)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch, "compile", without_headers)
     compilation.can_compile.cache_clear()
     assert not compilation.worth_compiling(10**9)
-    assert not compilation.worth_compiling(10**9)
+    assert not compilation.worth_compiling_training(10**9)
     compilation.can_compile.cache_clear()
-    assert capsys.readouterr().out.count("nothing is compiled") == 1
+    [line] = capsys.readouterr().out.splitlines()
+    assert reason in line and "nothing is compiled" in line

@@ -91,14 +91,6 @@ def test_each_pass_lowers_the_error_and_most_of_that_holds_on_other_images(name:
     assert errors["unseen"][-1] < 0.67 * plain["unseen"]
 
 
-def test_errors_are_noted_by_pass() -> None:
-    rule = FTBC(relu_net(), "relu", calibration_images=20, batch=20, passes=5)
-    rule.convert(4, tiny.batches(tiny.normal(20, 3, 8, 8), (20,)))
-    for errors in rule.errors.values():
-        assert len(errors) == 5
-        assert errors[-1] < errors[0]
-
-
 @pytest.mark.parametrize("name", ["linear", "preactivation"])
 def test_a_short_schedule_is_the_beginning_of_a_long_one_bit_for_bit(name: str) -> None:
     model, x = named_model(name)

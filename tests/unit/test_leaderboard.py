@@ -866,14 +866,16 @@ def test_the_command_line_refuses_with_status_2(
     assert cli.main([*arguments, "--reported", str(COMMITTED), "--check"]) == 1
 
 
-def test_a_check_without_a_temporary_folder_is_one_line(
-    results: Path, reported: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_only_downloads_need_a_temporary_folder(
+    tmp_path: Path, results: Path, reported: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    full = OSError(28, "No space left on device")
-    monkeypatch.setattr("tempfile.mkdtemp", Mock(side_effect=full))
-    assert cli.main(["leaderboard", "--check", "--results", str(results), "--reported", str(reported)]) == 2
+    monkeypatch.setattr("tempfile.mkdtemp", Mock(side_effect=OSError(28, "No space left on device")))
+    arguments = ["leaderboard", "--results", str(results), "--reported", str(reported), "--out", str(tmp_path)]
+    assert cli.main(arguments) == 0
+    assert cli.main([*arguments, "--check"]) == 0
+    assert cli.main([*arguments, "--wandb-dir", str(tmp_path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "No space left on device" in line and "$TMPDIR" in line
+    assert "No space left on device" in line and "a temporary file" in line
 
 
 def test_nothing_heavy_is_imported() -> None:

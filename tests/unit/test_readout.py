@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import tiny
 import torch
-from reference import named_model, refused
+from reference import named_model, refused, relu_net
 from running import logits_of, outputs, run, spikes_of
 from torch import nn
 
 from bench.library import convert, simulate
+from bench.registry.methods import METHODS
 from bench.snn.neurons import IFNode
 from bench.snn.readout import Readout, delay_of
 from methods.cos import COS
@@ -58,6 +61,29 @@ def test_a_method_without_images_gets_some_for_the_estimate() -> None:
     model.use(Readout(delay="auto"))
     assert model.calibration_images > 0
     assert model.convert(4, tiny.batches(x, (3,))).delay > 0
+
+
+# Not of methods whose layers wait, nor of tandem, whose thresholds are set in training.
+DELAYED = [name for name, entry in METHODS.items() if not (entry.waits or entry.warmup or name == "tandem")]
+
+
+@pytest.mark.parametrize("name", DELAYED)
+def test_any_method_obeys_the_options(name: str) -> None:
+    images, entry, T = tiny.normal(8, 3, 8, 8), METHODS[name], 4
+    training = METHODS[entry.sources[0] if entry.sources else name].load()
+    net = training(tiny.TwoConvolutions(None), image=images.shape[1:]).double()
+    if entry.begins_from:
+        net.start_from(relu_net(), tiny.batches(images, (8,)))
+    else:
+        net.prepare(tiny.batches(images, (8,)))
+    if name == "rnl":
+        net.train()(images)  # its thresholds are averages over batches
+    kind, few = entry.load(), {"calibration_images": 8, "batch": 4}
+    taken = inspect.signature(kind).parameters.keys() & few.keys()
+    model = kind(net.net, **{option: few[option] for option in taken}) if entry.sources else net
+    model.use(Readout(delay=2))
+    snn = model.convert(T, tiny.batches(images, (8,)))
+    assert snn.delay == 2 and (snn.only_T == T) == entry.per_T == model.per_T
 
 
 @pytest.mark.parametrize("T", [3, 8])

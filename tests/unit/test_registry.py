@@ -49,6 +49,7 @@ def test_a_method_is_what_the_registry_says(name: str) -> None:
     assert entry.reference_ann in (None, *getattr(entry.load(), "extras", ()))
     assert set(entry.sources) <= set(METHODS)
     assert all(METHODS[source].source is None for source in entry.sources)
+    assert entry.per_T == entry.load().per_T
     assert not (entry.source_only and entry.sources)
     # Options of training are younger than some nets, whoever converts them.
     assert ("init" in options(entry.load())) == (entry.source is None)
