@@ -152,7 +152,7 @@ class ConversionModule(pl.LightningModule):
         Some of them need calibration images, or one conversion for each T.
 
         Raises:
-            UserError: the method's spikes cannot be permuted, or its read-out cannot be delayed.
+            UserError: the method's spikes cannot be permuted, its read-out cannot be delayed, or it draws nothing.
         """
         if readout.delay and (readout.permute or self.counts_first):
             raise UserError(
@@ -162,6 +162,8 @@ class ConversionModule(pl.LightningModule):
             raise UserError("--snn.permute true: not possible if layers look ahead or the first steps do not count")
         if readout.permute and self.differential:
             raise UserError("--snn.permute true: a spike of this method stands for a change, so the order matters")
+        if readout.draws != Readout.draws and not (readout.permute or self.random):
+            raise UserError(f"--snn.draws {readout.draws}: this network draws no random numbers")
         self.readout = readout
         self.per_T, self.random = self.per_T or readout.permute, self.random or readout.permute
         if readout.delay == "auto" and not self.calibration_images:

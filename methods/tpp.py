@@ -15,7 +15,7 @@ Source: a net trained by QCFS, theta = lambda.
 
 From the paper: the two phases, the probability.
 Chosen here: v_0 = 0, as no text states it. With theta / 2 the half step of QCFS would count twice, because random
-rounding needs no half step. Accuracy and costs are means over five runs of each image; ``draw_seed`` is their seed.
+rounding needs no half step. Accuracy and costs are means over several runs of each image (``--snn.draws``).
 Each layer waits T steps for its predecessor.
 """
 

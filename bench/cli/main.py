@@ -219,6 +219,9 @@ def _evaluate(arguments: list[str]) -> int:
         "--snn.permute", dest="permute", choices=["true", "false"], help="send spikes in a random order"
     )
     parser.add_argument("--snn.draw_seed", dest="draw_seed", type=int, help="seed of these orders")
+    parser.add_argument(
+        "--snn.draws", dest="draws", type=commands.at_least_one, help="runs of each image, if random [5]"
+    )
     options = parser.parse_args(arguments)
     from bench.run.fit import evaluate_checkpoint
     from bench.run.resolve import parse_steps
@@ -228,7 +231,7 @@ def _evaluate(arguments: list[str]) -> int:
     if not options.overwrite:
         require_absent(out / "record.json")
     argv = ["python", "-m", "bench", "evaluate", *arguments]
-    snn = commands.given(options, "delay", "permute", "draw_seed")
+    snn = commands.given(options, "delay", "permute", "draw_seed", "draws")
     if "permute" in snn:
         snn["permute"] = snn["permute"] == "true"
     if (delay := snn.get("delay", "auto")) != "auto":

@@ -23,9 +23,6 @@ from bench.snn.simulate import SpikingNetwork, simulate
 from datamodules.base import ImageDataModule
 from methods.base import Batch, ConversionModule
 
-# Runs of each image in a network that draws numbers; its accuracy and costs are means over them.
-DRAWS = 5
-
 
 class Results(TypedDict):
     """What a record holds of an evaluation; accuracies are fractions.
@@ -112,7 +109,7 @@ class ConversionCallback(pl.Callback):
             # After a training each process has its own BN statistics, and the weights of the first are the ones kept.
             share(pl_module.buffers())
             batches = calibration_batches(pl_module, datamodule)
-            self.draws = DRAWS if pl_module.random else 1
+            self.draws = pl_module.readout.draws if pl_module.random else 1
             images = min(
                 len(datamodule.split(datamodule.eval_split)),
                 int(sum(trainer.num_test_batches)) * datamodule.eval_batch_size,

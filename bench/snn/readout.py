@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import torch
@@ -30,11 +30,13 @@ class Readout:
         permute: send each neuron's spikes in a random order in time (Bojkovic et al., ICML 2025). A layer must wait
             for all of them.
         draw_seed: seed of these orders.
+        draws: runs of each image in a network that draws random numbers. Accuracy and costs are means over them.
     """
 
     delay: int | Literal["auto"] = 0
     permute: bool = False
     draw_seed: int = 0
+    draws: int = 5
 
     def __post_init__(self) -> None:
         if self.delay != "auto" and self.delay < 0:
@@ -43,6 +45,8 @@ class Readout:
             raise UserError(f"--snn.draw_seed {self.draw_seed}: must be at least 0")
         if self.draw_seed and not self.permute:
             raise UserError(f"--snn.draw_seed {self.draw_seed}: nothing is drawn without --snn.permute true")
+        if self.draws < 1:
+            raise UserError(f"--snn.draws {self.draws}: must be at least 1")
 
     @classmethod
     def of(cls, options: Mapping[str, object]) -> Readout:
@@ -58,9 +62,7 @@ class Readout:
     @property
     def changes(self) -> dict[str, int | str | bool]:
         """The options that differ from their defaults."""
-        given = {"delay": self.delay, "permute": self.permute, "draw_seed": self.draw_seed}
-        usual = Readout()
-        return {name: value for name, value in given.items() if value != getattr(usual, name)}
+        return {name: value for name, value in asdict(self).items() if value != getattr(Readout, name)}
 
     def apply(self, snn: SpikingNetwork, T: int, means: Mapping[str, Tensor]) -> None:
         """Sets up a converted network.

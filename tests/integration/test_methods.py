@@ -117,9 +117,9 @@ def test_the_answer_is_read_late_and_spikes_are_permuted_of_any_method(bench, so
     assert "snn.delay=auto" in late.recipe.overrides
     assert (late.conversion.causal, late.conversion.draws) == (True, None)
     evaluate = ("evaluate", "--ckpt", str(sources / "qcfs/model.safetensors"), "--T", "1,4", "--logger", "none")
-    assert bench(*evaluate, "--snn.permute", "true", "--out", "permuted").status == 0
+    assert bench(*evaluate, "--snn.permute", "true", "--snn.draws", "2", "--out", "permuted").status == 0
     mixed = read_record(Path("permuted/record.json"))
-    assert (mixed.conversion.causal, mixed.conversion.per_T, mixed.conversion.draws) == (False, True, 5)
+    assert (mixed.conversion.causal, mixed.conversion.per_T, mixed.conversion.draws) == (False, True, 2)
     assert [point.wait for point in mixed.snn] == [19, 76]
     assert mixed.snn[0].top1 == plain.snn[0].top1, "of one step there is one order"
     assert list(contradictions(mixed)) == []
@@ -170,6 +170,8 @@ def test_nq_measures_its_noise_and_reports_it(bench):
         ("bitplane", "qcfs", ("--T", "4,9"), "at most 8 bits"),
         ("bitplane", "qcfs", ("--T", "0"), "--T 0"),
         ("tpp", "qcfs", ("--model.draw_seed", "-1"), "--model.draw_seed -1"),
+        ("tpp", "qcfs", ("--snn.draws", "0"), "--snn.draws 0"),
+        ("cos", "qcfs", ("--snn.draws", "2"), "--snn.draws 2: this network draws no"),
         ("group", "qcfs", ("--model.members", "0"), "--model.members 0"),
         ("hmt", "relu", ("--model.bits", "9"), "--model.bits 9"),
         ("dcgs", "relu", ("--model.levels", "0"), "--model.levels 0"),
