@@ -185,12 +185,19 @@ class Parallel(CountFirst):
         if not calibration:
             raise UserError("conversion needs calibration images and got none")
 
-        def note(name: str, z: Tensor, a: Tensor) -> None:
-            layers[name].targets = per_channel(z.mean(0)), per_channel(a.mean(0))
+        targets: list[dict[str, tuple[Tensor, Tensor]]] = []
 
-        for images, _ in itertools.islice(itertools.cycle(calibration), self.iterations):
-            with watching(ann, note):
+        def note(name: str, z: Tensor, a: Tensor) -> None:
+            targets[-1][name] = per_channel(z.mean(0)), per_channel(a.mean(0))
+
+        with watching(ann, note):
+            for images, _ in calibration:
+                targets.append({})
                 ann(images)
+        batches = zip(calibration, targets, strict=True)
+        for (images, _), means in itertools.islice(itertools.cycle(batches), self.iterations):
+            for name, layer in layers.items():
+                layer.targets = means[name]
             net(images)
         for layer in layers.values():
             layer.targets = None
