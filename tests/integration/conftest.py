@@ -23,6 +23,20 @@ TINY = ("--method", "qcfs", "--arch", "resnet20", "--data", "digits", "--subset"
         "--max_epochs", "2", "--logger", "none")  # fmt: skip
 # Long enough to be hit in the middle, with random crops, shuffling and the schedule to go wrong on resumption.
 LONG = [item if item != "2" else "6" for item in TINY] + ["--data.batch_size", "8", "--model.lr", "0.01"]
+# Options of methods in a test; smaller than the defaults where these take long or need more images.
+SHORT: dict[str, dict[str, float]] = {
+    "snnc_ap": {"model.iterations": 3},
+    "rnl": {"model.stage2_epochs": 2},
+    "cos": {"model.rho": 2},
+    "surrogate": {"model.T": 1},
+    "dsr": {"model.T": 1},
+    "tandem": {"model.T": 1, "model.ann_epochs": 1, "model.epochs_per_layer": 0.05},
+    "lasnn": {"model.T": 1, "model.ann_epochs": 1},
+    "snn2ann": {"model.T": 1},
+    "ltb": {"model.iterations": 3, "model.batch": 32},
+    "ftbc": {"model.batch": 32},
+    "parallel": {"model.iterations": 3},
+}
 
 
 class Result(NamedTuple):

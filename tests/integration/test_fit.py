@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 import torch
-from conftest import ROOT, TINY, sha256
+from conftest import ROOT, TINY, sha256, timeless
 
 from bench.errors import UserError
 from bench.records.header import Header, is_cut
 from bench.records.record import Arithmetic, Code, read_record
+from bench.run.build import build
 from bench.run.checkpoints import read
 from bench.run.provenance import environment, trained_on
 from bench.run.resolve import differences, parse_fit, with_source
 from bench.run.training import find_resume, header_of
-
-
-def without_times(path: Path) -> str:
-    record = json.loads(path.read_text())
-    record.pop("run")
-    record["training"].pop("seconds")
-    return json.dumps(record, sort_keys=True)
+from bench.snn.compilation import can_compile
 
 
 def test_fit_writes_a_valid_record_a_table_and_weights(bench):
@@ -45,12 +39,19 @@ def test_fit_writes_a_valid_record_a_table_and_weights(bench):
     assert not list(Path("run").rglob("*.tmp"))
 
 
-def test_same_seed_gives_the_same_record_and_another_seed_another(bench):
-    for folder, seed in (("a", "7"), ("b", "7"), ("c", "8")):
-        assert bench("fit", *TINY, "--seed", seed, "--out", folder).status == 0
-    same, again, other = (without_times(Path(folder) / "record.json") for folder in "abc")
-    assert same == again
-    assert json.loads(same)["checkpoint"] != json.loads(other)["checkpoint"]
+def test_same_seed_gives_the_same_record(bench):
+    for folder in ("a", "b"):
+        assert bench("fit", *TINY, "--seed", "7", "--out", folder).status == 0
+    assert timeless(Path("a/record.json")) == timeless(Path("b/record.json"))
+
+
+def test_another_seed_gives_other_weights_and_another_order():
+    """Checksums would differ in any case, as the header has the seed."""
+    made = [build("digits", "qcfs", "cifar_resnet20", {}, {}, seed) for seed in (0, 0, 1)]
+    weights = [model.net.get_parameter("conv1.weight") for model, _ in made]
+    orders = [next(iter(data.train_dataloader()))[1] for _, data in made]
+    for first, same, other in (weights, orders):
+        assert torch.equal(first, same) and not torch.equal(first, other)
 
 
 @pytest.mark.parametrize("file", ["checkpoints/last.ckpt", "model.safetensors"])
@@ -159,7 +160,7 @@ def test_print_config_is_a_config_file_that_repeats_the_run(bench):
     Path("config.yaml").write_text(printed.out)
     assert bench("fit", *TINY, "--model.L", "3", "--out", "a").status == 0
     assert bench("fit", "--config", "config.yaml", "--out", "b").status == 0
-    assert without_times(Path("a/record.json")) == without_times(Path("b/record.json"))
+    assert timeless(Path("a/record.json")) == timeless(Path("b/record.json"))
 
 
 def test_a_recipe_file_of_ones_own(bench):
@@ -317,13 +318,18 @@ def test_no_checkpoint_is_loaded_that_no_command_has_named(bench, trained):
     shutil.copy(trained / "checkpoints/last.ckpt", "run/hpc_ckpt_1.ckpt")
     result = bench("fit", *TINY, "--out", "run", "--seed", "1")
     assert result.status == 0 and "epoch 1/2" in result.out
-    assert sha256(Path("run/model.safetensors")) != sha256(trained / "model.safetensors")
 
 
 def test_compiled_steps_train_the_same_weights_by_name(bench):
-    if not torch._dynamo.is_dynamo_supported():
-        pytest.skip("torch.compile is not supported here")
-    assert bench("fit", *TINY, "--compile", "--trainer.limit_train_batches", "1", "--out", "run").status == 0
+    if not can_compile():
+        pytest.skip("torch.compile does not work here")
+    # In double precision, because in single precision a rounding moves a level, and two steps later most of them.
+    short = ("--trainer.limit_train_batches", "1", "--trainer.precision", "64-true")
+    for out, compiled in (("run", True), ("plain", False)):
+        assert bench("fit", *TINY, *short, "--compile", str(compiled).lower(), "--out", out).status == 0
+        assert read_record(Path(out, "record.json")).training.arithmetic.compiled is compiled
+    compiled, plain = (read(Path(out, "model.safetensors")).state for out in ("run", "plain"))
+    assert all(torch.allclose(compiled[name], plain[name], atol=1e-5) for name in plain)
     assert bench("evaluate", "--ckpt", "run/checkpoints/last.ckpt", "--T", "1", "--logger", "none").status == 0
 
 

@@ -13,7 +13,7 @@ import pytest
 from conftest import LONG, ROOT, same_as, start, timeless
 
 
-def test_a_leaderboard_killed_at_any_moment_is_whole_after_the_next(uninterrupted):
+def test_a_leaderboard_killed_at_any_moment_is_whole_after_the_next():
     arguments = [
         "leaderboard",
         "--reported",

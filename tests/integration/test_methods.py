@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import Result
+from conftest import SHORT, Result
 
 from bench.cli.main import main
 from bench.leaderboard.consistency import contradictions
@@ -16,20 +16,6 @@ from bench.records.record import Record, read_record
 from bench.registry.methods import METHODS
 
 RUN = ("--arch", "resnet20", "--data", "digits", "--subset", "64", "--T", "1,4", "--logger", "none")
-# Smaller than the defaults where these take long.
-OPTIONS = {
-    "snnc_ap": ("--model.iterations", "3"),
-    "rnl": ("--model.stage2_epochs", "1"),
-    "cos": ("--model.rho", "2"),
-    "surrogate": ("--model.T", "1"),
-    "dsr": ("--model.T", "1"),
-    "tandem": ("--model.T", "1", "--model.ann_epochs", "1", "--model.epochs_per_layer", "0.05"),
-    "lasnn": ("--model.T", "1", "--model.ann_epochs", "1"),
-    "snn2ann": ("--model.T", "1"),
-    "ltb": ("--model.iterations", "3", "--model.batch", "32"),
-    "ftbc": ("--model.batch", "32"),
-    "parallel": ("--model.iterations", "3"),
-}
 ALPHABETS = {"snm": "ternary", "burst": "multi", "dcgs": "multi", "group": "multi", "hmt": "multi"}
 LEVELS = {"burst": 5, "dcgs": 8, "group": 4, "hmt": 15}
 TRAINING = [name for name, entry in METHODS.items() if entry.source is None]
@@ -46,7 +32,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fit(bench, method: str, *more: str, out: str = "run") -> Result:
-    result: Result = bench("fit", "--method", method, *RUN, *OPTIONS.get(method, ()), *more, "--out", out)
+    short = [f"--{option}={value}" for option, value in SHORT.get(method, {}).items()]
+    result: Result = bench("fit", "--method", method, *RUN, *short, *more, "--out", out)
     return result
 
 
@@ -70,7 +57,7 @@ def ledger_is_right(record: Record, method: str) -> None:
 
 @pytest.mark.parametrize("method", TRAINING)
 def test_trains_and_repeats_from_its_weights(bench, method):
-    result = fit(bench, method, "--max_epochs", "2", "--data.val_split", "16")
+    result = fit(bench, method, "--max_epochs", "3", "--data.val_split", "16")
     assert result.status == 0, result.err
     record = read_record(Path("run/record.json"))
     ledger_is_right(record, method)
@@ -79,8 +66,9 @@ def test_trains_and_repeats_from_its_weights(bench, method):
     repeated = read_record(Path("again/record.json"))
     assert (repeated.ann, repeated.snn, repeated.extras) == (record.ann, record.snn, record.extras)
     assert repeated.checkpoint == record.checkpoint
-    resumed = fit(bench, method, "--max_epochs", "2", "--data.val_split", "16", "--ckpt", "last")
-    assert resumed.status == 0, resumed.err
+    Path("run/checkpoints/previous.ckpt").replace("run/checkpoints/last.ckpt")
+    resumed = fit(bench, method, "--max_epochs", "3", "--data.val_split", "16", "--ckpt", "last")
+    assert resumed.status == 0 and "epoch 3/3" in resumed.out and "epoch 2/3" not in resumed.out, resumed.err
     assert read_record(Path("run/record.json")).checkpoint == record.checkpoint
 
 
@@ -116,12 +104,17 @@ def test_the_answer_is_read_late_and_spikes_are_permuted_of_any_method(bench, so
     assert late.protocol.readout == "delayed" and late.recipe.config["snn"] == {"delay": "auto"}
     assert "snn.delay=auto" in late.recipe.overrides
     assert (late.conversion.causal, late.conversion.draws) == (True, None)
+    graph = bench("export", "--ckpt", "delayed/model.safetensors", "--format", "onnx", "--T", "4", "--images", "5")
+    assert graph.status == 2 and "a delayed read-out" in graph.err
     evaluate = ("evaluate", "--ckpt", str(sources / "qcfs/model.safetensors"), "--T", "1,4", "--logger", "none")
     assert bench(*evaluate, "--snn.permute", "true", "--snn.draws", "2", "--out", "permuted").status == 0
     mixed = read_record(Path("permuted/record.json"))
     assert (mixed.conversion.causal, mixed.conversion.per_T, mixed.conversion.draws) == (False, True, 2)
     assert [point.wait for point in mixed.snn] == [19, 76]
     assert mixed.snn[0].top1 == plain.snn[0].top1, "of one step there is one order"
+    rates = [record.snn[1].layer_firing_rates["act1"] for record in (mixed, plain)]
+    assert rates[0] == pytest.approx(rates[1]), "of the first layer, which sends as many; a mean over the draws"
+    assert mixed.snn[1].synops == pytest.approx(plain.snn[1].synops, rel=0.02)
     assert list(contradictions(mixed)) == []
     again = bench(
         "evaluate", "--ckpt", "permuted/model.safetensors", "--T", "1,4", "--out", "again", "--logger", "none"

@@ -26,6 +26,16 @@ def test_bad_input_is_refused_in_one_line(bench, arguments):
     assert arguments[1] in result.err and result.err.count("\n") == 1
 
 
+def test_figures_are_printed_as_a_table_and_as_json(bench, monkeypatch):
+    figure = Figure("SNN", "eager ANN", "images a second", [50.0, 60.0], [100.0, 100.0])
+    monkeypatch.setattr("bench.speed.command.can_compile", lambda: True)
+    monkeypatch.setattr("bench.speed.command.figures_of", lambda *_: [figure])
+    table = bench("speed", "--what", "memory")
+    assert table.status == 0 and "0.50 to 0.60" in table.out and "0.55" in table.out, table.err
+    [row] = json.loads(bench("speed", "--what", "memory", "--json").out)["figures"]
+    assert row["name"] == "SNN" and row["ratio"] == pytest.approx(0.55)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kind", SPEED_KINDS)

@@ -7,11 +7,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import timeless
 
 from bench.leaderboard.consistency import contradictions
 from bench.leaderboard.load import reasons
 from bench.records.record import part, read_record
+from bench.run.checkpoints import read
 
 RUN = ("--arch", "resnet20", "--data", "digits", "--subset", "64", "--T", "1,2", "--logger", "none", "--model.T", "1")
 ONE = ("--max_epochs", "1")
@@ -33,6 +35,8 @@ def test_tunes_the_conversion_of_a_net(bench, source):
     assert not list(contradictions(record))
     assert not [reason for reason in reasons(record) if "epochs" in reason], "its own number is the planned one"
     assert record.arch == origin.arch
+    ours, theirs = (read(path).state["net.conv1.weight"] for path in (Path("run/model.safetensors"), source))
+    assert torch.equal(ours, theirs), "with a learning rate of 0 it stays what it began from"
     again = bench("evaluate", "--ckpt", "run/model.safetensors", "--T", "1,2", "--out", "again", "--logger", "none")
     assert again.status == 0, again.err
     assert read_record(Path("again/record.json")).snn == record.snn

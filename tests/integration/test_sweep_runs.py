@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import start
+from conftest import SHORT, start
 
 from bench.records.record import Record, read_record
 from bench.registry.methods import METHODS
@@ -31,9 +31,7 @@ def write_large_sweep() -> set[tuple[str, int]]:
     """Methods and seeds of its runs; SWEEP_METHODS and SWEEP_SEEDS make it smaller."""
     names = os.environ.get("SWEEP_METHODS", ",".join(ALL)).split(",")
     seeds = list(range(int(os.environ.get("SWEEP_SEEDS", "2"))))
-    # By default 5,000 steps for each of 19 layers and 3 T, half an hour on one core; and all 3 epochs for stage 2.
-    short = {"snnc_ap": {"model.iterations": 100}, "rnl": {"model.stage2_epochs": 1}}
-    write_sweep(methods=[{"name": name, "options": short.get(name, {})} for name in names], seeds=seeds)
+    write_sweep(methods=[{"name": name, "options": SHORT.get(name, {})} for name in names], seeds=seeds)
     return {(name, seed) for name in names for seed in seeds}
 
 
@@ -126,7 +124,6 @@ def test_a_stopped_sweep_leaves_no_process_and_goes_on(number, status):
     assert "last" in found()["qcfs", 0].run.argv
 
 
-@pytest.mark.slow
 def test_a_run_that_is_refused_is_not_repeated_and_fails_what_needs_it():
     write_sweep(methods=["cos"], options={**OPTIONS, "subset": 5000})
     process = start("sweep", "sweep.yaml", "--cpus", "1")
@@ -159,7 +156,7 @@ def single_seconds(records: dict[tuple[str, int], Record]) -> float:
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-def test_fifteen_methods_and_two_seeds_with_three_workers_killed():
+def test_all_methods_and_two_seeds_with_three_workers_killed():
     """SWEEP_METHODS and SWEEP_SEEDS make it smaller, SWEEP_CPUS larger."""
     asked_for = write_large_sweep()
     clock = time.monotonic()

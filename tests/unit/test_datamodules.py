@@ -168,6 +168,12 @@ def test_batches_are_a_function_of_seed_and_epoch_whatever_the_workers() -> None
     del parallel
 
 
+@pytest.mark.parametrize(("last_batch", "sizes"), [("keep", [16, 16, 8]), ("drop", [16, 16])])
+def test_the_last_batch_is_kept_or_dropped(last_batch: str, sizes: list[int]) -> None:
+    loader = Toy(batch_size=16, last_batch=last_batch).train_dataloader()
+    assert [len(images) for images, _ in loader] == sizes
+
+
 def test_the_last_batch_is_left_out_on_request_and_if_bn_could_not_normalise_it() -> None:
     def sizes(batch_size: int, rank: int = 0, world_size: int = 1, keep_last: bool = True) -> list[int]:
         sampler = BatchSampler(40, batch_size, 0, rank, world_size, keep_last)
@@ -583,11 +589,12 @@ def test_cutout_comes_after_normalisation_and_padding_before() -> None:
         assert 0.0 in values
 
 
+@pytest.mark.parametrize("own", [{}, {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}])
 @pytest.mark.parametrize("cls", [CIFAR10DataModule, CIFAR100DataModule])
-def test_normalisation_is_that_of_torchvision(cls: type[CIFARDataModule]) -> None:
+def test_normalisation_is_that_of_torchvision(cls: type[CIFARDataModule], own: dict[str, list[float]]) -> None:
     images = torch.randint(0, 256, (5, 3, 8, 8), generator=seeded(1), dtype=torch.uint8)
-    ours = cls(root="nowhere").pipeline()(images)
-    theirs = tvf.normalize(images / 255, cls.mean, cls.std)
+    ours = cls(root="nowhere", **own).pipeline()(images)
+    theirs = tvf.normalize(images / 255, own.get("mean", cls.mean), own.get("std", cls.std))
     assert ours.dtype == torch.float32
     assert torch.allclose(ours, theirs, atol=1e-6)
     assert ours.is_contiguous(memory_format=torch.channels_last)

@@ -228,7 +228,7 @@ def test_max_pooling_comes_first() -> None:
         assert (logits.mean(0) - net(x)).abs().max() < 0.05 * net(x).abs().max()
 
 
-def test_timm_s_vgg_with_batch_norm_converts() -> None:
+def test_a_net_of_timm_with_max_pooling_converts() -> None:
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)
     net, x = timm.create_model("test_resnet", num_classes=5).eval(), torch.randn(4, 3, 32, 32)

@@ -363,6 +363,12 @@ def test_evaluation_images_are_the_papers_unless_told(tmp_path):
         ImageNetDataModule(root=tmp_path, eval_resize=223)
 
 
+def test_images_are_normalised_as_told(tmp_path):
+    own = ImageNetDataModule(root=tmp_path, mean=[0.1, 0.2, 0.3], std=[0.4, 0.5, 0.6]).pipeline()
+    black = own.normalise(torch.zeros(1, 3, 2, 2, dtype=torch.uint8))
+    assert black[0, :, 0, 0].tolist() == pytest.approx([-0.25, -0.4, -0.5])
+
+
 def test_the_fingerprint_is_of_contents_and_labels_wherever_they_are(tmp_path):
     flat, tree = make.val_flat(make.train_folders(tmp_path / "a")), make.val_flat(make.train_folders(tmp_path / "b"))
     columns(flat), in_order(tree)

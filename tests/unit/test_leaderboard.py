@@ -878,17 +878,6 @@ def test_only_downloads_need_a_temporary_folder(
     assert "No space left on device" in line and "a temporary file" in line
 
 
-def test_nothing_heavy_is_imported() -> None:
-    """Not even by ``--check`` of the committed pages, which include pictures."""
-    heavy = "{'torch', 'numpy', 'pandas', 'pytorch_lightning', 'matplotlib', 'timm'}"
-    code = (
-        "import sys; from bench.cli.main import main\n"
-        f"sys.exit(main(['leaderboard', '--check']) or sorted({heavy} & set(sys.modules)) or 0)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
 def test_short_recipes_are_below_and_in_no_rank_with_full_ones() -> None:
     """However good they are; a full recipe that was shortened is short."""
     records = [

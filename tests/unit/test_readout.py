@@ -63,12 +63,14 @@ def test_a_method_without_images_gets_some_for_the_estimate() -> None:
     assert model.convert(4, tiny.batches(x, (3,))).delay > 0
 
 
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 # Not of methods whose layers wait, nor of tandem, whose thresholds are set in training.
 DELAYED = [name for name, entry in METHODS.items() if not (entry.waits or entry.warmup or name == "tandem")]
 
 
 @pytest.mark.parametrize("name", DELAYED)
-def test_any_method_obeys_the_options(name: str) -> None:
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])])
+def test_any_method_obeys_the_options_on_any_device(name: str, device: str) -> None:
     images, entry, T = tiny.normal(8, 3, 8, 8), METHODS[name], 4
     training = METHODS[entry.sources[0] if entry.sources else name].load()
     net = training(tiny.TwoConvolutions(None), image=images.shape[1:]).double()
@@ -81,9 +83,10 @@ def test_any_method_obeys_the_options(name: str) -> None:
     kind, few = entry.load(), {"calibration_images": 8, "batch": 4}
     taken = inspect.signature(kind).parameters.keys() & few.keys()
     model = kind(net.net, **{option: few[option] for option in taken}) if entry.sources else net
-    model.use(Readout(delay=2))
-    snn = model.convert(T, tiny.batches(images, (8,)))
+    model.to(device).use(Readout(delay=2))
+    snn = model.convert(T, tiny.batches(images.to(device), (8,)))
     assert snn.delay == 2 and (snn.only_T == T) == entry.per_T == model.per_T
+    assert logits_of(snn, images.to(device), T).isfinite().all()
 
 
 @pytest.mark.parametrize("T", [3, 8])

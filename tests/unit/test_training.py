@@ -13,6 +13,7 @@ from reference import NETS, LinearNet, refused
 from torch import Generator, nn
 
 from bench.registry.methods import METHODS
+from bench.snn.activations import Activation
 from datamodules import augment
 from datamodules.augment import Pipeline
 from datamodules.autoaugment import BatchedAutoAugment
@@ -41,6 +42,30 @@ def test_all_parameters_learn_by_sgd_with_momentum_decay_and_a_cosine_to_zero(na
         optimizer.step()
         schedule.step()
     assert rates == pytest.approx([0.15 * (1 + math.cos(math.pi * epoch / 4)) for epoch in range(5)])
+
+
+@pytest.mark.parametrize(
+    ("name", "scale"),
+    [("qcfs", "lambda_lr_scale"), ("nq", "lambda_lr_scale"), ("cs_qcfs", "lambda_lr_scale"), ("dsr", "theta_lr_scale")],
+)
+def test_thresholds_learn_at_a_rate_of_their_own(name: str, scale: str) -> None:
+    options: dict[str, Any] = {"lr": 0.4, "momentum": 0.8, scale: 0.25}
+    model: Any = METHODS[name].load()(NETS["resnet20"](), **options)
+    thresholds = {
+        id(p) for module in model.net.modules() if isinstance(module, Activation) for p in module.parameters()
+    }
+    assert thresholds
+    for group in model.optimizer().param_groups:
+        for parameter in group["params"]:
+            assert (group["lr"], group["momentum"]) == (0.1 if id(parameter) in thresholds else 0.4, 0.8)
+
+
+def test_labels_are_smoothed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model: Any = METHODS["qcfs"].load()(LinearNet(), label_smoothing=0.2)
+    monkeypatch.setattr(model, "log", lambda *_, **__: None)
+    images, labels = torch.randn(6, 3, 8, 8, generator=Generator().manual_seed(0)), torch.arange(6) % 4
+    expected = nn.functional.cross_entropy(model(images), labels, label_smoothing=0.2)
+    assert torch.isclose(model.training_step((images, labels), 0), expected)
 
 
 @pytest.mark.parametrize(
