@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 
 import pytest
@@ -12,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import randomise, refused, relu_net
 from running import logits_of
+from steps import steps_of
 from torch import Tensor, nn
 
 from bench.errors import UserError
@@ -275,48 +275,10 @@ def test_a_constant_image_is_pooled_at_every_step() -> None:
 # ---------------------------------------------------------------------------------------- nets that keep max-pooling
 
 
-class StepBurst(nn.Module):
-    """Called once for each step."""
-
-    def __init__(self, threshold: Tensor, gamma: int) -> None:
-        super().__init__()
-        self.threshold, self.gamma, self.u = threshold, gamma, None
-
-    def forward(self, current: Tensor) -> Tensor:
-        self.u = current if self.u is None else self.u + current
-        out = torch.zeros_like(current)
-        for _ in range(self.gamma):
-            more = self.u >= self.threshold
-            self.u = torch.where(more, self.u - self.threshold, self.u)
-            out = torch.where(more, out + self.threshold, out)
-        return out
-
-
-class StepPool(nn.Module):
-    """Called once for each step: what the leading sum has gained."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.received: Tensor | float = 0.0
-        self.sent: Tensor | float = 0.0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.received = self.received + x
-        leading = self.received.unflatten(2, (-1, 2)).unflatten(4, (-1, 2)).amax((3, 5))
-        out = leading - self.sent
-        self.sent = leading
-        return out
-
-
 def test_a_net_with_max_pooling_equals_a_step_by_step_simulation() -> None:
     net, x, T = relu_net(nn.MaxPool2d(2)), tiny.normal(4, 3, 8, 8), 9
     snn = Burst(net, percentile=80.0, gamma=3).convert(T, tiny.batches(x, (4,)))
-    by_step = copy.deepcopy(net).eval()
-    for name in ("act1", "act2"):
-        setattr(by_step, name, StepBurst(snn.neurons[name].threshold.double(), 3))
-    by_step.pool = StepPool()
-    with torch.no_grad():
-        expected = torch.stack([by_step(x) for _ in range(T)])
+    expected, _ = steps_of(net, x, T, [neuron.threshold.double() for neuron in snn.neurons.values()], 0.0, levels=3)
     for limit in (10**6, 5, 20):
         logits = logits_of(snn, x, T, limit)
         assert torch.allclose(logits, expected, rtol=1e-6, atol=1e-6)
