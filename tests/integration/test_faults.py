@@ -80,10 +80,10 @@ def test_a_limit_on_file_size_does_so_too():
 
 @own_mounts
 @pytest.mark.parametrize("command", ["fit", "evaluate"])
-def test_a_read_only_folder_is_refused_at_once(uninterrupted, command):
+def test_a_read_only_folder_is_refused_at_once(trained, command):
     Path("there").mkdir()
     script = 'mount --bind there there; mount -o remount,ro,bind there; exec "$@"'
-    arguments = {"fit": LONG, "evaluate": ["--ckpt", str(uninterrupted / "model.safetensors"), "--logger", "none"]}
+    arguments = {"fit": LONG, "evaluate": ["--ckpt", str(trained / "model.safetensors"), "--logger", "none"]}
     done = in_namespace(script, command, *arguments[command], "--out", "there/run")
     assert done.returncode == 2, done.stdout + done.stderr
     one_line(done.stderr, "there/run", "cannot be written", "Read-only file system")

@@ -142,7 +142,8 @@ def test_what_a_conversion_refuses_is_refused_before_its_source_is_trained(bench
 )
 def test_a_source_that_does_not_fit_is_refused(bench, source, change, words):
     arguments = ["fit", "--method", "cos", *CONVERT, "--ckpt", str(source)]
-    assert bench(*arguments, "--out", "cos").status == 0
+    if words == "method cos":
+        assert bench(*arguments, "--out", "cos").status == 0
     result = bench(*arguments, "--out", "run", *change)
     assert result.status == 2
     assert words in result.err
