@@ -130,18 +130,20 @@ def import_(arguments: list[str]) -> int:
     made.add_argument("--out", type=expand, help="folder for model.safetensors")
     made.add_argument("--overwrite", action="store_true", help="replace the weights in --out")
     add_data_files(made)
-    # In one word each; otherwise the parser takes their values for FILE.
+    # The method's own options go to its own parser; this one would take their values for FILE.
+    model: list[str] = []
+    others: list[str] = []
     words = iter(arguments)
-    joined = [
-        f"{word}={next(words, '')}" if word.startswith("--model.") and "=" not in word else word for word in words
-    ]
-    options, model = made.parse_known_args(joined)
-    if any(not word.startswith("--model.") for word in model):
-        made.parse_args(arguments)  # refuses them
+    for word in words:
+        if not word.startswith("--model."):
+            others.append(word)
+        else:
+            model.append(word if "=" in word else f"{word}={next(words, '')}")
+    options = made.parse_args(others)
     from bench.imports.command import Wanted, run
 
-    others = ("thresholds", "root", "check")
-    wanted = {name: value for name, value in vars(options).items() if name not in others}
+    renamed = ("thresholds", "root", "check")
+    wanted = {name: value for name, value in vars(options).items() if name not in renamed}
     softplus, data = options.thresholds == "softplus", given(options, "root", "check")
     return run(Wanted(**wanted, model=model, softplus=softplus, data_options=data))
 

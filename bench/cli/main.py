@@ -219,9 +219,7 @@ def _evaluate(arguments: list[str]) -> int:
         "--snn.permute", dest="permute", choices=["true", "false"], help="send spikes in a random order"
     )
     parser.add_argument("--snn.draw_seed", dest="draw_seed", type=int, help="seed of these orders")
-    parser.add_argument(
-        "--snn.draws", dest="draws", type=commands.at_least_one, help="runs of each image, if random [5]"
-    )
+    parser.add_argument("--snn.draws", dest="draws", type=int, help="runs of each image, if random [5]")
     options = parser.parse_args(arguments)
     from bench.run.fit import evaluate_checkpoint
     from bench.run.resolve import parse_steps

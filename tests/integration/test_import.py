@@ -186,6 +186,7 @@ def test_options_of_the_method_may_come_before_the_file(bench, theirs):
         ("", ("--method", "qfcs"), ["did you mean qcfs"]),
         ("", ("--model.LL", "4"), ["--model.LL"]),
         ("", ("--nonsense",), ["--nonsense"]),
+        ("", ("--image", "5"), ["arguments: --image 5 (did you mean --images?)"]),
         ("", ("--mean", "0.5", "0.5", "0.5"), ["--mean and --std"]),
         ("", ("--mean", "0.5", "--std", "0.5"), ["mean [0.5]", "3 finite numbers"]),
         ("", ("--mean", "0", "0", "0", "--std", "1", "1", "0"), ["std [1.0, 1.0, 0.0]", "positive"]),
