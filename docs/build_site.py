@@ -49,7 +49,7 @@ CONTENTS = {
                     "Notes on CIFAR-10 <leaderboards/notes/cifar10>", "leaderboards/cifar100",
                     "Notes on CIFAR-100 <leaderboards/notes/cifar100>", "leaderboards/imagenet",
                     "depth"),
-    "Reference": ("command_line", "reference", "records", "The papers' recipes <recipes>",
+    "Reference": ("command_line", "reference", "records", "The QCFS recipes <recipes>",
                   "Performance <performance>", "speed/README"),
     "Project": ("architecture", "contributing", "changelog"),
 }  # fmt: skip

@@ -53,7 +53,7 @@ def _fit(spec: RunSpec, argv: list[str]) -> Path:
         print(f"note: {spec.method} has no recipe for {spec.arch} on {spec.data}; its defaults are used")
     check_early(header, argv)
     resume = find_resume(spec, out, header, source is not None)
-    begun = untrained(spec, resume)
+    begun = untrained(spec, resume, source)
     require_writable(out)
     with working_in(out, spec.all_trainer_options):
         loggers = make_loggers(spec.local.logger, out, spec.title(spec.label), _logged(spec, header.recipe.config))

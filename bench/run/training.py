@@ -23,7 +23,7 @@ from bench.run.published import is_asked
 from bench.run.source import described
 from bench.run.trainer import LastCheckpoint, device_for, make_trainer, require_batches, train, training_images
 from bench.snn.compilation import can_compile, worth_compiling_training
-from datamodules.base import ImageDataModule
+from datamodules.base import NORMALISATION, ImageDataModule
 from methods.training import TrainingModule
 
 
@@ -42,27 +42,42 @@ def header_of(spec: RunSpec, source: Weights | None = None) -> Header:
     )
 
 
-def untrained(spec: RunSpec, resume: Path | None) -> tuple[TrainingModule, ImageDataModule] | None:
+def untrained(
+    spec: RunSpec, resume: Path | None, source: Weights | None = None
+) -> tuple[TrainingModule, ImageDataModule] | None:
     """Builds method and data of a training and checks them, before the run's folder and its logs are made.
 
     Args:
         spec: the run.
         resume: from :func:`find_resume`.
+        source: the net that it begins from; ``None`` for random weights.
 
     Returns:
         Both; ``None`` if all epochs are done and only the weights are left.
 
     Raises:
-        UserError: an option is out of range, or the data set is not there.
+        UserError: an option is out of range, the data set is not there, or ``source`` needs other images.
     """
     if resume and resume.name == WEIGHTS:
         return None
     model, datamodule = build(spec.data, spec.method, spec.arch, spec.model, spec.all_data_options, spec.seed)
     assert isinstance(model, TrainingModule)
+    if source is not None:
+        _require_normalisation(source, datamodule, str(spec.local.ckpt))
     device_for(spec.all_trainer_options)
     calibration_size(model, datamodule)
     datamodule.check_training_files()
     return model, datamodule
+
+
+def _require_normalisation(source: Weights, datamodule: ImageDataModule, ckpt: str) -> None:
+    """Refuses to go on training a net on images that are normalised in another way than it knows."""
+    recorded = source.header.recipe.part("data")
+    theirs = {key: recorded.get(key) or list(getattr(type(datamodule), key)) for key in NORMALISATION}
+    other = {key: values for key, values in theirs.items() if values != list(getattr(datamodule, key))}
+    if other:
+        needed = " ".join(f"--data.{key} '{values}'" for key, values in other.items())
+        raise UserError(f"--ckpt {ckpt}: was trained on images with another normalisation; give {needed}")
 
 
 def trained(

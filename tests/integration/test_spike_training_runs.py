@@ -65,6 +65,7 @@ def test_an_interrupted_tuning_goes_on(bench, source):
         (("tandem", "--ckpt", "SOURCE"), ("has method qcfs", "tandem needs method relu")),
         (("dsr", "--ckpt", "SOURCE", "--seed", "1"), ("has seed 0", "dsr needs seed 1")),
         (("dsr", "--ckpt", "SOURCE", "--arch", "resnet18"), ("has arch cifar_resnet20",)),
+        (("dsr", "--ckpt", "SOURCE", "--data.std", "[1, 1, 1]"), ("--data.std '[0.376, 0.376, 0.376]'",)),
         (("dsr", "--ckpt", "absent.safetensors"), ("no such file",)),
         (("lasnn", "--ckpt", "SOURCE", "--model.ann_epochs", "1"), ("--model.ann_epochs 1", "give 0")),
         (("lasnn", "--model.ann_epochs", "0"), ("--ckpt", "--model.ann_epochs N")),
