@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 # The type of pydantic's error for a key that the classes of ``bench.records.record`` refuse; its context has ``key``.
 UNKNOWN_KEY: Literal["unknown_key"] = "unknown_key"
-
-
+# What pydantic adds to the place of an error in a value that may have several types.
+TYPES = {"float", "int", "str", "bool", "list", "dict"}
 # Similarity from which on a name is suggested, that of difflib.get_close_matches.
 CUTOFF = 0.6
 
@@ -42,7 +42,7 @@ def first_error(error: ValidationError, show_input: bool = False) -> str:
     """Returns the first error that pydantic found: where it is, the input if ``show_input``, and the reason."""
     first = error.errors(include_url=False)[0]
     unknown = [first["ctx"]["key"]] if first["type"] == UNKNOWN_KEY else []
-    where = ".".join(str(part) for part in (*first["loc"], *unknown)) or "the whole"
+    where = ".".join(str(part) for part in (*first["loc"], *unknown) if part not in TYPES) or "the whole"
     shown = f" {str(first['input'])[:80]!r}" if show_input and not unknown else ""
     return f"{where}:{shown} {first['msg']}"
 

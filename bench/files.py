@@ -72,8 +72,12 @@ def require_absent(*paths: Path) -> None:
             raise UserError(f"{path} already exists; give another --out, or --overwrite")
 
 
-def require_writable(folder: Path) -> None:
+def require_writable(folder: Path, option: str = "--out") -> None:
     """Checks that a folder can be written, so that a run fails at once and not after hours of training.
+
+    Args:
+        folder: made if missing.
+        option: names it, for the message.
 
     Raises:
         UserError: ``folder`` cannot be made or written to.
@@ -83,7 +87,7 @@ def require_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except (OSError, ValueError) as error:
-        raise UserError(f"--out {str(folder)!r}: cannot be written ({error})") from error
+        raise UserError(f"{option} {str(folder)!r}: cannot be written ({error})") from error
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import itertools
+import operator
 import sys
 import typing
 import warnings
@@ -35,6 +36,8 @@ from bench.snn.simulate import SpikingNetwork
 from bench.snn.simulate import simulate as simulate_parts
 from methods.base import Batch, ConversionModule
 
+# Parameters from which torch's weight normalisation and pruning compute a weight.
+_COMPUTED = {"weight_g", "weight_v", "weight_orig"}
 Calibration = Tensor | Iterable[object]
 # Threshold and levels of a quantised activation, or a function that returns them for a user's module.
 Quantised = tuple[float | Tensor, int] | Callable[[nn.Module], tuple[float | Tensor, int]]
@@ -52,8 +55,9 @@ def convert(
 
     Every ReLU becomes a layer of integrate-and-fire neurons: ``nn.ReLU`` modules, ReLU as a function inside a
     ``forward``, and one module called from several places, which becomes one neuron layer for each call. Convolutions,
-    linear layers, batch normalisation (in evaluation mode, folded), average pooling and additions stay. Anything else
-    is refused by name, and so is max-pooling by most methods (``burst``, ``dcgs``, ``hmt`` and ``ltb`` convert it).
+    linear layers, batch normalisation (in evaluation mode, folded), average pooling and additions stay, and so does
+    everything else that is linear. ReLU6 and ``clamp(0, c)`` are converted like ReLU. Other operations are refused by
+    name, and so is max-pooling by most methods (``burst``, ``dcgs``, ``hmt`` and ``ltb`` convert it).
 
     Args:
         model: a trained ReLU network, which is not changed; or a trained method of this suite (a
@@ -80,8 +84,8 @@ def convert(
         UserError: a part of the network cannot be converted, or an argument is invalid; the message says which.
     """
     entry = lookup("method", method, METHODS)
-    if T is not None and (not isinstance(T, SupportsIndex) or T.__index__() < 1):
-        raise UserError(f"T = {T}: must be an integer, at least 1")
+    if T is not None and (T := _whole(T)) < 1:
+        raise UserError(f"T = {T}: must be at least 1")
     if T is None and entry.per_T:
         raise UserError(f"{method} converts for one T; give convert(..., T=...)")
     kind, found = entry.load(), None
@@ -102,7 +106,11 @@ def convert(
     image = first[0].shape[1:] if first else None
     # An iterator can be read only once and must not lose its first batch.
     calibration = None if calibration is None else itertools.chain(first, images)
+    if thresholds is not None and isinstance(model, ConversionModule):
+        raise UserError(f"thresholds: {type(model).__name__} knows its own; leave them out")
     if isinstance(model, kind):
+        if options:
+            raise UserError(f"{min(options)}: the model is already a {kind.__name__} with its options; leave this out")
         converter: ConversionModule = model
     else:
         if isinstance(model, ConversionModule):  # trained by the suite: its activations are already known
@@ -230,6 +238,8 @@ def _mark_quantised(net: nn.Module, thresholds: Mapping[str | type[nn.Module], Q
         for name in names:
             try:
                 theta, levels = given(modules[name]) if callable(given) else given
+                if int(levels) != levels:
+                    raise ValueError(f"{levels} levels")
                 activation = QCFSActivation(int(levels))
                 activation.threshold = nn.Parameter(_one_image(torch.as_tensor(theta)), requires_grad=False)
             except (TypeError, ValueError, AttributeError) as error:
@@ -237,9 +247,10 @@ def _mark_quantised(net: nn.Module, thresholds: Mapping[str | type[nn.Module], Q
                     f"thresholds: no threshold and levels for {name} from {shown} ({str(error)[:100]}); give a number "
                     "or a tensor, and an integer"
                 ) from error
-            if not bool(((activation.threshold > 0) & torch.isfinite(activation.threshold)).all()):
-                lowest = activation.threshold.min().item()
-                raise UserError(f"thresholds: the threshold of {name} is {lowest:.4g}, but must be positive and finite")
+            fits = (activation.threshold > 0) & torch.isfinite(activation.threshold)
+            if not bool(fits.all()):
+                wrong = activation.threshold[~fits][0].item()
+                raise UserError(f"thresholds: the threshold of {name} is {wrong:.4g}, but must be positive and finite")
             if int(levels) < 1:
                 raise UserError(f"thresholds: {name} has {levels} levels, but must have at least 1")
             put(net, modules[name], activation.to(activation.threshold).eval())
@@ -301,12 +312,12 @@ def simulate(snn: SpikingNetwork, x: Tensor, T: int) -> Tensor:
         was converted for one T, and one with a delayed read-out, whose score is ``snn.score(logits, T)``.
 
     Raises:
-        UserError: ``T`` is not positive, or the network was converted for another ``T``.
+        UserError: ``snn`` is no such network or in half precision; ``x`` is no tensor, empty, or of another type or
+            device than the network; ``T`` is not a positive integer, or the network was converted for another ``T``.
     """
     if not isinstance(snn, SpikingNetwork):
         raise UserError(f"simulate: takes the network that convert returns, not a {type(snn).__name__}")
-    if not isinstance(T, SupportsIndex):
-        raise UserError(f"T = {T}: must be an integer")
+    T = _whole(T)
     if not isinstance(x, Tensor) or x.ndim < 2:
         found = f"a tensor {list(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
         raise UserError(f"x: is {found}; give a tensor of images, [B, C, H, W]")
@@ -319,7 +330,14 @@ def simulate(snn: SpikingNetwork, x: Tensor, T: int) -> Tensor:
     if (x.dtype, x.device) != expected:
         raise UserError(f"x: is {x.dtype} on {x.device}, but the network is {expected[0]} on {expected[1]}; give "
                         f"x.to({str(expected[1])!r}, {expected[0]})")  # fmt: skip
-    return torch.cat([part.logits for part in simulate_parts(snn, x, T.__index__())], 1)
+    return torch.cat([part.logits for part in simulate_parts(snn, x, T)], 1)
+
+
+def _whole(T: SupportsIndex) -> int:
+    try:
+        return operator.index(T)
+    except TypeError as error:
+        raise UserError(f"T = {T}: must be an integer") from error
 
 
 @torch.no_grad()  # weights made in inference mode have no gradients
@@ -345,7 +363,7 @@ def _check_kind(model: nn.Module) -> None:
             raise UserError(
                 f"{name} is parametrized; remove this with torch.nn.utils.parametrize.remove_parametrizations"
             )
-        if any("weight_" in key for key in dict(module.named_parameters(recurse=False))):
+        if _COMPUTED & dict(module.named_parameters(recurse=False)).keys():
             raise UserError(
                 f"{name}: its weight is computed from others; remove this with remove_weight_norm or prune.remove"
             )

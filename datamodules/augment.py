@@ -47,7 +47,7 @@ def cutout(images: Tensor, length: int, generator: Generator) -> Tensor:
 
     Args:
         images: ``[B, C, H, W]``.
-        length: side of the square in pixels.
+        length: side of the square in pixels, rounded down to an even number, as in the papers' code.
         generator: source of the centres.
     """
     batch, _, height, width = images.shape

@@ -28,7 +28,8 @@ class CIFARDataModule(ImageDataModule):
         root: folder that holds ``cifar-10-batches-py`` or ``cifar-100-python``; default ``$BENCH_DATA_DIR``, else
             ``data``.
         autoaugment: the CIFAR-10 policy of AutoAugment, with the operations of the papers' code.
-        cutout: side of the Cutout hole in pixels; 0 for none. The papers use 16, some 8 on CIFAR-100.
+        cutout: side of the Cutout hole in pixels, rounded down to an even number; 0 for none. The papers
+            use 16, some 8 on CIFAR-100.
         **kwargs: as for :class:`ImageDataModule`.
 
     Attributes:

@@ -151,7 +151,7 @@ class ImageFiles:
         if str(error) in self.replaced:
             return
         if len(self.replaced) == REPLACED:
-            raise UnreadableError(f"{error}; {REPLACED} others could not be read either: see to the disk") from error
+            raise UnreadableError(f"{error}; {REPLACED} others could not be read either; check the disk") from error
         self.replaced.add(str(error))
         count = f"{len(self.replaced)} such image(s) in this process"
         print(f"warning: {error}; another image of its batch stands in for it ({count})", file=sys.stderr)

@@ -119,7 +119,7 @@ class ImageNetDataModule(ImageDataModule):
         self.root = expand(root or Path(os.environ.get("BENCH_DATA_DIR") or "data") / "imagenet")
         self.color_jitter, self.check, self.partial = color_jitter, check, partial
         if eval_resize is not None and eval_resize < Crops.size:
-            raise UserError(f"--data.eval_resize {eval_resize}: must be at least {Crops.size}, what is cut from it")
+            raise UserError(f"--data.eval_resize {eval_resize}: must be at least {Crops.size}, the size of the crop")
         self.eval_resize, self.eval_interpolation = eval_resize or 256, eval_interpolation or "bilinear"
         self._checked: set[str] = set()
         self._replaced = 0
@@ -171,8 +171,8 @@ class ImageNetDataModule(ImageDataModule):
         if self.partial and len(files):
             return
         raise UserError(
-            f"imagenet: {found}, and the set has {expected:,} of {self.num_classes:,}; complete it, or fit to what is "
-            "there with --data.partial true (never ranked)"
+            f"imagenet: {found}, and the set has {expected:,} of {self.num_classes:,}; complete it, or train on what "
+            "is there (fit --data.partial true, never ranked)"
         )
 
     def pipeline(self) -> Crops:

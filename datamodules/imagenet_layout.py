@@ -67,7 +67,9 @@ def _read_folder(root: Path, name: str, wnids: dict[str, int]) -> ImageFiles:
         )
     flat = list_folder(folder, IMG_EXTENSIONS)
     if found and flat:
-        raise UserError(f"{folder}: holds {len(found)} class folders and {len(flat)} images beside them; one or other")
+        raise UserError(
+            f"{folder}: holds {len(found)} class folders and {len(flat)} images beside them; keep one of the two"
+        )
     if not flat:
         listed = ((wnid, list_folder(folder / wnid, IMG_EXTENSIONS)) for wnid in found)
         if name == "train":

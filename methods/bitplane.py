@@ -1,6 +1,7 @@
 """Bit planes: a spike count sent as a binary number.
 
-Datta and others: When Bio-Inspired Computing meets Deep Learning, TMLR 2025, https://arxiv.org/abs/2312.06900
+Datta and others: When SNN meets ANN, TMLR 2025 (first as When Bio-Inspired Computing
+meets Deep Learning), https://arxiv.org/abs/2312.06900
 
 A QCFS activation with L = 2^T - 1 levels is a T-bit number n. T = log2(L + 1) steps are enough to send it, the highest
 bit first. A layer adds up the whole word,
@@ -80,7 +81,9 @@ class BitPlane(CountFirst):
     def check_steps(self, T: int) -> None:
         """Refuses more than 8 bits."""
         if T > MOST_BITS:
-            raise UserError(f"T = {T}: bit planes have at most {MOST_BITS} bits, 255 levels; give --T 1,2,3,4")
+            raise UserError(
+                f"T = {T}: bit planes have at most {MOST_BITS} bits, 255 levels; give T from 1 to {MOST_BITS}"
+            )
 
     def neuron(self, name: str, activation: Activation, T: int) -> SpikingNeuron:
         """Theta = lambda, T bits."""

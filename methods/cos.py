@@ -31,7 +31,7 @@ from bench.errors import UserError
 from bench.snn.activations import Activation, QCFSActivation
 from bench.snn.calibration import require_activation
 from bench.snn.neurons import IFNode, SpikingNeuron
-from methods.base import ConversionModule, require_counts
+from methods.base import ConversionModule, require_counts, require_not_negative
 
 Saturated = Literal["release", "keep"]
 EMPTY = 1000.0
@@ -116,6 +116,7 @@ class COS(ConversionModule):
         epsilon: float = 1e-3,
     ) -> None:
         require_counts(rho=rho, rounds=rounds)
+        require_not_negative(epsilon=epsilon)
         require_activation(net, QCFSActivation, type(self).__name__, "QCFS")
         super().__init__(net)
         self.rho, self.rounds, self.saturated, self.epsilon = rho, rounds, saturated, epsilon

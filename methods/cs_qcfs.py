@@ -29,6 +29,7 @@ from bench.errors import UserError
 from bench.snn.activations import Activation, Region, clip_floor_shift
 from bench.snn.graph.trace import input_shapes
 from bench.snn.neurons import IFNode, SpikingNeuron
+from methods.base import require_not_negative
 from methods.training import TrainingModule
 
 
@@ -85,9 +86,11 @@ class CSQCFS(TrainingModule):
         if not 1 <= L <= 2**16:
             raise UserError(f"--model.L {L}: must be at least 1 and at most {2**16}")
         if not 0 < lambda_init < math.inf:
-            raise UserError(f"--model.lambda_init {lambda_init}: must be positive")
+            raise UserError(f"--model.lambda_init {lambda_init}: must be positive and finite")
         if not 0 <= lambda_lr_scale <= 1:
             raise UserError(f"--model.lambda_lr_scale {lambda_lr_scale}: must be from 0 to 1")
+        if s_weight_decay is not None:
+            require_not_negative(s_weight_decay=s_weight_decay)
         super().__init__(net, **kwargs)
         self.threshold_options(
             weight_decay=s_weight_decay, lr=None if lambda_lr_scale == 1 else self.lr * lambda_lr_scale

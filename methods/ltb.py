@@ -15,7 +15,8 @@ no backward pass and no other layer. The SNN: IF, soft reset, theta_c, v_0 = the
 Max-pooling after a ReLU is moved before it and pools currents. The ReLU net computes the same, and no spikes are
 pooled.
 
-In the first steps the last layers have not fired yet. The delayed read-out (``--snn.delay auto``, for any method;
+In the first steps the last layers have not fired yet. The delayed read-out (``--snn.delay auto``, for all methods
+whose layers do not wait for their whole input;
 ``bench.snn.readout``) leaves these steps out: with
 
     t_0 = sum over layers of  min over neurons of  (theta - v_0) / mean relu(z)

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
@@ -77,6 +78,7 @@ class NQ(QCFS):
     Args:
         net: a network with ``nn.ReLU`` modules; changed in place.
         T_val: steps of the SNN with which sigma is measured.
+        lr: learning rate of SGD, decayed to 0 by a cosine over all epochs, stepped per epoch.
         **kwargs: options of :class:`methods.qcfs.QCFS`.
     """
 
@@ -105,15 +107,19 @@ class NQ(QCFS):
             layer.noisy_in_evaluation = False
         return logits
 
-    def on_fit_start(self) -> None:
-        """Refuses a run without held-out images, and prints a note if they are not augmented as in the paper.
+    def check_training(self, trainer: pl.Trainer, datamodule: ImageDataModule) -> None:
+        """Refuses a run without held-out images.
 
         Raises:
             UserError: no images are held out.
         """
-        datamodule: ImageDataModule = getattr(self.trainer, "datamodule")  # noqa: B009 - Lightning declares it nowhere
         if not len(datamodule.split("val")):
             raise UserError("nq measures its noise on held-out training images; give --data.val_split N (a tenth)")
+
+    def on_fit_start(self) -> None:
+        """Prints a note if held-out images are not augmented as in the paper."""
+        super().on_fit_start()
+        datamodule: ImageDataModule = getattr(self.trainer, "datamodule")  # noqa: B009
         if not datamodule.val_augment and self.trainer.is_global_zero:
             print(
                 "note: nq measures its noise on plain held-out images here; the paper uses augmented ones: "

@@ -16,14 +16,15 @@ instead of L, so the expected conversion error is 0 for any T and L.
 From the paper or its authors' code: L = 4 on CIFAR-10, lambda = 8 at the start, SGD with momentum 0.9, learning rate
 0.1 with a cosine to 0, weight decay 5e-4 on all parameters, 300 epochs. The derivative for lambda printed as Eq. 19
 of the camera-ready is wrong, as its authors say; the correct one is in ``bench.snn.activations``.
-Not stated in the paper: batch size, Cutout hole and the region of the gradient. The released codes differ in these;
-docs/recipes.md says which values the recipes use and why.
+Not stated in the paper: batch size and Cutout hole. The region of the gradient in its Eq. 18 is in none of the released
+codes, which also differ from each other in all three; docs/recipes.md says which values the recipes use and why.
 Chosen here: an initial lambda measured on data (``lambda_percentile``), for recipes too short to bring it down from 8.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -90,8 +91,8 @@ class QCFS(TrainingModule):
     ) -> None:
         if not 1 <= L <= 2**16:
             raise UserError(f"--model.L {L}: must be at least 1 and at most {2**16}")
-        if not lambda_init > 0:
-            raise UserError(f"--model.lambda_init {lambda_init}: must be positive")
+        if not 0 < lambda_init < math.inf:
+            raise UserError(f"--model.lambda_init {lambda_init}: must be positive and finite")
         if lambda_percentile is not None and not 0 < lambda_percentile <= 100:
             raise UserError(f"--model.lambda_percentile {lambda_percentile}: must be above 0 and at most 100")
         if not 0 <= lambda_lr_scale <= 1:

@@ -1,9 +1,10 @@
 """ReLU networks: the common source of the methods that convert a trained net.
 
 The net is trained like any ReLU net. Max-pooling is replaced by average pooling unless ``--model.max_pool keep`` is
-given, for ``burst``, whose LIPooling then also pools the plain spikes. Converted by itself, each threshold is the
-largest activation of its layer and membranes start at 0. This is the rule of ``max_norm`` (Diehl, Neil, Binas, Cook,
-Liu, Pfeiffer: Fast-classifying, high-accuracy spiking deep networks through weight and threshold balancing, IJCNN 2015,
+given, for ``burst``, which pools spikes by LIPooling, and for ``dcgs``, ``hmt`` and ``ltb``, which pool currents.
+Converted by itself, the net pools as ``burst`` does, each threshold is the largest activation of its layer, and
+membranes start at 0. This is the rule of ``max_norm`` (Diehl, Neil, Binas, Cook, Liu, Pfeiffer: Fast-classifying,
+high-accuracy spiking deep networks through weight and threshold balancing, IJCNN 2015,
 https://doi.org/10.1109/IJCNN.2015.7280696). The other rules read the same checkpoint.
 """
 

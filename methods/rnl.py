@@ -31,6 +31,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
@@ -39,7 +40,8 @@ from torch import Tensor, nn
 from bench.errors import UserError
 from bench.snn.activations import Activation, clip
 from bench.snn.neurons import IFNode, SpikingNeuron
-from methods.base import Batch
+from datamodules.base import ImageDataModule
+from methods.base import Batch, require_not_negative
 from methods.training import TrainingModule
 
 Q_ACCURATE = 10.0
@@ -81,6 +83,8 @@ class RNL(TrainingModule):
         q_lr: learning rate of q.
         q_momentum: momentum of the SGD on q.
         beta: weight of Omega.
+        lr: learning rate of the weights; it falls tenfold after half and after three quarters of stage 1.
+        weight_decay: weight decay on all parameters but q.
         **kwargs: pooling and optimiser settings of :class:`methods.training.TrainingModule`.
     """
 
@@ -92,17 +96,16 @@ class RNL(TrainingModule):
         q_lr: float = 1e-3,
         q_momentum: float = 0.9,
         beta: float = 0.1,
+        lr: float = 0.1,
         weight_decay: float = 1e-4,
         **kwargs: Any,
     ) -> None:
         if stage2_epochs < 0:
             raise UserError(f"--model.stage2_epochs {stage2_epochs}: must be at least 0")
-        for name, value in (("q_lr", q_lr), ("beta", beta)):
-            if not 0 <= value < float("inf"):
-                raise UserError(f"--model.{name} {value}: must be a finite number of at least 0")
+        require_not_negative(q_lr=q_lr, beta=beta)
         if not 0 <= q_momentum < 1:
             raise UserError(f"--model.q_momentum {q_momentum}: must be at least 0 and below 1")
-        super().__init__(net, weight_decay=weight_decay, **kwargs)
+        super().__init__(net, lr=lr, weight_decay=weight_decay, **kwargs)
         self.stage2_epochs, self.q_lr, self.q_momentum, self.beta = stage2_epochs, q_lr, q_momentum, beta
         self.q = nn.Parameter(torch.tensor(float(q_init)))
         self.install(lambda _: RateNorm())
@@ -129,21 +132,21 @@ class RNL(TrainingModule):
         """Epochs before stage 2."""
         return (self.trainer.max_epochs or 0) - self.stage2_epochs
 
-    def on_fit_start(self) -> None:
+    def check_training(self, trainer: pl.Trainer, datamodule: ImageDataModule) -> None:
         """Refuses a run without epochs for stage 1, or one that DDP would stop at its second step.
 
         Raises:
             UserError: stage 2 takes all epochs, or the strategy expects gradients of all parameters at every step.
         """
         # Lightning has no public access to the options that a strategy passes to DDP.
-        wrapped: dict[str, object] = getattr(self.trainer.strategy, "_ddp_kwargs", {})
-        if self.trainer.world_size > 1 and not wrapped.get("find_unused_parameters"):
+        wrapped: dict[str, object] = getattr(trainer.strategy, "_ddp_kwargs", {})
+        if trainer.world_size > 1 and not wrapped.get("find_unused_parameters"):
             raise UserError(
                 "rnl: its two stages train different parameters; with several processes give "
                 "--trainer.strategy ddp_find_unused_parameters_true"
             )
-        if self.stage1_epochs < 1:
-            epochs = self.trainer.max_epochs
+        epochs = trainer.max_epochs or 0
+        if self.stage2_epochs >= epochs:
             raise UserError(f"--model.stage2_epochs {self.stage2_epochs}: leaves none of {epochs} epochs to stage 1")
 
     def on_train_epoch_start(self) -> None:

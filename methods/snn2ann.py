@@ -35,6 +35,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from bench.errors import UserError
 from bench.snn.activations import Activation
 from bench.snn.calibration import watching
 from bench.snn.graph.check import BatchNorm
@@ -190,6 +191,8 @@ class SNN2ANN(SpikeTrainingModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(net, T=T, v_init=0.0, percentile=percentile, lr=lr, **kwargs)
+        if self.momentum == 1:
+            raise UserError("--model.momentum 1: must be below 1, because it is Adam's first beta")
         shapes = input_shapes(net, nn.ReLU, self.image)
         self.install(lambda name: SwappedActivation(torch.rand(shapes[name]).clamp_min(SMALLEST), unit))
 

@@ -68,7 +68,7 @@ class SNNCAdvanced(SNNCLight):
             if value < least:
                 raise UserError(f"--model.{name} {value}: must be at least {least}")
         if not 0 < calibration_lr < float("inf"):
-            raise UserError(f"--model.calibration_lr {calibration_lr}: must be positive")
+            raise UserError(f"--model.calibration_lr {calibration_lr}: must be positive and finite")
         super().__init__(net, **kwargs)
         self.iterations, self.calibration_lr, self.calibration_batch = iterations, calibration_lr, calibration_batch
 

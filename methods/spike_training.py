@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
@@ -25,6 +26,7 @@ from bench.snn.activations import Activation, clip
 from bench.snn.calibration import activation_percentiles, require_percentile
 from bench.snn.graph.check import MAX_POOLS, mixes_constant_input
 from bench.snn.neurons import Clock, IFNode, SpikingNeuron, Timed
+from datamodules.base import ImageDataModule
 from methods.base import Batch
 from methods.thresholds import require_v_init
 from methods.training import TrainingModule
@@ -269,12 +271,12 @@ class FromTrainedNet(SpikeTrainingModule):
         if self.ann_epochs:
             raise UserError(f"--model.ann_epochs {self.ann_epochs}: the net that --ckpt gives is trained; give 0")
 
-    def on_fit_start(self) -> None:
+    def check_training(self, trainer: pl.Trainer, datamodule: ImageDataModule) -> None:
         """Refuses a run whose epochs all train the ReLU net.
 
         Raises:
             UserError: no epoch is left for the spikes.
         """
-        epochs = self.trainer.max_epochs or 0
+        epochs = trainer.max_epochs or 0
         if self.ann_epochs >= epochs:
             raise UserError(f"--model.ann_epochs {self.ann_epochs}: leaves none of {epochs} epochs to {self.rest}")

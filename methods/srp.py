@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from bench.snn.activations import Activation, QCFSActivation
 from bench.snn.calibration import require_activation
 from bench.snn.neurons import IFNode, SpikingNeuron
-from methods.base import ConversionModule, require_counts
+from methods.base import ConversionModule, require_counts, require_not_negative
 
 
 class SRPNode(IFNode):
@@ -68,6 +68,7 @@ class SRP(ConversionModule):
 
     def __init__(self, net: nn.Module, tau: int = 4, epsilon: float = 1e-3) -> None:
         require_counts(tau=tau)
+        require_not_negative(epsilon=epsilon)
         require_activation(net, QCFSActivation, type(self).__name__, "QCFS")
         super().__init__(net)
         self.tau, self.epsilon = tau, epsilon

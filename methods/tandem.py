@@ -27,6 +27,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
@@ -35,6 +36,7 @@ from bench.snn.calibration import watching
 from bench.snn.graph.check import BatchNorm
 from bench.snn.graph.trace import segment
 from bench.snn.layerwise import execution_order
+from datamodules.base import ImageDataModule
 from methods.base import Batch, require_counts
 from methods.spike_training import FromTrainedNet, SpikingActivation, rate_gradient
 
@@ -118,19 +120,19 @@ class Tandem(FromTrainedNet):
         """
         self.require_one_net()
 
-    def on_fit_start(self) -> None:
+    def check_training(self, trainer: pl.Trainer, datamodule: ImageDataModule) -> None:
         """Refuses a schedule that does not finish, and training in several processes.
 
         Raises:
             UserError: names the option to change.
         """
-        if self.trainer.world_size > 1:
+        if trainer.world_size > 1:
             raise UserError("tandem: freezes one layer after another, each with a threshold from one batch; train it "
                             "in one process")  # fmt: skip
-        super().on_fit_start()
-        epochs, layers = self.trainer.max_epochs or 0, len(self.order)
+        super().check_training(trainer, datamodule)
+        epochs, layers = trainer.max_epochs or 0, len(self.order)
         if self.epochs_per_layer is None:
-            if self.trainer.limit_val_batches == 0:
+            if trainer.limit_val_batches == 0:
                 raise UserError(
                     "tandem: the accuracy on held-out images decides when a stage ends; give --data.val_split N, or "
                     "--model.epochs_per_layer E"

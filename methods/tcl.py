@@ -16,6 +16,7 @@ settings of all other parameters (``lambda_weight_decay``, default ``weight_deca
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import nn
@@ -23,6 +24,7 @@ from torch import nn
 from bench.errors import UserError
 from bench.snn.activations import Activation, ClippedReLU
 from bench.snn.neurons import IFNode, SpikingNeuron
+from methods.base import require_not_negative
 from methods.training import TrainingModule
 
 
@@ -39,9 +41,12 @@ class TCL(TrainingModule):
     def __init__(
         self, net: nn.Module, lambda_init: float = 4.0, lambda_weight_decay: float | None = None, **kwargs: Any
     ) -> None:
-        if not lambda_init > 0:
-            raise UserError(f"--model.lambda_init {lambda_init}: must be positive")
+        if not 0 < lambda_init < math.inf:
+            raise UserError(f"--model.lambda_init {lambda_init}: must be positive and finite")
+        if lambda_weight_decay is not None:
+            require_not_negative(lambda_weight_decay=lambda_weight_decay)
         super().__init__(net, **kwargs)
+        self.lambda_init = lambda_init
         self.threshold_options(weight_decay=lambda_weight_decay)
         self.install(lambda _: ClippedReLU(lambda_init, trainable=True))
 

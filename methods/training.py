@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Literal
 
+import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
@@ -18,7 +18,8 @@ from bench.snn.graph.canonical import drop_uncalled
 from bench.snn.graph.check import check_convertible
 from bench.snn.graph.trace import ImageShape
 from bench.snn.replace import replace, replace_max_pool, split_norm_act
-from methods.base import Batch, ConversionModule
+from datamodules.base import ImageDataModule
+from methods.base import Batch, ConversionModule, require_not_negative
 
 
 class TrainingModule(ConversionModule):
@@ -31,7 +32,7 @@ class TrainingModule(ConversionModule):
         net: a network with ``nn.ReLU`` modules; changed in place.
         lr: learning rate of SGD, decayed to 0 by a cosine over all epochs, stepped per epoch.
         momentum: momentum of SGD.
-        weight_decay: weight decay on all parameters, thresholds and BN included.
+        weight_decay: weight decay on all parameters, thresholds and BN included, unless the method says otherwise.
         label_smoothing: label smoothing of the cross-entropy.
         init: initial weights. ``default`` keeps the net's own (the papers' CIFAR nets start as in the QCFS authors'
             code). ``kaiming_normal`` draws every convolution from Kaiming's normal distribution by fan-out and sets all
@@ -64,14 +65,13 @@ class TrainingModule(ConversionModule):
         max_pool: Literal["average", "keep"] = "average",
         image: ImageShape = None,
     ) -> None:
-        for name, value, low, high in (
-            ("lr", lr, 0.0, math.inf),
-            ("momentum", momentum, 0.0, 1.0),
-            ("weight_decay", weight_decay, 0.0, math.inf),
-            ("label_smoothing", label_smoothing, 0.0, 1.0),
+        for name, value in (
+            ("momentum", momentum),
+            ("label_smoothing", label_smoothing),
         ):
-            if not low <= value <= high or not math.isfinite(value):
-                raise UserError(f"--model.{name} {value}: must be a finite number from {low:g} to {high:g}")
+            if not 0 <= value <= 1:
+                raise UserError(f"--model.{name} {value}: must be from 0 to 1")
+        require_not_negative(lr=lr, weight_decay=weight_decay)
         super().__init__(net)
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
         self.label_smoothing, self.image = label_smoothing, image
@@ -100,6 +100,18 @@ class TrainingModule(ConversionModule):
     def start_from(self, source: nn.Module, calibration: Iterable[Batch]) -> None:
         """Starts from a trained net; called once instead of :meth:`prepare` if one is given."""
         raise NotImplementedError
+
+    def check_training(self, trainer: pl.Trainer, datamodule: ImageDataModule) -> None:
+        """Refuses a training that the method cannot do, before an earlier run in the same folder is replaced.
+
+        Raises:
+            UserError: names the option to change.
+        """
+
+    def on_fit_start(self) -> None:
+        """Checks again, for a Trainer of one's own."""
+        # Lightning declares the data module nowhere.
+        self.check_training(self.trainer, getattr(self.trainer, "datamodule"))  # noqa: B009
 
     def compile_step(self) -> None:
         """Compiles the network for training steps; evaluation stays eager and exact."""
@@ -135,9 +147,10 @@ class TrainingModule(ConversionModule):
         for name, module in self.net.named_modules():
             threshold = getattr(module, "threshold", None) if isinstance(module, Activation) else None
             if threshold is not None and not bool((threshold > 0).all()):
-                higher = " or a higher --model.lambda_init" if hasattr(self, "lambda_init") else ""
+                begins = getattr(self, "lambda_init", None) and not getattr(self, "lambda_percentile", None)
+                higher = " or a higher --model.lambda_init" if begins else ""
                 raise UserError(
-                    f"lambda of {name} is {threshold.min().item():.4g} after epoch {self.current_epoch}, and a "
+                    f"lambda of {name} is {threshold.min().item():.4g} after epoch {self.current_epoch + 1}, and a "
                     f"threshold must be positive; start again with a lower --model.lr{higher}, and --overwrite"
                 )
 
@@ -152,16 +165,8 @@ class TrainingModule(ConversionModule):
 
         Args:
             **options: ``lr`` or ``weight_decay``; ``None`` keeps the value of all other parameters.
-
-        Raises:
-            UserError: a value is negative or not finite.
         """
-        for name, value in options.items():
-            if value is None:
-                continue
-            if not 0 <= value < math.inf:
-                raise UserError(f"--model: {name} {value} of thresholds must be a finite number of at least 0")
-            self._threshold_options[name] = value
+        self._threshold_options |= {name: value for name, value in options.items() if value is not None}
 
     def parameter_groups(self) -> list[dict[str, object]]:
         """Returns the parameter groups of SGD: one, or two if thresholds have separate settings."""
@@ -183,7 +188,7 @@ class TrainingModule(ConversionModule):
         optimizer = self.optimizer()
         epochs = self.trainer.max_epochs
         if not epochs or epochs < 1:
-            raise UserError("--trainer.max_epochs: must be at least 1; the cosine schedule ends there")
+            raise UserError("--trainer.max_epochs: must be at least 1")
         return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)]
 
 

@@ -65,7 +65,11 @@ def diagnose(arguments: list[str]) -> int:
     made.add_argument("--ckpt", required=True, type=expand, help="last.ckpt or model.safetensors of a run")
     made.add_argument("--T", default="2,8,32", help="time-steps to diagnose [2,8,32]")
     made.add_argument("--images", type=at_least_one, default=200, help="number of evaluation images [200]")
-    made.add_argument("--out", type=expand, help="folder of the files (default: diagnose/ in the folder of the run)")
+    made.add_argument(
+        "--out",
+        type=expand,
+        help="folder of the files (default: diagnose/ in the folder of the run, or in runs/ for a net by itself)",
+    )
     made.add_argument("--overwrite", action="store_true", help="replace the files in --out")
     made.add_argument("--json", action="store_true", help="print JSON instead of tables")
     made.add_argument("--wandb", action="store_true", help="log tables and pictures to W&B (offline without a key)")
@@ -89,7 +93,11 @@ def export(arguments: list[str]) -> int:
     made.add_argument("--format", required=True, choices=["safetensors", "onnx", "nir"])
     made.add_argument("--T", type=at_least_one, default=8, help="steps to unroll in ONNX and to compare outputs at [8]")
     made.add_argument("--images", type=at_least_one, default=1000, help="evaluation images to compare on [1000]")
-    made.add_argument("--out", type=expand, help="folder of the files (default: export/ in the folder of the run)")
+    made.add_argument(
+        "--out",
+        type=expand,
+        help="folder of the files (default: export/ in the folder of the run, or in runs/ for a net by itself)",
+    )
     made.add_argument("--overwrite", action="store_true", help="replace the files in --out")
     made.add_argument("--record", type=expand, help="record for the model card (default: record.json beside --ckpt)")
     made.add_argument("--push", metavar="REPO", help="upload safetensors, card and record to the Hugging Face Hub")

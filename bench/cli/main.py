@@ -54,8 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments after ``python -m bench``; default ``sys.argv[1:]``.
 
     Returns:
-        The exit status: 0; 1 if ``--check`` fails; 2 for bad input, with one line on standard error; 75 if another
-        process is using the folder; 130 or 143 after a signal.
+        The exit status: 0; 1 if ``--check`` or a run of a sweep fails; 2 for bad input, with one line on standard
+        error; 75 if another process is using the folder; 130 or 143 after a signal; 141 if the reader has closed the
+        pipe.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     # The parent process, such as cron, may have closed them.
@@ -203,7 +204,11 @@ def _evaluate(arguments: list[str]) -> int:
     parser = commands.parser("evaluate")
     parser.add_argument("--ckpt", required=True, type=expand, help="last.ckpt or model.safetensors of a run")
     parser.add_argument("--T", default="1,2,4,8,16,32", help="time-steps to report [1,2,4,8,16,32]")
-    parser.add_argument("--out", type=expand, help="folder for the record (default: evaluate/ in the run's folder)")
+    parser.add_argument(
+        "--out",
+        type=expand,
+        help="folder for the record (default: evaluate/ in the folder of the run, or in runs/ for a net by itself)",
+    )
     parser.add_argument("--logger", choices=["wandb", "csv", "none"], default="csv")
     parser.add_argument("--overwrite", action="store_true", help="replace the record in --out")
     parser.add_argument("--accelerator", choices=ACCELERATORS, default="auto")
@@ -284,7 +289,7 @@ def _list(arguments: list[str]) -> int:
     print("\ndata sets (--data)")
     for name, data in DATA.items():
         print(f"  {name:<12} {data.summary}")
-    print("\narchitectures (--arch; cifar_ may be left out)")
+    print("\narchitectures (--arch; cifar_ may be left out, except for imagenet)")
     for name, net in ARCHITECTURES.items():
         print(f"  {name:<16} {net.summary}")
     print("  timm/<name>      any convolutional net of timm with ReLU modules")

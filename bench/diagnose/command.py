@@ -58,7 +58,7 @@ def run(
     Raises:
         UserError: an argument is invalid, or the checkpoint cannot be read.
     """
-    device_for({"accelerator": device})
+    device_for({"accelerator": device}, "--device")
     trained = load(ckpt, data_options)
     require_writable(out)
     with full_precision():

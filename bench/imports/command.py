@@ -137,6 +137,11 @@ def imported(wanted: Wanted, file: WeightFile) -> tuple[Weights, Mapped]:
     if not entry.importable:
         known = ", ".join(name for name, method in METHODS.items() if method.importable)
         raise UserError(f"--method {wanted.method}: nets of this method cannot be imported; choose from {known}")
+    for option, values in (("mean", wanted.mean), ("std", wanted.std)):
+        channels, least = data.input_shape[0], 0.0 if option == "std" else -math.inf
+        if values is not None and (len(values) != channels or not all(least < value < math.inf for value in values)):
+            above = " above 0" if option == "std" else ""
+            raise UserError(f"--{option} {' '.join(map(str, values))}: must be {channels} finite numbers{above}")
     options = _model_options(wanted.method, wanted.model)
     arch = architectures.resolve(wanted.arch, data.arch_family)
     net, make = architectures.create(arch, data.num_classes), entry.load()

@@ -52,7 +52,8 @@ def run(results: Path, reported: Path, out: Path, check: bool, json_rows: bool, 
         return 0
     contents = {name: _content(files[name]) for name, state in findings.items() if state != "surplus"}
     if new:
-        require_writable(results)
+        require_writable(results, "--results")
+        require_writable(out)
     done = []
     for record in new:
         record.write(results / record.path())

@@ -133,7 +133,7 @@ class CifarVGG(nn.Module):
             nn.Linear(4096, num_classes),
         )
         for module in self.features:
-            if isinstance(module, nn.Conv2d):  # as in the QCFS authors' VGG; the rest keeps PyTorch's defaults
+            if isinstance(module, nn.Conv2d):  # as in the QCFS authors' VGG, which also sets linear biases to 0
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:

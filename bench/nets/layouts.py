@@ -138,7 +138,7 @@ def require_complete(found: Mapped, file: WeightFile, arch: str, classes: int) -
             "--method qcfs or tcl"
         )
     others = [name for name in ARCHITECTURES if name != arch and there is not None and _fits(file, name, there)]
-    hint = f"; it fits --arch {' or '.join(others).replace('cifar_', '')}" if others else ""
+    hint = f"; it fits --arch {' or '.join(others)}" if others else ""
     if found.doubtful and not others:
         name, *places = found.doubtful
         raise UserError(

@@ -56,7 +56,10 @@ def calibration_size(model: ConversionModule, datamodule: ImageDataModule) -> in
     """
     wanted, there = model.calibration_images, len(datamodule.split("train"))
     if wanted > there and datamodule.subset is None:
-        raise UserError(f"--model.calibration_images {wanted}: the training set of {datamodule.name} has only {there}")
+        raise UserError(
+            f"{wanted} training images are needed (--model.calibration_images, or --snn.delay auto), but the training "
+            f"set of {datamodule.name} has only {there}"
+        )
     return min(wanted, there)
 
 

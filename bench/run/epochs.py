@@ -83,12 +83,14 @@ class StopOnNaN(pl.Callback):
         if trainer.strategy.root_device.type == "cpu" or len(self.bad) == self.every or last:
             flags = torch.stack(self.bad).tolist()
             if any(flags):
-                first = batch_idx + 1 - len(flags) + flags.index(True)
-                raise UserError(f"the loss is not finite in batch {first} of epoch {trainer.current_epoch}: {ADVICE}")
+                first = batch_idx + 2 - len(flags) + flags.index(True)
+                raise UserError(
+                    f"the loss is not finite in batch {first} of epoch {trainer.current_epoch + 1}: {ADVICE}"
+                )
             self.bad.clear()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Checks the weights: the last step of an epoch may break them although the loss was finite."""
         broken = [name for name, weight in pl_module.named_parameters() if not bool(torch.isfinite(weight).all())]
         if broken:
-            raise UserError(f"{broken[0]} is not finite after epoch {trainer.current_epoch}: {ADVICE}")
+            raise UserError(f"{broken[0]} is not finite after epoch {trainer.current_epoch + 1}: {ADVICE}")

@@ -69,6 +69,7 @@ def _convert(spec: RunSpec, argv: list[str]) -> Path:
     check_early(weights.header, argv)
     _require_free(out, path.parent, spec.local.overwrite)
     net = build_trained(weights, spec.all_data_options, str(path))
+    net.model.check_steps(max(spec.local.T))
     device_for({"accelerator": spec.all_trainer_options.get("accelerator")})
     require_writable(out)
     with working_in(out, spec.all_trainer_options):
@@ -156,6 +157,7 @@ def evaluate_checkpoint(
     if (out / "checkpoints").exists() and ckpt.parent.resolve() not in (out.resolve(), (out / "checkpoints").resolve()):
         raise UserError(f"--out {out}: holds another training, whose weights would be lost; give another folder")
     net = load(ckpt, data, snn)
+    net.model.check_steps(max(steps))
     require_writable(out)
     header = net.header
     # One process evaluates, however many have trained.

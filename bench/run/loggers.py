@@ -142,7 +142,9 @@ def _wandb_logger(out: Path, name: str, config: Options) -> WandbLogger:
                 print(f"warning: W&B does not answer ({_reason(error)}); this run is logged offline", file=sys.stderr)
         return begin("disabled" if disabled else "offline")
     except (wandb.errors.Error, OSError, ValueError, TypeError) as error:
-        raise UserError(f"W&B: {_reason(error)}; see to $WANDB_* and its settings, or log with --logger csv") from error
+        raise UserError(
+            f"W&B: {_reason(error)}; check $WANDB_* and W&B's settings, or log with --logger csv"
+        ) from error
 
 
 @rank_zero_only
@@ -171,7 +173,9 @@ def why_offline() -> str | None:
         server = urlparse(str(settings.base_url))
         port = server.port or (80 if server.scheme == "http" else 443)
     except (wandb.errors.Error, OSError, ValueError, TypeError) as error:
-        raise UserError(f"W&B: {_reason(error)}; see to $WANDB_* and its settings, or log with --logger csv") from error
+        raise UserError(
+            f"W&B: {_reason(error)}; check $WANDB_* and W&B's settings, or log with --logger csv"
+        ) from error
     host = server.hostname or str(settings.base_url)
     if settings.mode in ("offline", "disabled"):
         return f"its mode is {settings.mode}"

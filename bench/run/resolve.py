@@ -44,7 +44,11 @@ def parse_steps(text: object) -> tuple[int, ...]:
         UserError: empty, not integers, below 1, or twice the same.
     """
     parts = [str(part) for part in text] if isinstance(text, list | tuple) else str(text).split(",")
-    if not all(re.fullmatch(r"\s*\d{1,6}\s*", part) for part in parts) or not all(int(part) for part in parts):
+    if (
+        not parts
+        or not all(re.fullmatch(r"\s*\d{1,6}\s*", part) for part in parts)
+        or not all(int(part) for part in parts)
+    ):
         raise UserError(f"--T {text}: must be time-steps of at least 1 separated by commas, such as 1,2,4,8")
     steps = tuple(sorted({int(part) for part in parts}))
     if len(steps) != len(parts):
@@ -146,7 +150,8 @@ def resolve(chosen: Chosen, settings: tuple[str, Options], arguments: Sequence[s
             ),
         )
     except ValidationError as error:
-        raise UserError(f"not valid in a record: {first_error(error, show_input=True)}") from error
+        message = first_error(error, show_input=True).replace("data_options.", "data.", 1)
+        raise UserError(f"--{message}") from error
 
 
 class _Parts(NamedTuple):

@@ -145,8 +145,12 @@ def make_trainer(
     return trainer
 
 
-def device_for(options: Options) -> str:
+def device_for(options: Options, option: str = "--trainer.accelerator") -> str:
     """Returns the device type, ``cpu`` or ``cuda``, for the options of a Trainer.
+
+    Args:
+        options: of the Trainer.
+        option: names the accelerator, for the message.
 
     Raises:
         UserError: there is no such device, or it does not have the precision.
@@ -154,7 +158,7 @@ def device_for(options: Options) -> str:
     accelerator = str(options.get("accelerator") or "auto")
     there = CUDAAccelerator.is_available()
     if accelerator in ("gpu", "cuda") and not there:
-        raise UserError(f"accelerator {accelerator}: PyTorch finds no CUDA device here; give cpu")
+        raise UserError(f"{option} {accelerator}: PyTorch finds no CUDA device here; give cpu")
     # Lightning would take Apple's MPS for auto and gpu if there is one.
     device = "cuda" if there and accelerator != "cpu" else "cpu"
     if device == "cpu" and options.get("precision") == "16-mixed":
@@ -258,4 +262,4 @@ def train(trainer: pl.Trainer, model: pl.LightningModule, datamodule: ImageDataM
     with interruptible("training", advice):
         trainer.fit(model, datamodule=datamodule, ckpt_path=resume and str(resume), weights_only=True)
     if not trainer.state.finished:
-        raise UserError(f"training ended in epoch {trainer.current_epoch} with status {trainer.state.status}")
+        raise UserError(f"training ended in epoch {trainer.current_epoch + 1} with status {trainer.state.status}")

@@ -57,9 +57,9 @@ def checked(trainer: dict[str, Any]) -> dict[str, Any]:
     found["num_nodes"] = _count("num_nodes", found["num_nodes"])
     if found["strategy"] == "single_device" and found["devices"] * found["num_nodes"] > 1:
         raise UserError("--trainer.strategy single_device: runs one process only; give ddp, or --trainer.devices 1")
-    for key, why in (("max_epochs", ", the cosine schedule ends there"), ("accumulate_grad_batches", "")):
+    for key in ("max_epochs", "accumulate_grad_batches"):
         if found[key] is None or found[key] < 1:
-            raise UserError(f"--trainer.{key} {found[key]}: must be at least 1{why}")
+            raise UserError(f"--trainer.{key} {found[key]}: must be at least 1")
     clip = found["gradient_clip_val"]
     if clip is not None and not (clip > 0 and math.isfinite(clip)):
         raise UserError(f"--trainer.gradient_clip_val {clip}: must be above 0; without it nothing is clipped")

@@ -145,6 +145,7 @@ def trained(
         }
     )
     require_batches(trainer, datamodule, "train", "test")
+    model.check_training(trainer, datamodule)
     if before is None and trainer.is_global_zero:
         # Only now, because no check follows. Checkpoints go first, so that no run resumes from them.
         for path in (out / "checkpoints" / LAST, out / "checkpoints" / PREVIOUS, out / RECORD, out / WEIGHTS):
@@ -223,7 +224,7 @@ def find_resume(spec: RunSpec, out: Path, header: Header, tuning: bool = False) 
     before, now = ({**completed(its.recipe.config), "source": None} for its in (old, header))
     changed = differences(before, now)
     if changed:
-        raise UserError(f"--ckpt {path}: was trained with other settings ({', '.join(changed)} is new); repeat its own")
+        raise UserError(f"--ckpt {path}: was trained with other settings (new: {', '.join(changed)}); repeat its own")
     if path.name == WEIGHTS:
         whole = header.recipe.part("trainer")["max_epochs"]
         if old.epochs != whole:

@@ -27,7 +27,7 @@ def require_images(number: int) -> None:
         UserError: ``number`` is below 1.
     """
     if number < 1:
-        raise UserError(f"--model.calibration_images {number}: must be at least 1, to compute thresholds from")
+        raise UserError(f"--model.calibration_images {number}: must be at least 1")
 
 
 def require_batch(images: int, batch: int) -> None:

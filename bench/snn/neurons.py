@@ -175,8 +175,9 @@ class SpikingNeuron(Timed):
     def __init__(self, threshold: Tensor, v_init: float | Tensor = 0.5) -> None:
         super().__init__()
         threshold = threshold.detach().clone()
-        if not bool((torch.isfinite(threshold) & (threshold > 0)).all()):
-            raise UserError(f"threshold {threshold.min().item():.4g}: must be positive and finite to convert")
+        fits = torch.isfinite(threshold) & (threshold > 0)
+        if not bool(fits.all()):
+            raise UserError(f"threshold {threshold[~fits][0].item():.4g}: must be positive and finite to convert")
         self.register_buffer("threshold", threshold)
         if isinstance(v_init, Tensor):
             self.register_buffer("v_init", v_init.detach().clone())

@@ -1,4 +1,4 @@
-"""Options that work with any converted network: delayed read-out and permuted spikes."""
+"""Options of a converted network that do not depend on its method: delayed read-out and permuted spikes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DELAY_IMAGES = 1000
 
 @dataclass(frozen=True)
 class Readout:
-    """Options of the converted network, whichever method made it.
+    """Options of the converted network. Methods whose layers wait for their whole input have neither of the two.
 
     Args:
         delay: number of first steps that the answer leaves out (Bu et al., CVPR 2025). ``auto`` estimates, from
@@ -44,7 +44,10 @@ class Readout:
         if self.draw_seed < 0:
             raise UserError(f"--snn.draw_seed {self.draw_seed}: must be at least 0")
         if self.draw_seed and not self.permute:
-            raise UserError(f"--snn.draw_seed {self.draw_seed}: nothing is drawn without --snn.permute true")
+            raise UserError(
+                f"--snn.draw_seed {self.draw_seed}: is the seed of --snn.permute true, which is not given; a method "
+                "that draws numbers itself has --model.draw_seed"
+            )
         if self.draws < 1:
             raise UserError(f"--snn.draws {self.draws}: must be at least 1")
 
@@ -53,7 +56,7 @@ class Readout:
         """The options of a file or a caller, by name.
 
         Raises:
-            TypeError: an option is unknown or of another type.
+            TypeError: an option is unknown.
             UserError: an option is out of range.
         """
         make: Callable[..., Readout] = cls

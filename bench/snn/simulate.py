@@ -65,6 +65,7 @@ class SpikingNetwork(nn.Module):
 
     Raises:
         UserError: ``net`` has no neuron.
+        ValueError: ``uncounted`` is neither 0 nor ``warmup``.
     """
 
     def __init__(
@@ -273,6 +274,10 @@ def simulate(snn: SpikingNetwork, x: Tensor, T: int, image_steps: int | None = N
 
     Yields:
         The logits and the cost of each part of the batch, in order.
+
+    Raises:
+        UserError: ``T`` is below 1 or not that of the conversion, a pixel is not finite, or the network takes only
+            images of another shape.
     """
     if T < 1:
         raise UserError(f"T = {T}: must be at least 1")

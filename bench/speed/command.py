@@ -46,7 +46,7 @@ def run(arch: str, what: Sequence[str], T: int, images: int, pairs: int, device:
     Raises:
         UserError: no such device, or no compiler.
     """
-    device_for({"accelerator": device})
+    device_for({"accelerator": device}, "--device")
     if not can_compile():
         raise UserError("speed: it compares compiled code and needs a C++ compiler; install g++ or set $CXX")
     figures = [figure for kind in what for figure in figures_of(kind, arch, T, images, pairs, device)]

@@ -288,6 +288,10 @@ def test_a_net_evaluated_into_another_training_s_folder_is_refused(bench, traine
         ("--trainer.limit_test_batches", "0.01"),
         ("--trainer.precision", "transformer-engine"),
         ("--model.calibration_images", "0"),
+        ("--method", "nq", "--data.val_split", "0"),
+        ("--method", "rnl", "--model.stage2_epochs", "2"),
+        ("--method", "snn2ann", "--model.momentum", "1"),
+        ("--T", "[]"),
     ],
     ids=" ".join,
 )

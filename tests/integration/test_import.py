@@ -175,7 +175,7 @@ def test_options_of_the_method_may_come_before_the_file(bench, theirs):
 @pytest.mark.parametrize(
     ("change", "options", "words"),
     [
-        ("", ("--model.L", "8", "--arch", "resnet32"), ["the file lacks stages.0.3", "fits --arch resnet20"]),
+        ("", ("--model.L", "8", "--arch", "resnet32"), ["the file lacks stages.0.3", "fits --arch cifar_resnet20"]),
         ("half", (), ["the file lacks", "and", "more"]),
         ("mixed", (), ["begin with module."]),
         ("no thresholds", (), ["has no threshold for act1", "--method relu"]),
@@ -188,8 +188,8 @@ def test_options_of_the_method_may_come_before_the_file(bench, theirs):
         ("", ("--nonsense",), ["--nonsense"]),
         ("", ("--image", "5"), ["arguments: --image 5 (did you mean --images?)"]),
         ("", ("--mean", "0.5", "0.5", "0.5"), ["--mean and --std"]),
-        ("", ("--mean", "0.5", "--std", "0.5"), ["mean [0.5]", "3 finite numbers"]),
-        ("", ("--mean", "0", "0", "0", "--std", "1", "1", "0"), ["std [1.0, 1.0, 0.0]", "positive"]),
+        ("", ("--mean", "0.5", "--std", "0.5"), ["--mean 0.5", "3 finite numbers"]),
+        ("", ("--mean", "0", "0", "0", "--std", "1", "1", "0"), ["--std 1.0 1.0 0.0", "above 0"]),
         ("", ("--expect", "101"), ["--expect 101"]),
         ("", ("--licence", "x" * 2001), ["not valid in a record", "licence"]),
     ],

@@ -74,14 +74,15 @@ def test_an_interrupted_tuning_goes_on(bench, source):
         (("snn2ann", "--model.T", "-1"), ("--model.T -1: must be at least 1",)),
         (("surrogate", "--model.alpha", "-1"), ("--model.alpha -1",)),
         (("ttfs", "--model.v_init", "-1", "--model.source", "qcfs", "--ckpt", "SOURCE"), ("--model.v_init -1",)),
+        (("bitplane", "--ckpt", "SOURCE", "--T", "1,9"), ("T = 9", "give T from 1 to 8")),
         (("ttfs", "--ckpt", "SOURCE"), ("has method qcfs", "ttfs needs method relu")),
     ],
 )
 def test_bad_input_is_one_line(bench, source, arguments, words):
     method, *rest = (str(source) if word == "SOURCE" else word for word in arguments)
-    common = RUN[:-2] if method == "ttfs" else RUN
+    common = RUN[:-2] if method in ("ttfs", "bitplane") else RUN
     result = bench("fit", "--method", method, *common, *rest, "--out", "run")
     assert result.status == 2
     assert len(result.err.strip().splitlines()) == 1, result.err
     assert all(word in result.err for word in words), result.err
-    assert not Path("run/record.json").exists()
+    assert not list(Path("run").glob("[!.]*")), "but its lock"

@@ -129,7 +129,10 @@ def test_what_could_go_to_two_places_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("classes", "arch", "words"),
-    [(100, "cifar_resnet20", "100 classes, but the data set has 10"), (10, "cifar_resnet32", "fits --arch resnet32")],
+    [
+        (100, "cifar_resnet20", "100 classes, but the data set has 10"),
+        (10, "cifar_resnet32", "fits --arch cifar_resnet32"),
+    ],
 )
 def test_a_file_of_another_net_says_what_it_is_of(classes: int, arch: str, words: str, tmp_path: Path) -> None:
     state = {torchvision_name(name): value for name, value in random_net(arch, classes).state_dict().items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,9 +24,11 @@ from bench import convert, simulate
 from bench.errors import UserError
 from bench.library import prepare
 from bench.registry.methods import METHODS
+from bench.snn.activations import ReLUActivation
 from bench.snn.calibration import CALIBRATION_BATCH
 from bench.snn.simulate import simulate as simulate_parts
 from methods.burst import BurstIFNode
+from methods.opi import OPI
 from methods.qcfs import QCFS
 from methods.snnc_lp import SNNCLight
 
@@ -370,9 +373,20 @@ ODD: dict[str, tuple[Callable[[], object], str]] = {
     "a data set": (lambda: convert(plain(), "max_norm", torch.utils.data.TensorDataset(EIGHT)), "DataLoader"),
     "a number": (lambda: convert(plain(), "max_norm", 3), "is a int"),  # type: ignore[arg-type]
     "an ANN": (lambda: simulate(plain(), EIGHT, 4), "takes the network that convert returns"),
+    "T of several numbers": (lambda: convert(plain(), "ftbc", EIGHT, T=torch.tensor([1, 2])), "must be an integer"),
+    "options of a model that has them": (lambda: convert(converter(), "opi", EIGHT, percentile=99.0), "^percentile: "),
+    "thresholds of a model that knows its own": (
+        lambda: convert(converter(), "opi", EIGHT, thresholds={"conv1": (1.0, 4)}), "^thresholds: OPI knows its own"
+    ),
+    "no margin": (lambda: convert(converter(), "srp", EIGHT, epsilon=math.nan), "^--model.epsilon nan: "),
+    "a recurrent layer": (lambda: convert(nn.Sequential(nn.LSTM(4, 4)), "opi", normal(2, 3, 4)), "LSTM"),
     "T that is no integer": (lambda: simulate(convert(plain(), "max_norm", EIGHT), EIGHT, 4.0), "must be an integer"),
     "no image": (lambda: simulate(convert(plain(), "max_norm", EIGHT), normal(0, 3, 8, 8), 4), "has no images"),
 }  # fmt: skip
+
+
+def converter() -> OPI:
+    return OPI(nn.Sequential(nn.Flatten(), nn.Linear(192, 4).double(), ReLUActivation(), nn.Linear(4, 2).double()))
 
 
 def parametrized() -> nn.Module:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from bench.snn.activations import ClippedReLU, QCFSActivation, ReLUActivation
 from bench.snn.calibration import activation_percentiles
 from bench.snn.neurons import Clock, IFNode
+from datamodules.digits import DigitsDataModule
 from methods.dsr import DSR
 from methods.lasnn import LaSNN, attention, distillation
 from methods.relu import ReLU
@@ -544,23 +545,19 @@ def test_methods_that_need_a_trained_net_say_so(method: str) -> None:
     model = METHODS[method](LinearNet(), ann_epochs=3)
     with refused("--model.ann_epochs 3: the net that --ckpt gives is trained; give 0"):
         model.start_at({})
-    trainer_of(model, max_epochs=3)
     with refused("--model.ann_epochs 3: leaves none of 3 epochs"):
-        model.on_fit_start()
+        model.check_training(trainer_of(model, max_epochs=3), DigitsDataModule())
 
 
 def test_a_schedule_that_does_not_come_to_its_end_is_refused() -> None:
-    model = Tandem(LinearNet(), epochs_per_layer=8.0)
-    trainer_of(model)
+    model, datamodule = Tandem(LinearNet(), epochs_per_layer=8.0), DigitsDataModule()
     with refused("--model.epochs_per_layer 8: 2 layers do not fit into 8 epochs"):
-        model.on_fit_start()
+        model.check_training(trainer_of(model), datamodule)
     model = Tandem(LinearNet())
-    trainer_of(model, limit_val_batches=0)
     with refused("give --data.val_split N, or --model.epochs_per_layer E"):
-        model.on_fit_start()
-    trainer_of(model, world_size=2)
+        model.check_training(trainer_of(model, limit_val_batches=0), datamodule)
     with refused("one process"):
-        model.on_fit_start()
+        model.check_training(trainer_of(model, world_size=2), datamodule)
 
 
 def test_a_net_that_kept_its_max_pooling_is_no_start() -> None:

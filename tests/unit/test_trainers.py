@@ -26,7 +26,7 @@ def test_apple_s_gpu_is_not_taken(monkeypatch, tmp_path):
         trainer = make_trainer({"accelerator": accelerator, "max_epochs": 1}, [], [], tmp_path)
         assert isinstance(trainer.accelerator, CPUAccelerator)
     for accelerator in ("gpu", "cuda"):
-        with pytest.raises(UserError, match=f"^accelerator {accelerator}: PyTorch finds no CUDA"):
+        with pytest.raises(UserError, match=f"^--trainer.accelerator {accelerator}: PyTorch finds no CUDA"):
             make_trainer({"accelerator": accelerator}, [], [], tmp_path)
 
 

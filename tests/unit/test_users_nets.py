@@ -656,6 +656,7 @@ BAD_THRESHOLDS: dict[str, tuple[object, str]] = {
     "another class": ({nn.GELU: (1.0, 4)}, "has no GELU"),
     "another name": ({"22": (1.0, 4)}, "has no 22"),
     "negative": ({TheirQuantiser: (-1.0, 4)}, "the threshold of 2 is -1, but must be positive"),
+    "part of a level": ({TheirQuantiser: (1.0, 4.7)}, "no threshold and levels for 2 .*4.7 levels"),
     "no levels": ({TheirQuantiser: (1.0, 0)}, "has 0 levels"),
     "no attribute": ({TheirQuantiser: lambda module: (module.threshold, 4)}, "no threshold and levels for 2"),
     "one number": ({TheirQuantiser: 1.0}, "no threshold and levels for 2"),
