@@ -1,6 +1,7 @@
 """Fills parts of the README from registry and board, and draws its picture: ``python docs/generate.py`` (``--check``).
 
-Each method is shown with its result for the recipe ``paper`` if that is on the board, else with its first on the board.
+Each method is shown with its result for the recipe ``paper`` if that is on the board, else with its first on the board;
+beside its paper's numbers, with the first that the board compares with them.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def board() -> tuple[list[Row], list[Paper]]:
     return aggregate(load(ROOT / "leaderboards" / "results")[0], papers), papers
 
 
-def best(rows: Sequence[Row], dataset: str, net: str = NET, trained_here: bool = False) -> Board:
+def best(rows: Sequence[Row], dataset: str, net: str = NET) -> Board:
     """Returns the experiment that represents each method, in the order of the board.
 
     The board has nets trained in full first, by a paper's recipe here and then by others, and short recipes last.
@@ -53,7 +54,7 @@ def best(rows: Sequence[Row], dataset: str, net: str = NET, trained_here: bool =
     found: dict[str, Sequence[Row]] = {}
     for cells in measured(rows):
         first = cells[0]
-        if (first.dataset, first.arch) != (dataset, net) or (trained_here and first.weights_of_others):
+        if (first.dataset, first.arch) != (dataset, net):
             continue
         known = found.get(first.method)
         if known is None or (first.recipe == PAPER != known[0].recipe):
@@ -61,22 +62,27 @@ def best(rows: Sequence[Row], dataset: str, net: str = NET, trained_here: bool =
     return found
 
 
-def printed(papers: Sequence[Paper], method: str, dataset: str, L: int | None, net: str = NET) -> ReportedRow | None:
-    """Returns the row that a method's own paper prints for a net with our L; else one that states no L."""
-    own = [
-        row
-        for paper in papers
-        for row in paper.rows
-        if paper.key == METHODS[method].paper and row.kind == "own"
-        if (row.dataset, row.same_as.method, row.same_as.arch) == (dataset, method, net)
+def beside_papers(rows: Sequence[Row], dataset: str, method: str) -> Sequence[Row] | None:
+    """Returns a method's experiment that is shown beside its paper's numbers; ``None`` if no net was trained here."""
+    ours = [
+        cells
+        for cells in measured(rows)
+        if (cells[0].dataset, cells[0].arch, cells[0].method) == (dataset, NET, method)
+        and not cells[0].weights_of_others
     ]
-    return next((row for levels in (L, None) for row in own if levels == row.L), None)
+    # The first on the board may have another L than the paper.
+    return min(ours, key=lambda cells: (cells[0].recipe != PAPER, theirs(cells) is None), default=None)
+
+
+def theirs(cells: Sequence[Row]) -> ReportedRow | None:
+    """Returns the row of a method's own paper that an experiment is compared with."""
+    return next((row.printed for row in cells if row.printed is not None and row.printed.kind == "own"), None)
 
 
 def status(rows: Sequence[Row]) -> Iterator[str]:
     """Yields the state of the leaderboard, in one paragraph."""
     ours = [cells for cells in measured(rows) if not cells[0].weights_of_others]
-    theirs = [cells[0] for cells in measured(rows) if cells[0].weights_of_others]
+    imported = [cells[0] for cells in measured(rows) if cells[0].weights_of_others]
     firsts = [cells[0] for cells in ours]
     nets = sorted({title(row.arch) for row in firsts})
     data = [entry.title for name, entry in DATA.items() if any(row.dataset == name for row in firsts)]
@@ -85,9 +91,9 @@ def status(rows: Sequence[Row]) -> Iterator[str]:
     yield f"Where it stands: the leaderboard has {len(ours)} results of {len(methods)} methods, for"
     yield f"{' and '.join(nets)} on {' and '.join(data)}."
     yield f"{'All' if single == len(ours) else single} of them have one seed."
-    if theirs:
-        converted = len({row.method for row in theirs})
-        yield f"{len(theirs)} more, of {converted} methods, convert networks that others have trained in full."
+    if imported:
+        converted = len({row.method for row in imported})
+        yield f"{len(imported)} more, of {converted} methods, convert networks that others have trained in full."
     compared = [row for cells in ours for row in cells if row.printed is not None and row.recipe == PAPER]
     if compared:
         matching = sum(row.badge == "matches" for row in compared)
@@ -102,17 +108,13 @@ def status(rows: Sequence[Row]) -> Iterator[str]:
         yield f"Not run yet: {', '.join(missing)}."
 
 
-def reproduced(rows: Sequence[Row], papers: Sequence[Paper]) -> Iterator[str]:
+def reproduced(rows: Sequence[Row]) -> Iterator[str]:
     """Yields the commands that repeat our rows, and these rows beside the paper's."""
     commands, lines = [], []
     for dataset in DATASETS:
-        ours = [cells for cells in measured(rows) if (cells[0].dataset, cells[0].arch) == (dataset, NET)]
-        ours = [cells for cells in ours if cells[0].method == REPRODUCED and not cells[0].weights_of_others]
-        # The first row of the board may have another L than the paper.
-        ours.sort(key=lambda cells: (cells[0].recipe != PAPER, not any(row.printed for row in cells)))
-        if not ours:
+        cells = beside_papers(rows, dataset, REPRODUCED)
+        if cells is None:
             continue
-        cells = ours[0]
         recipe = cells[0].records[0].recipe
         words = [
             "python",
@@ -133,10 +135,9 @@ def reproduced(rows: Sequence[Row], papers: Sequence[Paper]) -> Iterator[str]:
         commands.append(shlex.join(words))
         name, ann = DATA[dataset].title, spread(cells[0].ann_top1, cells[0].ann_std)
         lines.append(pages.line([f"{name}, here: {training(cells[0])}", ann, *accuracies(cells, STEPS)]))
-        theirs = printed(papers, REPRODUCED, dataset, cells[0].L)
-        if theirs is not None:
-            top1 = [f"{theirs.top1[str(T)]:f}" if str(T) in theirs.top1 else "" for T in STEPS]
-            lines.append(pages.line([f"{name}, printed in the paper", fixed(theirs.ann_top1), *top1]))
+        if (printed := theirs(cells)) is not None:
+            top1 = [f"{printed.top1[str(T)]:f}" if str(T) in printed.top1 else "" for T in STEPS]
+            lines.append(pages.line([f"{name}, printed in the paper", fixed(printed.ann_top1), *top1]))
     yield from ("```bash", *commands, "```", "")
     yield from pages.table(["top-1 %", "ANN", *(f"T = {T}" for T in STEPS)])
     yield from lines
@@ -180,7 +181,7 @@ def made(row: Row) -> str:
 def reached(cells: Sequence[Row]) -> str:
     """Returns the fewest steps, with warm-up and waiting, at which an SNN is within ``CLOSE`` points of its ANN."""
     first = cells[0]
-    latencies = {row.latency or 0: row.top1 for row in cells}
+    latencies = {row.latency or 0: row.top1 for row in cells if row.n_T == row.n}
     for latency, top1 in sorted(latencies.items()):
         if top1 is not None and first.ann_top1 is not None and first.ann_top1 - top1 <= CLOSE:
             return str(latency)
@@ -209,32 +210,30 @@ def title(arch: str) -> str:
     return ARCHITECTURES[arch].title if arch in ARCHITECTURES else arch
 
 
-def picture(rows: Sequence[Row], papers: Sequence[Paper]) -> Picture:
+def picture(rows: Sequence[Row]) -> Picture:
     """Makes the README's picture: accuracy against T for some methods, beside their papers' numbers."""
-    return Picture("accuracy.svg", tuple(panel(rows, papers, dataset) for dataset in DATASETS), MARKER)
+    return Picture("accuracy.svg", tuple(panel(rows, dataset) for dataset in DATASETS), MARKER)
 
 
-def panel(rows: Sequence[Row], papers: Sequence[Paper], dataset: str) -> Panel:
+def panel(rows: Sequence[Row], dataset: str) -> Panel:
     """Makes the panel of one data set."""
-    found = best(rows, dataset, trained_here=True)
-    shown = {name: found[name] for name in DRAWN if name in found}
+    shown = {name: cells for name in DRAWN if (cells := beside_papers(rows, dataset, name)) is not None}
     series = []
     for ink, (name, cells) in enumerate(shown.items()):
         points = tuple((row.steps, row.top1) for row in cells)
         series.append(Series(METHODS[name].display, ink, points, tuple(row.std for row in cells), cells[0].ann_top1))
-        theirs = printed(papers, name, dataset, cells[0].L)
-        if theirs is not None:
-            series.append(Series("", ink, tuple((int(T), top1) for T, top1 in theirs.top1.items() if T.isdigit())))
-    trainings = sorted({f"{cells[0].records[0].training.epochs} epochs" for cells in shown.values()})
+        if (printed := theirs(cells)) is not None:
+            series.append(Series("", ink, tuple((int(T), top1) for T, top1 in printed.top1.items() if T.isdigit())))
+    trainings = sorted({f"{cells[0].records[0].training.epochs} epochs, L = {cells[0].L}" for cells in shown.values()})
     return Panel(f"{DATA[dataset].title}, {title(NET)}, here {' and '.join(trainings)}", tuple(series))
 
 
 def readme(text: str) -> str:
     """Returns the README with its generated parts updated."""
-    rows, papers = board()
+    rows, _ = board()
     parts = {
         "status": status(rows),
-        "a paper's row": reproduced(rows, papers),
+        "a paper's row": reproduced(rows),
         "which method": which(METHODS, best(rows, DATASETS[0])),
     }
     for name, lines in parts.items():
@@ -243,5 +242,6 @@ def readme(text: str) -> str:
 
 
 if __name__ == "__main__":
-    files = {ROOT / "README.md": readme, pages.HERE / "accuracy.svg": lambda text: pages.drawn(text, picture(*board()))}
+    drawing = pages.HERE / "accuracy.svg"
+    files = {ROOT / "README.md": readme, drawing: lambda text: pages.drawn(text, picture(board()[0]))}
     sys.exit(pages.main(__doc__, files))

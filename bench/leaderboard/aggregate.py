@@ -137,7 +137,7 @@ def _marks(record: Record, seeds: int, fair: bool) -> Iterator[str]:
     if record.conversion.per_T:
         yield "converted for each T"
     if record.conversion.draws:
-        yield f"mean of {record.conversion.draws} draws"
+        yield "one draw" if record.conversion.draws == 1 else f"mean of {record.conversion.draws} draws"
     if record.protocol.readout == "delayed":
         yield "delayed read-out"
     if seeds < ENOUGH_SEEDS:

@@ -162,7 +162,9 @@ def pictures(rows: Sequence[Row]) -> dict[tuple[object, ...], Picture]:
         # Nets of one name but other sizes, and older protocols, are boards of their own.
         file = f"{FOLDER}/{net[0]}-{net[1]}" + (f"~{used[net]}" if used[net] > 1 else "") + ".svg"
         title = f"{DATA[str(net[0])].title}, {net[1]}: top-1 accuracy against T"
-        series = tuple(_series(board, theirs.get(net, [])))
+        # A paper's numbers are not for weights that others have trained.
+        others = bool(board) and board[0][0].weights_of_others is not None
+        series = tuple(_series(board, [] if others else theirs.get(net, [])))
         found[place] = Picture(file, (Panel(title, series, max(0, len(board) - MOST_ROWS)),))
     return found
 

@@ -31,10 +31,13 @@ def cells(papers: Iterable[Paper]) -> Cells:
 def compared(row: Row, printed: Cells) -> Row:
     """Compares a row with the printed number of the same method, net, data set, T and warm-up, and with replications.
 
-    A printed row with another L is another experiment. So is one that states no L, if our L was set against the recipe.
+    A printed row with another L is another experiment. So is one that states no L, if our L was set against the recipe,
+    and any if our spikes were permuted or our read-out was delayed, which papers print as methods of their own.
     If several remain, the authors' own number comes before one printed by others, then a row with the same L before one
     without L, then the order of the files decides.
     """
+    if any(change.startswith(("snn.permute", "snn.delay")) for change in row.records[0].recipe.overrides):
+        return row
     there = printed.get((row.dataset, row.arch, row.method, row.warmup, str(row.T)), ())
     found = [_beside(row, key, line) for key, line in there if _same_levels(row, line)]
     again = tuple(other for other in found if other.reported_kind == "replication")

@@ -11,7 +11,7 @@ from decimal import Decimal
 
 from bench.leaderboard.match import TOLERANCE
 from bench.leaderboard.reported import Paper
-from bench.leaderboard.row import Row, measured, reference_label, reference_of
+from bench.leaderboard.row import STANDINGS, Row, measured, reference_label, reference_of
 from bench.leaderboard.text import fixed, one_line, percent
 from bench.records.record import Imported, Record
 from bench.registry.datasets import DATA
@@ -46,6 +46,7 @@ def payload(names: Sequence[str], rows: Sequence[Row], papers: Sequence[Paper]) 
         "methods": {name: entry.display for name, entry in METHODS.items()},
         "texts": list(texts.numbers),
         "tolerance": str(TOLERANCE),
+        "standings": STANDINGS,
     }
 
 
@@ -86,6 +87,7 @@ def _experiment(cells: Sequence[Row], keys: dict[str, int], texts: Texts) -> Dat
         facts |= {"weights of others": one_line(_imported(theirs), SHORT)}
     data = {
         **_named(row, "dataset arch method paper recipe L rank marks"),
+        "standing": STANDINGS.index(row.standing) if row.standing else 0,
         "key": _key(row, keys),
         "ann": [_two(row.ann_top1), _two(row.ann_std), row.n],
         "facts": [[texts(name), texts(fact)] for name, fact in facts.items()],
@@ -158,6 +160,7 @@ def _run(record: Record, texts: Texts) -> Data:
 def _printed(paper: Paper) -> Iterable[Data]:
     # Whole rows, including those with cells beside ours: a printed row is read as one line.
     for index, row in enumerate(paper.rows):
+        also = [f"also {', '.join(row.also)}"] if row.also else []
         yield {
             **_named(row, "dataset who L warmup"),
             "key": f"{paper.key}*{index + 1}",
@@ -167,7 +170,7 @@ def _printed(paper: Paper) -> Iterable[Data]:
             "method": row.same_as.method or one_line(row.method, SHORT),
             "as": one_line(row.method, SHORT),
             "kind": row.kind.replace("_", " "),
-            "where": one_line("; ".join(part for part in (row.table, row.source) if part), SHORT),
+            "where": one_line("; ".join(part for part in (row.table, row.source, *also) if part), SHORT),
             "note": one_line(row.note or "", SHORT),
             "ann": None if row.ann_top1 is None else f"{row.ann_top1:f}",
             "top1": [[steps, f"{top1:f}"] for steps, top1 in row.top1.items()],
@@ -176,7 +179,7 @@ def _printed(paper: Paper) -> Iterable[Data]:
 
 def _paper(paper: Paper) -> Data:
     return {
-        "title": one_line(paper.title or "(title not seen)", SHORT),
+        "title": paper.title and one_line(paper.title, SHORT),
         "venue": one_line(" ".join(str(part) for part in (paper.venue, paper.year) if part), SHORT),
         "url": f"https://arxiv.org/abs/{paper.arxiv}" if paper.arxiv else None,
     }

@@ -138,7 +138,10 @@ def _matching(rows: Sequence[Row]) -> str:
 def _parts(lines: Sequence[Sequence[Row]]) -> Iterator[Mapping[str, object]]:
     """Yields printed numbers that are not compared with ours: the papers' own, and replications, by net."""
     lines = sorted(lines, key=_order)
-    own = "Numbers printed in papers. No result here has the same method, net, L, T and warm-up, as far as is known."
+    own = (
+        "Numbers printed in papers that no result here is compared with: none has the same method, net, L, T and "
+        "warm-up, as far as is known, or it is compared with another number printed for them."
+    )
     again = "Replications by others. They are never used as the paper's own number."
     for title, intro, origin in (("Reported only", own, "paper"), ("Measured again by others", again, "by")):
         chosen = [line for line in lines if (line[0].printed_by == REPLICATIONS) is (intro is again)]

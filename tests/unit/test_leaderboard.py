@@ -211,6 +211,9 @@ def test_options_that_the_paper_s_row_does_not_have_are_named(papers: tuple[Pape
     overrides = ("model.percentile=50", "model.L=4", "trainer.max_epochs=16")
     assert match_of(papers, overrides) == ("own", "ours with percentile=50")
     assert match_of(papers, overrides[1:]) == ("own", "")
+    assert match_of(papers, ("snn.draws=1",)) == ("own", "")
+    for other in ("snn.permute=True", "snn.delay=auto"):
+        assert match_of(papers, (other,)) is None, "papers print these as methods of their own"
 
 
 def test_the_authors_own_number_is_preferred_and_replications_are_never_used(tmp_path: Path) -> None:
@@ -346,7 +349,8 @@ def test_a_printed_row_is_drawn_however_many_rows_of_ours_are_better(papers: tup
 
 def test_the_overview_names_the_first_of_each_net(papers: tuple[Paper, ...]) -> None:
     text = pages([named("qcfs", point(8, 0.9)), named("second", point(8, 0.8))], papers)["README.md"]
-    assert "| CIFAR-10 | cifar_resnet20 | QCFS (ICLR 2022) | paper | 1 | 8 | 8 | 90.00 | n &#60; 3 |" in text
+    first = "| CIFAR-10 | cifar_resnet20 | full recipes | QCFS (ICLR 2022) | paper | 1 | 8 | 8 | 90.00 | n &#60; 3 |"
+    assert first in text
     assert "second" not in text.split("## How to read it")[0]
     assert "n &#60; 3" not in pages([make_record(k) for k in range(3)], papers)["README.md"]
     assert "| [CIFAR-10](cifar10.md) | 2 | 2 | 1 | 0 | 1 | 3 |" in text

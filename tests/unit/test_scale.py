@@ -133,13 +133,18 @@ def test_notes_get_their_numbers_from_the_rows_and_lose_no_word(script: Any, tmp
     (tmp_path / "a.safetensors").write_bytes(b"weights")
     numbers: dict[str, Any] = {"ann_top1": Decimal("83.59"), "top1": Decimal("50.18"), "n": 1, "n_T": 1}
     row = Row(dataset="cifar10", arch="", method="qcfs", paper="", T=1, **numbers)
-    page = ["Against the papers: 1 of 2.", "Against others: 3 of 4."]
+    page = "### a, full, protocol 1\nAgainst the papers: 1 of 2.\n### b, short, protocol 1\nAgainst the papers: 3 of 4."
+    counts = notes.counted(page)
     table = "| row | T = 1 | T = 2 | ANN |\n|---|---|---|---|\n| `qcfs/quick` | {} | | |\n"
     files = "| file | SHA-256 |\n|---|---|\n| `a.safetensors` | {} |\n"
-    text = "# A title | with a bar\n> Against the papers: 0 of 0.\n\n> A quotation: not the page's.\n\n{}\nwords\n{}"
+    text = "# A title | with a bar\n> b, short: Against the papers: 0 of 0.\n\n> A quotation: not the page's.\n\n{}\nwords\n{}"
     old = text.format(table.format("9.99"), files.format(""))
-    new = "\n".join(notes.filled(old, {"qcfs/quick": [row]}, page, tmp_path)) + "\n"
+    new = "\n".join(notes.filled(old, {"qcfs/quick": [row]}, counts, tmp_path)) + "\n"
     right = table.replace("{} | | |", "50.18 |  | 83.59 |"), files.format(hashlib.sha256(b"weights").hexdigest())
-    assert new == text.format(*right).replace("0 of 0", "1 of 2")
+    assert new == text.format(*right).replace("0 of 0", "3 of 4")
     with pytest.raises(UserError, match="row nq/quick not found"):
-        list(notes.filled(old.replace("qcfs/", "nq/"), {"qcfs/quick": [row]}, page, tmp_path))
+        list(notes.filled(old.replace("qcfs/", "nq/"), {"qcfs/quick": [row]}, counts, tmp_path))
+    with pytest.raises(UserError, match="row qcfs/quick: several nets have it"):
+        list(notes.filled(old, {"qcfs/quick": None}, counts, tmp_path))
+    with pytest.raises(UserError, match="c: Against the papers: no such count"):
+        list(notes.filled(old.replace("> b, short", "> c"), {"qcfs/quick": [row]}, counts, tmp_path))

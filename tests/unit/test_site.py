@@ -61,11 +61,11 @@ def test_the_papers_recipe_stands_for_a_method_and_else_its_best_result(generate
 
 def test_a_papers_row_is_shown_with_the_command_of_the_result_beside_it(generate: Any) -> None:
     quick = record(0, 0.80, "quick", recipe__overrides=["trainer.max_epochs=16"])
-    text = "\n".join(generate.reproduced(rows([quick]), PAPERS))
+    text = "\n".join(generate.reproduced(rows([quick])))
     command = "python -m bench fit --method qcfs --arch resnet20 --data cifar10"
     assert f"\n{command} --recipe quick --trainer.max_epochs 16\n" in text
     assert "| CIFAR-10, printed in the paper | 91.77 | 73.20 | 83.75 | 89.55 | 91.62 | 92.24 |" in text
-    text = "\n".join(generate.reproduced(rows([quick, record(0, 0.70, "paper")]), PAPERS))
+    text = "\n".join(generate.reproduced(rows([quick, record(0, 0.70, "paper")])))
     assert f"\n{command}\n" in text and "recipe `paper`" in text and "quick" not in text
 
 
@@ -85,7 +85,7 @@ def test_steps_are_the_fewest_within_a_point_of_the_ann_warm_up_included(generat
 
 
 def test_the_picture_has_ours_and_the_papers_points_in_one_ink(generate: Any) -> None:
-    picture = generate.picture(rows([record(0, 0.8, "quick"), record(0, 0.8, "quick", method__name="srp")]), PAPERS)
+    picture = generate.picture(rows([record(0, 0.8, "quick"), record(0, 0.8, "quick", method__name="srp")]))
     ten, _ = picture.panels
     ours, theirs, srp = ten.series
     assert (ours.label, srp.label) == (METHODS["qcfs"].display, METHODS["srp"].display)

@@ -37,6 +37,7 @@ function paperLine(key) {
   const paper = Object.hasOwn(DATA.papers, key) ? DATA.papers[key] : null;
   const file = el("a", { href: `reported/${encodeURIComponent(key)}.yaml` }, key);
   if (!paper) return key;
+  if (paper.title === null) return file;
   return el("span", {}, paper.url ? el("a", { href: paper.url, rel: "noreferrer" }, paper.title) : paper.title, paper.venue ? `, ${paper.venue}` : "", " (", file, ")");
 }
 
@@ -45,9 +46,9 @@ function cellTable(row) {
   const all = [
     ["T", (cell) => cell.T], ["warm-up", (cell) => cell.warmup], ["latency", latency],
     ["top-1", (cell) => spread(cell.top1) + (cell.top1[2] === row.runs.length ? "" : ` (n=${cell.top1[2]})`)],
-    ["paper", (cell) => cell.paper ?? null], ["ours − paper", (cell) => difference({ ...cell, badge: said(cell.badge), remark: cell.remark === undefined ? "" : said(cell.remark) })], ["twin", (cell) => (cell.twin === null ? null : two(cell.twin))],
+    ["paper", (cell) => cell.paper ?? null], ["ours − paper", (cell) => difference({ ...cell, badge: said(cell.badge), remark: cell.remark === undefined ? "" : said(cell.remark), by: cell.where === undefined ? "" : `${said(cell.where)} (${said(cell.kind)})` })], ["twin", (cell) => (cell.twin === null ? null : two(cell.twin))],
     ["firing rate", (cell) => cell.rate.toFixed(4)], ["SynOps", (cell) => (cell.synops === null ? null : compact(cell.synops))],
-    ["mJ", (cell) => (cell.mJ === null ? null : String(cell.mJ))],
+    ["energy (mJ)", (cell) => (cell.mJ === null ? null : String(cell.mJ))],
   ];
   const used = all.filter(([, show]) => row.cells.some((cell) => show(cell) !== null));
   const table = simpleTable("Accuracy and cost at each T, over the seeds", used.map(([name]) => name), row.cells.map((cell) => used.map(([, show]) => show(cell))));
@@ -58,7 +59,7 @@ function measuredDetail({ row, run }) {
   return [
     facts([["paper", paperLine(row.paper)], ["option", `--method ${row.method}`], ["recipe", row.recipe], ["L", row.L === null ? null : String(row.L)],
       ["ANN", [spread(row.ann), reference(row)].filter(Boolean).join("; ")],
-      ["rank", row.rank === null ? null : String(row.rank)], ["notes", row.marks.join("; ")]]),
+      ["rank", row.rank === null ? null : `${row.rank} of the ${DATA.standings[row.standing]}`], ["notes", row.marks.join("; ")]]),
     cellTable(row),
     ...[...new Set(row.cells.filter(({ paper }) => paper !== undefined).map((cell) => [`Compared with ${said(cell.where)} (${said(cell.kind)})`, said(cell.remark)].filter(Boolean).join(": ")))].map((text) => el("p", { class: "quiet" }, text + ".")),
     el("h3", {}, "Repeat this result"), ...row.runs.map((one, index) => runDetail(row, one, run ? one === run : index === 0)),
@@ -68,9 +69,9 @@ function measuredDetail({ row, run }) {
 
 function printedDetail({ row }) {
   return [
-    facts([["paper", paperLine(row.paper)], ["printed as", row.as], ["measured by", row.who], ["kind", row.kind], ["where", row.where],
+    facts([[row.who ? "file" : "paper", paperLine(row.paper)], ["printed as", row.as], ["measured by", row.who], ["kind", row.kind], ["where", row.where],
       ["L", row.L === null ? "not stated" : String(row.L)], ["warm-up", row.warmup ? many(row.warmup, "step") : null],
-      ["net", row.same ? `${row.arch}, the same net as measured here` : row.arch], ["ANN", row.ann], ["note", row.note]]),
+      ["net", row.same ? `${row.arch}, a net of this suite` : row.arch], ["ANN", row.ann], ["note", row.note]]),
     simpleTable("As printed", ["T", "top-1"], row.top1),
   ];
 }

@@ -61,9 +61,10 @@ function drawFilters() {
 function sortBy(id, number) {
   if (state.sort === id) state.dir = state.dir === "asc" ? "desc" : "asc";
   // Accuracies sort best first; names and ranks sort in ascending order.
-  else Object.assign(state, { sort: id, dir: number && !["rank", "n", "warmup", "latency", "synops", "rate"].includes(id) ? "desc" : "asc" });
+  else Object.assign(state, { sort: id, dir: number && !["rank", "n", "warmup", "latency", "synops", "rate", "more"].includes(id) ? "desc" : "asc" });
   update();
-  byId("live").textContent = `Sorted by ${id}, ${state.dir === "asc" ? "ascending" : "descending"}.`;
+  const { head } = columns(shown()).find((column) => column.id === id);
+  byId("live").textContent = `Sorted by ${head}, ${state.dir === "asc" ? "ascending" : "descending"}.`;
 }
 
 function togglePick(key) {
@@ -83,8 +84,6 @@ function update() {
 function theme(chosen) {
   const dark = chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
   if (chosen) document.documentElement.dataset.theme = chosen;
-  byId("theme").textContent = dark ? "Light" : "Dark";
-  byId("theme").setAttribute("aria-label", "Dark colours");
   byId("theme").setAttribute("aria-pressed", String(dark));
   return dark;
 }

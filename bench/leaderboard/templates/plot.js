@@ -31,7 +31,7 @@ function curvePoints(entry, ink) {
       text: `${title(entry)}: ${cell.text ?? two(cell.value)}${std} % at T = ${T}${cell.warmup ? ` after ${cell.warmup} warm-up steps` : ""}` });
     if (cell.paper !== undefined) {
       points.push({ x: steps(T), y: Number(cell.paper), hollow: true, theirs: true, ink,
-        text: `${named(entry.method)}, printed by ${entry.row.paper}: ${cell.paper} % at T = ${T}; here ${signed(cell.difference)}` });
+        text: `${named(entry.method)}, printed in ${cell.by}: ${cell.paper} % at T = ${T}; here ${signed(cell.difference)}` });
     }
   }
   return points;

@@ -44,6 +44,7 @@ function measured(row, run) {
       value, std: run ? null : cell.top1[1], n: run ? 1 : cell.top1[2], warmup: cell.warmup, latency: latency(cell), paper: cell.paper,
       difference: off, badge: run && off !== undefined ? (Math.abs(off) <= Number(DATA.tolerance) ? "matches" : "differs") : said(cell.badge),
       rate: run ? undefined : cell.rate, synops: run ? point[3] : cell.synops, remark: cell.remark === undefined ? "" : said(cell.remark),
+      by: cell.where === undefined ? "" : `${said(cell.where)} (${said(cell.kind)})`,
     });
   }
   const source = row.L === null ? row.recipe : `${row.recipe}, L = ${row.L}`;
@@ -82,7 +83,7 @@ function shown() {
   return lines.map((entry) => [column.value(entry), entry]).sort(([a], [b]) => {
     const [noA, noB] = [a === null || a === undefined, b === null || b === undefined];
     if (noA || noB) return noA - noB;
-    return sign * (typeof a === "number" ? a - b : a < b ? -1 : a > b ? 1 : 0);
+    return sign * (typeof a === "number" ? a - b : a.localeCompare(b, "en", { sensitivity: "base" }));
   }).map(([, entry]) => entry);
 }
 

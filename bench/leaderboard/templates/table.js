@@ -4,7 +4,7 @@ function columns(lines) {
     { id: "method", head: "method", value: (entry) => named(entry.method), show: nameCell, row: true },
     { id: "arch", head: "net", value: (entry) => entry.arch, show: (entry) => entry.arch },
     { id: "source", head: "recipe or source", value: (entry) => entry.source, show: sourceCell },
-    { id: "rank", head: "rank", value: (entry) => entry.rank, show: (entry) => entry.rank ?? (entry.printed ? "" : "–"), number: true },
+    { id: "rank", head: "rank", value: (entry) => (entry.rank === null ? null : 1000 * entry.row.standing + entry.rank), show: (entry) => entry.rank ?? (entry.printed ? "" : "–"), number: true },
     { id: "n", head: state.values === "seeds" ? "seed" : "n", value: (entry) => entry.n, show: (entry) => entry.n ?? "", number: true },
     { id: "ann", head: "ANN", value: (entry) => entry.ann, show: annCell, number: true },
   ];
@@ -13,7 +13,7 @@ function columns(lines) {
   const present = new Set(lines.flatMap((entry) => [...entry.cells.keys()]));
   const others = [...present].filter((T) => !COMMON.includes(T));
   const rest = (entry) => [...entry.cells].filter(([T]) => !COMMON.includes(T));
-  const more = { id: "more", head: "other T", value: (entry) => rest(entry).at(-1)?.[1].value, number: true,
+  const more = { id: "more", head: "other T", value: (entry) => (rest(entry).length ? steps(rest(entry).at(-1)[0]) : null), number: true,
     show: (entry) => rest(entry).map(([T, cell]) => el("span", { class: "pair" }, `${T}: ${cell.text ?? two(cell.value)}`, fewer(cell.n, entry.n))) };
   return [...names, ...COMMON.filter((T) => present.has(T)).map(at), ...(others.length ? [more] : [])];
 }
@@ -34,7 +34,7 @@ function costs(T) {
 function difference(cell) {
   if (cell.difference === undefined) return null;
   const kind = cell.badge === "matches" ? "same" : cell.difference < 0 ? "below" : "above";
-  return el("span", { class: `difference ${kind}`, title: `the paper prints ${cell.paper}${cell.remark ? `; ${cell.remark}` : ""}` }, { same: "= ", below: "▼ ", above: "▲ " }[kind] + signed(cell.difference));
+  return el("span", { class: `difference ${kind}`, title: `${cell.by} has ${cell.paper}${cell.remark ? `; ${cell.remark}` : ""}` }, { same: "= ", below: "▼ ", above: "▲ " }[kind] + signed(cell.difference));
 }
 
 // Shows the number of seeds if a mean is over fewer seeds than the row has.
@@ -61,7 +61,7 @@ const breakable = (recipe) => recipe.split(/(?=\+)/).flatMap((part, k) => (k ? [
 function nameCell(entry) {
   const name = el("button", { type: "button", class: "open", "aria-haspopup": "dialog", onclick: () => openDetail(entry.key) }, ...unbroken(named(entry.method)));
   const as = entry.printed && !named(entry.method).startsWith(entry.row.as) ? el("span", { class: "mark" }, entry.row.as) : null;
-  return [name, as, ...(entry.printed ? [] : entry.row.marks.map((text) => el("span", { class: "mark" }, text)))];
+  return [name, as, ...(entry.printed ? [] : [DATA.standings[entry.row.standing], ...entry.row.marks].map((text) => el("span", { class: "mark" }, text)))];
 }
 
 function sourceCell(entry) {
