@@ -137,7 +137,8 @@ def test_notes_get_their_numbers_from_the_rows_and_lose_no_word(script: Any, tmp
     counts = notes.counted(page)
     table = "| row | T = 1 | T = 2 | ANN |\n|---|---|---|---|\n| `qcfs/quick` | {} | | |\n"
     files = "| file | SHA-256 |\n|---|---|\n| `a.safetensors` | {} |\n"
-    text = "# A title | with a bar\n> b, short: Against the papers: 0 of 0.\n\n> A quotation: not the page's.\n\n{}\nwords\n{}"
+    quoted = "> b, short: Against the papers: 0 of 0.\n\n> A quotation: not the page's.\n"
+    text = f"# A title | with a bar\n{quoted}\n{{}}\nwords\n{{}}"
     old = text.format(table.format("9.99"), files.format(""))
     new = "\n".join(notes.filled(old, {"qcfs/quick": [row]}, counts, tmp_path)) + "\n"
     right = table.replace("{} | | |", "50.18 |  | 83.59 |"), files.format(hashlib.sha256(b"weights").hexdigest())
