@@ -134,6 +134,7 @@ def _parts(record: Record) -> Iterator[tuple[str, JsonValue]]:
         | {"recipe": {"name": recipe["name"], "overrides": recipe["overrides"]}},
     )
     yield "config", recipe["config"]
+    data["training"].pop("seconds")
     for part in PARTS[2:]:
         yield part, data[part]
 
@@ -179,5 +180,5 @@ def _show(paths: list[Path], different: dict[str, Pairs], curve: list[Line]) -> 
         for name, (left, right) in pairs.items():
             made.add_row(text(name), text(left), text(right))
         console.print("", made)
-    if not different:
+    if not different and not any(line["difference"] for line in curve):
         console.print("\nonly the time and the command of the runs differ")

@@ -153,11 +153,10 @@ class ImageNetDataModule(ImageDataModule):
             self._look_at(name)
 
     def _look_at(self, name: str) -> None:
-        if name in self._checked:
+        # Once, and not by each of several processes on the same files.
+        if name in self._checked or getattr(rank_zero_only, "rank", 0) != 0:
             return
         self._checked.add(name)
-        if getattr(rank_zero_only, "rank", 0) != 0:  # once, and not by each of several processes on the same files
-            return
         modes = self.split(name).check(self.check)
         if modes and self.check == "full":
             kinds = ", ".join(f"{count:,} {mode}" for mode, count in modes.most_common())

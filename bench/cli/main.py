@@ -21,7 +21,7 @@ from bench.run.trainer_options import ACCELERATORS
 # Names and numbers of glibc's <malloc.h>.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGE = 2**31 - 1
-COMPUTING = ("fit", "evaluate", "diagnose", "export", "import", "speed")
+COMPUTING = ("fit", "evaluate", "diagnose", "export", "import", "speed", "sweep")
 FIT_HELP = """\
 usage: python -m bench fit --method NAME [options]
 

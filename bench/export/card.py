@@ -16,7 +16,8 @@ _BODY = """\
 # {title}
 
 {what}, and what its conversion by `{method}` gave: {samples:,} images of
-the {split} split, {epoch}, {reset} reset, image presented unchanged at each step, logits summed over the steps.
+the {split} split, {epoch}, {reset} reset, image presented unchanged at each step, logits summed over
+{read}.
 {limited}
 | T | warm-up | waiting | SNN top-1 % | top-5 % | quantised ANN % | firing rate | SynOps (M) | energy (uJ) |
 |---|---|---|---|---|---|---|---|---|
@@ -90,7 +91,7 @@ def _imported(theirs: Imported) -> str:
 
 
 def _body(record: Record, title: str) -> str:
-    theirs = record.training.imported
+    theirs, delayed = record.training.imported, record.protocol.readout == "delayed"
     rows = []
     for point in record.snn:
         cells = [f"{point.T}", f"{point.warmup}", f"{point.wait}", _percent(point.top1), _percent(point.top5)]
@@ -108,6 +109,7 @@ def _body(record: Record, title: str) -> str:
         samples=record.protocol.num_eval_samples,
         split=record.protocol.eval_split,
         reset=record.protocol.reset,
+        read="the steps but the first, which a delayed read-out leaves out" if delayed else "the steps",
         limited="\n**Part of the data was left out: a trial, not a result.**\n" if record.limited else "",
         ann_top1=_percent(record.ann.top1),
         ann_top5=_percent(record.ann.top5),

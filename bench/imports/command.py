@@ -151,6 +151,8 @@ def imported(wanted: Wanted, file: WeightFile) -> tuple[Weights, Mapped]:
         return module
 
     has_thresholds = any(name.endswith(".threshold") for name in trained(copy.deepcopy(net)).state_dict())
+    if wanted.softplus and not has_thresholds:
+        raise UserError(f"--thresholds softplus: a {wanted.method} net has no thresholds")
     found = find_places(file, net, has_thresholds)
     if wanted.dry_run:
         _show(found, file)

@@ -108,9 +108,10 @@ def _unwrapped(content: object, path: Path) -> Mapping[object, object]:
     while isinstance(content, Mapping):
         if "bench" in content and "state_dict" in content:
             raise UserError(f"{path}: already a checkpoint of this suite; use it with --ckpt")
-        if any(isinstance(value, Tensor) for value in content.values()):
-            return content
+        # First, because a tensor may stand beside the net: the best accuracy, the state of a random generator.
         inner = [key for key in CONTAINERS if isinstance(content.get(key), Mapping)]
+        if not inner and any(isinstance(value, Tensor) for value in content.values()):
+            return content
         if not inner:
             keys = ", ".join(str(key) for key in list(content)[:6])
             raise UserError(f"{path}: no named tensors found in it or under {', '.join(CONTAINERS)}; it has {keys}")

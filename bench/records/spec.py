@@ -10,6 +10,8 @@ from pydantic import Field
 from bench.records.record import Name, Options, Positive, Strict, Text, config_sha256
 
 RUNS = Path("runs")
+# Of the part of a folder's name that is for people.
+LONGEST = 80
 
 
 class Local(Strict):
@@ -116,6 +118,8 @@ class RunSpec(Strict):
         return self._folder(root, label, {**self.config(), "source": source})
 
     def _folder(self, root: Path, label: str, decides: Options) -> Path:
-        short = label.replace("/", "-").replace(" ", "")[:80]
+        short = label.replace("/", "-").replace(" ", "")
+        if len(short) > LONGEST:  # what is cut off may be all that tells a trial from a whole run
+            short = f"{short[: LONGEST - 9]}-{config_sha256({'label': label})[:8]}"
         leaf = f"{short}-seed{self.seed}-{config_sha256(decides)[:8]}"
         return root / self.data / self.arch / self.method / leaf

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from pytorch_lightning.loggers import Logger
 
-from bench.errors import UserError
+from bench.errors import Interrupted, UserError
 from bench.files import require_writable
 from bench.nets import architectures
 from bench.records.record import Options
 from bench.records.spec import RunSpec
 from bench.run.build import Trained, build_trained, build_untrained, load
 from bench.run.callbacks import calibration_size
-from bench.run.checkpoints import LAST, PREVIOUS, RECORD, WEIGHTS
+from bench.run.checkpoints import LAST, PREVIOUS, RECORD, WEIGHTS, read
 from bench.run.evaluation import check_early, evaluate
 from bench.run.loggers import make_loggers
 from bench.run.provenance import code_state
@@ -83,6 +83,13 @@ def _require_free(out: Path, source: Path, overwrite: bool) -> None:
         raise UserError(f"--out {out}: holds a training, whose weights would be lost; give another folder")
     if (out / RECORD).exists() and not overwrite:
         raise UserError(f"{out} already holds a record; replace it with --overwrite, or give another --out")
+    _keep_net(out)
+
+
+def _keep_net(out: Path) -> None:
+    """Refuses to replace a net that was imported and has no record yet."""
+    if (out / WEIGHTS).exists() and not (out / RECORD).exists() and read(out / WEIGHTS).header.source is None:
+        raise UserError(f"--out {out}: holds a net, which would be lost; give another folder")
 
 
 def _train_first(spec: RunSpec, net: RunSpec) -> Path:
@@ -98,7 +105,11 @@ def _train_first(spec: RunSpec, net: RunSpec) -> Path:
             )
         _check_before_training(spec, net, folder)
         print(f"{spec.method} converts a {net.method} net, and --ckpt was not given: training one first, in {folder}")
-        fit(net, anew)
+        try:
+            fit(net, anew)
+        except Interrupted as stop:
+            said = f"the training of the {net.method} net was stopped; to continue it, repeat the command as it is"
+            raise Interrupted(said, stop.status) from stop
     return folder / WEIGHTS
 
 
@@ -156,7 +167,13 @@ def evaluate_checkpoint(
     code_state()
     if (out / "checkpoints").exists() and ckpt.parent.resolve() not in (out.resolve(), (out / "checkpoints").resolve()):
         raise UserError(f"--out {out}: holds another training, whose weights would be lost; give another folder")
+    if ckpt.resolve() != (out / WEIGHTS).resolve():
+        _keep_net(out)
     net = load(ckpt, data, snn)
+    whole = net.header.recipe.part("trainer").get("max_epochs")
+    if (out / "checkpoints").exists() and net.header.epochs != whole:
+        # A sweep, or a conversion, would take its weights for those of the whole training.
+        raise UserError(f"--out {out}: its training has {net.header.epochs} of {whole} epochs; give another folder")
     net.model.check_steps(max(steps))
     require_writable(out)
     header = net.header

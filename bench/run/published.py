@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 
+import safetensors.torch
 import timm
 
 from bench.errors import UserError, in_one_line
 from bench.nets.architectures import TIMM_PREFIX
 from bench.records.header import HEADER_VERSION, Header, RecipeHeader
-from bench.records.record import Options
+from bench.records.record import Imported, Options
 from bench.records.spec import RunSpec
 from bench.registry.datasets import DATA
 from bench.registry.methods import METHODS
@@ -88,12 +90,15 @@ def timm_weights(spec: RunSpec, kind: str) -> tuple[Weights, RunSpec]:
     options: Options = {"max_pool": "keep"}
     # Nobody held any of our images out.
     images: Options = {"name": spec.data, **{key: spec.data_options[key] for key in ("subset", "eval_split")}}
+    state = METHODS[SOURCE].load()(net, **options).state_dict()
+    sha256 = hashlib.sha256(safetensors.torch.save(state)).hexdigest()
     config: Options = {
         "method": SOURCE,
         "arch": spec.arch,
         "data": images | {"val_split": 0},
         "model": options,
         "trainer": {"max_epochs": 0},
+        "imported": sha256,
     }
     header = Header(
         version=HEADER_VERSION,
@@ -104,5 +109,6 @@ def timm_weights(spec: RunSpec, kind: str) -> tuple[Weights, RunSpec]:
         recipe=RecipeHeader(name=f"timm.{pretrained.tag}", overrides=[], config=config),
         code=code_state(),
         epochs=0,
+        imported=Imported(file=f"{TIMM_PREFIX}{spec.arch}.{pretrained.tag}", sha256=sha256, repository="timm"),
     )
-    return Weights(METHODS[SOURCE].load()(net, **options).state_dict(), header), spec
+    return Weights(state, header), spec

@@ -196,7 +196,8 @@ def with_source(spec: RunSpec) -> RunSpec:
     options = spec.all_data_options
     # What is called eval_ concerns this run's own evaluation. A split of 0 is no change of the source's recipe.
     names = [name for name in DATA[spec.data].load().roles if not name.startswith("eval_")]
-    handed = {f"data.{name}": options[name] for name in names if options.get(name) not in (None, 0)}
+    unset: dict[str, object] = {"val_split": 0}
+    handed = {f"data.{n}": options[n] for n in names if options.get(n) not in (None, unset.get(n))}
     handed |= {"trainer.accelerator": spec.local.trainer["accelerator"]}
     handed |= {"seed": spec.seed, "logger": spec.local.logger}
     if spec.local.compile is not None:

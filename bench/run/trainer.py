@@ -173,7 +173,7 @@ def require_batches(trainer: pl.Trainer, datamodule: ImageDataModule, *splits: s
     Args:
         trainer: with its limits.
         datamodule: loaded.
-        *splits: ``train``, ``test``.
+        *splits: ``train``, ``val``, ``test``.
 
     Raises:
         UserError: a limit is less than one batch, or the evaluated images do not divide over the processes.
@@ -256,7 +256,8 @@ def train(trainer: pl.Trainer, model: pl.LightningModule, datamodule: ImageDataM
     def advice() -> str:
         folder = getattr(trainer.checkpoint_callback, "dirpath", None)
         if folder and any((Path(folder) / name).exists() for name in (LAST, PREVIOUS)):
-            return "the last complete epoch is kept; to continue, repeat the command with --ckpt last"
+            out = Path(folder).parent
+            return f"the last complete epoch is kept; to continue, repeat the command with --ckpt last --out {out}"
         return "it had not begun, so nothing is kept; repeat the command"
 
     with interruptible("training", advice):

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.loggers import Logger
 
 from bench.errors import UserError
@@ -104,7 +105,8 @@ def trained(
         UserError: bad input, or a loss that is not finite.
         Interrupted: a signal ended the training.
     """
-    if resume and resume.name == PREVIOUS and spec.local.ckpt == "last":
+    first = getattr(rank_zero_only, "rank", 0) == 0
+    if first and resume and resume.name == PREVIOUS and spec.local.ckpt == "last":
         # Replaces the damaged file. Otherwise the next save would keep the damaged one as the fallback.
         checkpoints.duplicate(resume, resume.with_name(LAST))
     if begun is None:
@@ -144,7 +146,7 @@ def trained(
             "arithmetic": trained_on(before, here, epochs),
         }
     )
-    require_batches(trainer, datamodule, "train", "test")
+    require_batches(trainer, datamodule, "train", "test", *([] if validation else ["val"]))
     model.check_training(trainer, datamodule)
     if before is None and trainer.is_global_zero:
         # Only now, because no check follows. Checkpoints go first, so that no run resumes from them.
@@ -188,7 +190,7 @@ def find_resume(spec: RunSpec, out: Path, header: Header, tuning: bool = False) 
         UserError: the folder holds a run and nothing says what to do with it, or the checkpoint is not of this run.
     """
     folder, asked = out / "checkpoints", spec.local.ckpt
-    ours = asked is not None and (asked == "last" or Path(asked).resolve().parent == folder.resolve())
+    ours = asked is not None and not tuning and (asked == "last" or Path(asked).resolve().parent == folder.resolve())
     resumable = any((folder / name).exists() for name in (LAST, PREVIOUS))
     there = resumable or any((out / name).exists() for name in (RECORD, WEIGHTS))
     if not ours and there and not spec.local.overwrite:

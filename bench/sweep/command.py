@@ -47,6 +47,8 @@ def run(file: Path, out: Path, committed: Path, resources: Resources, dry_run: b
     for option, value, least in ranges:
         if value is not None and not least <= value < 1e6:
             raise UserError(f"{option} {value}: must be a number of at least {least}")
+    if resources.address is not None and resources.cpus is not None:
+        raise UserError("--cpus is for a Ray of its own; the cluster at --address has its own number")
     if (resources.gpus_per_run or 0) > 1 and resources.gpus_per_run != int(resources.gpus_per_run or 0):
         raise UserError(f"--gpus-per-run {resources.gpus_per_run}: above 1 it must be a whole number")
     jobs = Planner(read_sweep(file), out).plan()

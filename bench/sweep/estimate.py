@@ -52,8 +52,10 @@ class Estimator:
                 record = read_record(path)
             except UserError:
                 continue
-            if cost := _cost(record):
-                key = (record.method.name, record.data.name, part(record.recipe.config, "data").get("subset"))
+            subset = part(record.recipe.config, "data").get("subset")
+            # Epochs of a trial that only a limit made short say nothing about whole ones.
+            if (cost := _cost(record)) and (subset is not None or not record.limited):
+                key = (record.method.name, record.data.name, subset)
                 self.measured[key][record.arch.name].append(cost)
                 self.macs[record.arch.name, record.data.name] = record.arch.macs
                 self.devices.add(record.environment.device)

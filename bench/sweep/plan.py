@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import sys
@@ -76,18 +77,31 @@ class Job:
                 return "begun"  # its net will be another
             if record.conversion.source_sha256 != source.checkpoint.sha256:
                 return "begun"
+        given = Path(self.spec.local.ckpt or "")
+        known = not self.trains and given.suffix == ".safetensors" and given.is_file()
+        if known and record.conversion.source_sha256 != hashlib.sha256(given.read_bytes()).hexdigest():
+            return "begun"  # the file is that of another net now
         if set(self.spec.local.T) <= {point.T for point in record.snn}:
             return "recorded"
         return begun if self.trains else "begun"  # a conversion takes its source net once more
 
     def command(self) -> list[str]:
         """The arguments as they are due now: to begin, or to go on after an interruption."""
-        state = self.state()
+        state, arguments = self.state(), self.arguments
+        if state != "recorded" and (steps := self._recorded_steps() - set(self.spec.local.T)):
+            # Another sweep has asked for them; it would find them gone.
+            arguments = [*arguments, "--T", ",".join(map(str, sorted({*steps, *self.spec.local.T})))]
         if self.trains and state == "begun":
-            return [*self.arguments, "--ckpt", "last"]
+            return [*arguments, "--ckpt", "last"]
         # A record that is not what is asked for now, and nothing to complete it from.
         stale = state != "recorded" and (self.folder / RECORD).exists()
-        return [*self.arguments, "--overwrite"] if stale else self.arguments
+        return [*arguments, "--overwrite"] if stale else arguments
+
+    def _recorded_steps(self) -> set[int]:
+        try:
+            return {point.T for point in records.read_record(self.folder / RECORD).snn}
+        except UserError:
+            return set()
 
 
 def _words(options: Options) -> list[str]:
@@ -192,7 +206,8 @@ class Planner:
         differ = differences(there.model_dump(mode="json", exclude={"T"}), here.model_dump(mode="json", exclude={"T"}))
         if differ:
             fields = {entry.partition("=")[0] for entry in differ}
-            name = min(name for name in {*ours, *theirs} if name[2:] in fields)
+            # If the difference is in the recipes' files, no option names it.
+            name = min((name for name in {*ours, *theirs} if name[2:] in fields), default="--recipe")
             raise UserError(
                 f"{folder}: asked for twice, and {name} is {theirs.get(name, 'not given')} and "
                 f"{ours.get(name, 'not given')}, which does not make them two runs; give both the same"

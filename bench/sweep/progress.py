@@ -33,6 +33,7 @@ class Progress:
         job: the run.
         phase: its state, such as ``waiting`` for its source net or ``queued`` for a free worker.
         attempts: how often it has been started.
+        busy: how often it ended because another process was using its folder.
         note: why it failed, or is tried again.
         started: start of the current attempt, in seconds of ``time.time``.
         command: command of the current attempt.
@@ -42,6 +43,7 @@ class Progress:
     job: Job
     phase: Phase = "waiting"
     attempts: int = 0
+    busy: int = 0
     note: str = ""
     started: float = 0.0
     command: list[str] = field(default_factory=list)

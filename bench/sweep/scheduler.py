@@ -204,11 +204,12 @@ class Scheduler:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
         # A worker may die after its run has written the record, and a run of a lost machine may have gone on meanwhile.
         refused = status == BAD_INPUT and executable(run.job) == run.command
-        most = BUSY_ATTEMPTS if status == BUSY else self.resources.retries + 1
+        run.busy += status == BUSY
+        spent = run.busy >= BUSY_ATTEMPTS if status == BUSY else run.attempts - run.busy > self.resources.retries
         if run.job.state() == "recorded":
             run.phase = "done"
             display.event(run, "recorded")
-        elif refused or run.attempts >= most:
+        elif refused or spent:
             run.phase, run.note = "failed", reason
             display.event(run, f"failed after {run.attempts} attempt(s) ({reason}); see {run.log}")
         else:

@@ -280,6 +280,17 @@ def test_a_net_evaluated_into_another_training_s_folder_is_refused(bench, traine
     assert again.status == 0, again.err
 
 
+def test_an_unfinished_training_gets_no_weights_that_others_would_take_for_the_whole_one(bench, trained):
+    shutil.copytree(trained, "run")
+    for name in ("record.json", "model.safetensors"):
+        Path("run", name).unlink()
+    result = bench(
+        "evaluate", "--ckpt", "run/checkpoints/previous.ckpt", "--T", "1", "--out", "run", "--logger", "none"
+    )
+    assert result.status == 2 and "has 1 of 2 epochs" in result.err
+    assert not Path("run/model.safetensors").exists()
+
+
 @pytest.mark.parametrize(
     "refused",
     [

@@ -219,6 +219,14 @@ def test_what_is_there_is_not_replaced(bench, theirs):
     result = bench("import", str(theirs), *QCFS, "--out", "net")
     assert result.status == 2 and "--overwrite" in result.err
     assert Path("net/model.safetensors").read_bytes() == b"mine"
+    assert bench("import", str(theirs), *QCFS, "--out", "net", "--overwrite").status == 0
+    assert bench("import", str(theirs), *QCFS, "--out", "other").status == 0
+    imported, source = Path("net/model.safetensors").read_bytes(), ("--ckpt", "other/model.safetensors", "--out", "net")
+    common = ("--T", "1", "--logger", "none")
+    for command in (("evaluate",), ("fit", "--method", "cos", "--arch", "resnet20", "--data", "digits")):
+        result = bench(*command, *source, *common)
+        assert result.status == 2 and "--out net: holds a net" in result.err
+    assert Path("net/model.safetensors").read_bytes() == imported
     Path("net/record.json").write_text("{}")
     result = bench("import", str(theirs), *QCFS, "--out", "net", "--overwrite")
     assert result.status == 2 and "holds a run" in result.err

@@ -59,6 +59,14 @@ def test_an_interrupted_tuning_goes_on(bench, source):
     assert timeless(Path("stopped/record.json")) == timeless(Path("whole/record.json"))
 
 
+def test_a_tuning_does_not_replace_the_run_that_it_begins_from(bench, trained):
+    shutil.copytree(trained, "run")
+    before = {path: path.read_bytes() for path in Path("run").rglob("*.*") if path.is_file()}
+    result = bench("fit", "--method", "dsr", *RUN, *ONE, "--ckpt", "run/checkpoints/last.ckpt", "--out", "run")
+    assert result.status == 2 and "already holds a run" in result.err
+    assert {path: path.read_bytes() for path in before} == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -96,7 +96,8 @@ def test_every_kind_of_file_holds_the_same(suffix: str, tmp_path: Path) -> None:
     elif suffix == ".npz":
         np.savez(path, **{name: value.numpy() for name, value in state.items()})
     else:
-        torch.save({"net": {f"model.{name}": value.half() for name, value in state.items()}}, path)
+        net = {f"model.{name}": value.half() for name, value in state.items()}
+        torch.save({"best_acc1": torch.tensor(69.7), "net": net}, path)
     file = read_weights(path)
     assert set(file.tensors) == {name for name in state if "num_batches" not in name}
     close = {"rtol": 1e-3, "atol": 1e-3} if suffix == ".pt" else {"rtol": 0, "atol": 0}

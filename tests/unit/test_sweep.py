@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import shlex
 import subprocess
@@ -166,6 +167,39 @@ def test_state_follows_what_is_on_disk(tmp_path, monkeypatch):
     assert job.state() == "new" and job.command()[-1] == "--overwrite"
 
 
+def test_what_another_sweep_has_measured_is_measured_again_beside_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    [job] = plan(methods=["qcfs"])
+    job.folder.mkdir(parents=True)
+    write(job.folder / "record.json", steps=(2, 64))
+    (job.folder / "model.safetensors").touch()
+    assert job.command()[-4:] == ["--T", "1,2,4,64", "--ckpt", "last"]
+    assert parse_fit(job.command()[1:]).local.T == (1, 2, 4, 64)
+
+
+def test_a_file_that_is_another_net_now_is_converted_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ckpt = tmp_path / "net.safetensors"
+    ckpt.write_bytes(b"first")
+    [job] = plan(methods=[{"name": "cos", "options": {"ckpt": str(ckpt)}}], options={**TINY, "max_epochs": 1})
+    job.folder.mkdir(parents=True)
+    first = hashlib.sha256(b"first").hexdigest()
+    write(job.folder / "record.json", steps=(1, 2, 4), conversion__source_sha256=first, conversion__retrained=False)
+    assert job.state() == "recorded"
+    ckpt.write_bytes(b"second")
+    assert job.state() == "begun" and job.command()[-1] == "--overwrite"
+
+
+def test_a_trial_is_not_taken_for_the_whole_run_however_long_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ckpt = f"{'n' * 100}.safetensors"
+    folders = {
+        plan(methods=[{"name": "cos", "options": {"ckpt": ckpt, **limit}}], options={"T": [1]})[0].folder
+        for limit in ({}, {"trainer.limit_test_batches": 2})
+    }
+    assert len(folders) == 2 and all(len(folder.name) < 110 for folder in folders)
+
+
 def write(path: Path, steps: tuple[int, ...], **fields: object) -> None:
     path.write_text(make_record(snn=[point(T, 0.5) for T in steps], **fields).dumps())
 
@@ -235,6 +269,16 @@ def test_how_often_a_run_is_tried(tmp_path, monkeypatch, status, attempts):
         scheduler._finished(Answers(status), "reference", Events())
         assert (run.not_before > time.time() + 10) == (status == 75)
     assert (run.phase, run.attempts) == ("failed", attempts)
+
+
+def test_waiting_for_a_folder_costs_no_retry(tmp_path, monkeypatch):
+    scheduler = a_scheduler(tmp_path, monkeypatch, retries=1)
+    [run] = scheduler.runs.values()
+    for status in (75, 75, 75, 1):
+        run.submitted(executable(run.job))
+        scheduler.pending["reference"] = run
+        scheduler._finished(Answers(status), "reference", Events())
+        assert run.phase == "waiting"
 
 
 def test_a_run_needs_one_machine_that_has_all_it_needs(tmp_path, monkeypatch):
