@@ -154,74 +154,39 @@ def registered(make: Make) -> Make:
     return make
 
 
-@registered
-def cifar_resnet18(num_classes: int = 10, **_: object) -> CifarResNet:
-    """ResNet-18 of the conversion papers: widths 64 to 512, 11.2 M weights, 17 activations."""
-    return CifarResNet((64, 128, 256, 512), 2, num_classes)
+# Widths of the stages, blocks in each, and the shortcuts: with weights (option B), as in the conversion papers, or
+# without (option A), as He et al. (2016) have them for CIFAR. cifar_resnet34 is the papers' net for ImageNet: a 3x3
+# stem of stride 1 and no max-pooling, also at 224x224. The net with the 7x7 stem and pooling is timm's resnet34; it has
+# about a sixteenth of the operations there and one point less accuracy as an ANN. cifar_resnet20_snnc is that of the
+# code of SNNC (yhhhli/SNN_Calibration @ e21e297).
+NARROW, WIDE = (16, 32, 64), (64, 128, 256, 512)
+RESNETS: dict[str, tuple[tuple[int, ...], int | tuple[int, ...], Literal["A", "B"]]] = {
+    "cifar_resnet18": (WIDE, 2, "B"),
+    "cifar_resnet34": (WIDE, (3, 4, 6, 3), "B"),
+    "cifar_resnet20": (NARROW, 3, "B"),
+    "cifar_resnet32": (NARROW, 5, "B"),
+    "cifar_resnet44": (NARROW, 7, "B"),
+    "cifar_resnet56": (NARROW, 9, "B"),
+    "cifar_resnet20a": (NARROW, 3, "A"),
+    "cifar_resnet32a": (NARROW, 5, "A"),
+    "cifar_resnet44a": (NARROW, 7, "A"),
+    "cifar_resnet56a": (NARROW, 9, "A"),
+    "cifar_resnet20_snnc": ((64, 128, 256), 3, "B"),
+}
 
 
-@registered
-def cifar_resnet34(num_classes: int = 10, **_: object) -> CifarResNet:
-    """ResNet-34 of the conversion papers on ImageNet: a 3x3 stem of stride 1 and no max-pool, also at 224x224.
+def _resnet(name: str) -> Callable[..., CifarResNet]:
+    widths, blocks, option = RESNETS[name]
 
-    The net with the 7x7 stem and pooling of He et al. (2016) is timm's ``resnet34``; at 224x224 it has about a
-    sixteenth of the operations and one point less accuracy as an ANN.
-    """
-    return CifarResNet((64, 128, 256, 512), (3, 4, 6, 3), num_classes)
+    def build(num_classes: int = 10, **_: object) -> CifarResNet:
+        return CifarResNet(widths, blocks, num_classes, option)
 
-
-@registered
-def cifar_resnet20(num_classes: int = 10, **_: object) -> CifarResNet:
-    """ResNet-20 of the conversion papers: widths 16, 32, 64, 0.27 M weights, 19 activations."""
-    return CifarResNet((16, 32, 64), 3, num_classes)
+    build.__name__, build.__module__ = name, __name__  # by which timm knows it
+    return build
 
 
-@registered
-def cifar_resnet32(num_classes: int = 10, **_: object) -> CifarResNet:
-    """ResNet-32: as ``cifar_resnet20`` with 5 blocks in each stage, 31 activations."""
-    return CifarResNet((16, 32, 64), 5, num_classes)
-
-
-@registered
-def cifar_resnet44(num_classes: int = 10, **_: object) -> CifarResNet:
-    """ResNet-44: as ``cifar_resnet20`` with 7 blocks in each stage, 43 activations."""
-    return CifarResNet((16, 32, 64), 7, num_classes)
-
-
-@registered
-def cifar_resnet56(num_classes: int = 10, **_: object) -> CifarResNet:
-    """ResNet-56: as ``cifar_resnet20`` with 9 blocks in each stage, 55 activations."""
-    return CifarResNet((16, 32, 64), 9, num_classes)
-
-
-@registered
-def cifar_resnet20a(num_classes: int = 10, **_: object) -> CifarResNet:
-    """ResNet-20 as He et al. (2016) have it for CIFAR: its shortcuts have no weights (option A)."""
-    return CifarResNet((16, 32, 64), 3, num_classes, option="A")
-
-
-@registered
-def cifar_resnet32a(num_classes: int = 10, **_: object) -> CifarResNet:
-    """ResNet-32 as He et al. (2016) have it for CIFAR: its shortcuts have no weights (option A)."""
-    return CifarResNet((16, 32, 64), 5, num_classes, option="A")
-
-
-@registered
-def cifar_resnet44a(num_classes: int = 10, **_: object) -> CifarResNet:
-    """ResNet-44 as He et al. (2016) have it for CIFAR: its shortcuts have no weights (option A)."""
-    return CifarResNet((16, 32, 64), 7, num_classes, option="A")
-
-
-@registered
-def cifar_resnet56a(num_classes: int = 10, **_: object) -> CifarResNet:
-    """ResNet-56 as He et al. (2016) have it for CIFAR: its shortcuts have no weights (option A)."""
-    return CifarResNet((16, 32, 64), 9, num_classes, option="A")
-
-
-@registered
-def cifar_resnet20_snnc(num_classes: int = 10, **_: object) -> CifarResNet:
-    """ResNet-20 in the code of SNNC: widths 64 to 256, 4.3 M weights (yhhhli/SNN_Calibration @ e21e297)."""
-    return CifarResNet((64, 128, 256), 3, num_classes)
+for resnet in RESNETS:
+    registered(_resnet(resnet))
 
 
 @registered

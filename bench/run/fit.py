@@ -56,6 +56,8 @@ def _fit(spec: RunSpec, argv: list[str]) -> Path:
     begun = untrained(spec, resume, source)
     require_writable(out)
     with working_in(out, spec.all_trainer_options):
+        if resume is None:
+            find_resume(spec, out, header, source is not None)  # again: another process may have had the folder
         loggers = make_loggers(spec.local.logger, out, spec.title(spec.label), _logged(spec, header.recipe.config))
         net = trained(spec, header, resume, out, loggers, begun, source)
         return _record(net, spec.local.T, spec.all_trainer_options, loggers, out, argv)
@@ -73,6 +75,7 @@ def _convert(spec: RunSpec, argv: list[str]) -> Path:
     device_for({"accelerator": spec.all_trainer_options.get("accelerator")})
     require_writable(out)
     with working_in(out, spec.all_trainer_options):
+        _require_free(out, path.parent, spec.local.overwrite)  # again, as above
         title = spec.title("+".join([recipe.name, *recipe.overrides]))
         loggers = make_loggers(spec.local.logger, out, title, _logged(spec, recipe.config))
         return _record(net, spec.local.T, spec.all_trainer_options, loggers, out, argv)
