@@ -19,6 +19,7 @@ from bench.records.energy import ENERGY_MODEL
 from bench.records.record import Accuracy, SnnAccuracy
 from bench.snn.compilation import worth_compiling
 from bench.snn.processes import share
+from bench.snn.readout import DELAY_IMAGES
 from bench.snn.simulate import SpikingNetwork, simulate
 from datamodules.base import ImageDataModule
 from methods.base import Batch, ConversionModule
@@ -56,10 +57,9 @@ def calibration_size(model: ConversionModule, datamodule: ImageDataModule) -> in
     """
     wanted, there = model.calibration_images, len(datamodule.split("train"))
     if wanted > there and datamodule.subset is None:
-        raise UserError(
-            f"{wanted} training images are needed (--model.calibration_images, or --snn.delay auto), but the training "
-            f"set of {datamodule.name} has only {there}"
-        )
+        estimated = model.readout.delay == "auto" and wanted == DELAY_IMAGES
+        option = "--snn.delay auto" if estimated else f"--model.calibration_images {wanted}"
+        raise UserError(f"{option}: needs {wanted} training images, and {datamodule.name} has only {there}")
     return min(wanted, there)
 
 

@@ -105,7 +105,7 @@ def test_an_evaluation_on_apple_s_gpu_is_refused(bench, trained):
         ((*FIT, "--out", "a\0b"), ["--out"]),
         ((*FIT, "--config", "nested.yaml"), ["nested.yaml"]),
         ((*FIT, "--config", "date.yaml"), ["date.yaml", "model.lr"]),
-        ((*FIT, "--recipe", "my.yaml"), ["my recipe", "record"]),
+        ((*FIT, "--recipe", "my.yaml"), ["--recipe: ", "my recipe"]),
         ((*FIT, "--recipe", "arch.yaml"), ["arch.yaml", "arch"]),
         ((*FIT, "--method", "max_norm"), ["--trainer.max_epochs", "max_norm does not train", "--method relu"]),
         ((*FIT[:-2], "--method", "cos", "--data.batch_size", "9"), ["--data.batch_size", "--method qcfs"]),
