@@ -180,5 +180,5 @@ def _show(paths: list[Path], different: dict[str, Pairs], curve: list[Line]) -> 
         for name, (left, right) in pairs.items():
             made.add_row(text(name), text(left), text(right))
         console.print("", made)
-    if not different and not any(line["difference"] for line in curve):
+    if not different and not any(line["a"] != line["b"] for line in curve):
         console.print("\nonly the time and the command of the runs differ")

@@ -56,8 +56,9 @@ def convert(
     Every ReLU becomes a layer of integrate-and-fire neurons: ``nn.ReLU`` modules, ReLU as a function inside a
     ``forward``, and one module called from several places, which becomes one neuron layer for each call. Convolutions,
     linear layers, batch normalisation (in evaluation mode, folded), average pooling and additions stay, and so does
-    everything else that is linear. ReLU6 and ``clamp(0, c)`` are converted like ReLU. Other operations are refused by
-    name, and so is max-pooling by most methods (``burst``, ``dcgs``, ``hmt`` and ``ltb`` convert it).
+    everything else that is linear. ReLU6 and ``clamp(0, c)`` are converted by methods that send at most one spike in a
+    step. Other operations are refused by name, and so is max-pooling by most methods (``burst``, ``dcgs``, ``hmt`` and
+    ``ltb`` convert it).
 
     Args:
         model: a trained ReLU network, which is not changed; or a trained method of this suite (a

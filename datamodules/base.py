@@ -93,8 +93,6 @@ class ImageDataModule(pl.LightningDataModule):
             raise UserError(f"--subset {subset}: must be at least 1")
         if eval_split == "val" and not val_split:
             raise UserError("--data.eval_split val: there is no validation split; give --data.val_split N as well")
-        if val_augment and not val_split:
-            raise UserError("--data.val_augment true: there is no validation split; give --data.val_split N as well")
         self.batch_size, self.eval_batch_size, self._workers = batch_size, eval_batch_size, num_workers
         self.subset, self.val_split, self.eval_split = subset, val_split, eval_split
         self.val_augment, self.last_batch = val_augment, last_batch

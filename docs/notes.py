@@ -60,7 +60,7 @@ def filled(text: str, rows: Mapping[str, Sequence[Row] | None], counts: Mapping[
                 if name not in rows:
                     raise UserError(f"row {name} not found in leaderboards/results; remove its line")
                 if (experiment := rows[name]) is None:
-                    raise UserError(f"row {name}: several nets have it; write net/method/recipe")
+                    raise UserError(f"row {name}: several have this name; write net/method/recipe, or leave it out")
                 found = accuracies(experiment)
                 cells[1:] = [found.get(column, "") for column in heading[1:]]
             line = f"| {' | '.join(cells)} |"
@@ -79,7 +79,8 @@ def made(path: Path, text: str) -> str:
     for rows in experiments:
         if rows[0].dataset == path.stem:
             short = f"{rows[0].method}/{rows[0].recipe}"
-            named |= {short: None if short in named else rows, f"{rows[0].arch}/{short}": rows}
+            for name in (short, f"{rows[0].arch}/{short}"):
+                named[name] = None if name in named else rows
     page = (LEADERBOARDS / path.name).read_text(encoding="utf-8")
     return "\n".join(filled(text, named, counted(page), LEADERBOARDS / "checkpoints")) + "\n"
 

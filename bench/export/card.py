@@ -109,7 +109,7 @@ def _body(record: Record, title: str) -> str:
         samples=record.protocol.num_eval_samples,
         split=record.protocol.eval_split,
         reset=record.protocol.reset,
-        read="the steps but the first, which a delayed read-out leaves out" if delayed else "the steps",
+        read="all steps but the first ones, which a delayed read-out leaves out" if delayed else "the steps",
         limited="\n**Part of the data was left out: a trial, not a result.**\n" if record.limited else "",
         ann_top1=_percent(record.ann.top1),
         ann_top5=_percent(record.ann.top5),

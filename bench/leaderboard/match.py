@@ -36,7 +36,9 @@ def compared(row: Row, printed: Cells) -> Row:
     If several remain, the authors' own number comes before one printed by others, then a row with the same L before one
     without L, then the order of the files decides.
     """
-    if any(change.startswith(("snn.permute", "snn.delay")) for change in row.records[0].recipe.overrides):
+    # LTB's paper itself delays the read-out.
+    other = ("snn.permute",) if row.method == "ltb" else ("snn.permute", "snn.delay")
+    if any(change.startswith(other) for change in row.records[0].recipe.overrides):
         return row
     there = printed.get((row.dataset, row.arch, row.method, row.warmup, str(row.T)), ())
     found = [_beside(row, key, line) for key, line in there if _same_levels(row, line)]

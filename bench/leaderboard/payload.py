@@ -87,7 +87,7 @@ def _experiment(cells: Sequence[Row], keys: dict[str, int], texts: Texts) -> Dat
         facts |= {"weights of others": one_line(_imported(theirs), SHORT)}
     data = {
         **_named(row, "dataset arch method paper recipe L rank marks"),
-        "standing": STANDINGS.index(row.standing) if row.standing else 0,
+        "standing": STANDINGS.index(row.standing),
         "key": _key(row, keys),
         "ann": [_two(row.ann_top1), _two(row.ann_std), row.n],
         "facts": [[texts(name), texts(fact)] for name, fact in facts.items()],

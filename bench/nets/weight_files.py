@@ -103,13 +103,17 @@ def _parsed(path: Path, content: bytes) -> object:
         raise UserError(f"{path}: truncated, damaged or not a weight file") from error
 
 
+def _may_hold_tensors(value: object) -> bool:
+    return isinstance(value, Mapping) and any(isinstance(inner, Tensor | Mapping) for inner in value.values())
+
+
 def _unwrapped(content: object, path: Path) -> Mapping[object, object]:
     """Returns the innermost mapping that holds tensors."""
     while isinstance(content, Mapping):
         if "bench" in content and "state_dict" in content:
             raise UserError(f"{path}: already a checkpoint of this suite; use it with --ckpt")
         # First, because a tensor may stand beside the net: the best accuracy, the state of a random generator.
-        inner = [key for key in CONTAINERS if isinstance(content.get(key), Mapping)]
+        inner = [key for key in CONTAINERS if _may_hold_tensors(content.get(key))]
         if not inner and any(isinstance(value, Tensor) for value in content.values()):
             return content
         if not inner:

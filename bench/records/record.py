@@ -196,7 +196,8 @@ class Arithmetic(Strict):
 class Imported(Strict):
     """Weights trained elsewhere: the file that they were read from, and what its source states about it.
 
-    ``stated_top1`` is the accuracy that its authors state for the ANN.
+    ``stated_top1`` is the accuracy that its authors state for the ANN. If timm has fetched the weights, ``sha256`` is
+    that of their tensors as safetensors.
     """
 
     file: Text

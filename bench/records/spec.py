@@ -119,7 +119,8 @@ class RunSpec(Strict):
 
     def _folder(self, root: Path, label: str, decides: Options) -> Path:
         short = label.replace("/", "-").replace(" ", "")
-        if len(short) > LONGEST:  # what is cut off may be all that tells a trial from a whole run
+        if len(short) > LONGEST and "trainer.limit_" in short:  # all that tells a trial's folder from a whole run's
             short = f"{short[: LONGEST - 9]}-{config_sha256({'label': label})[:8]}"
+        short = short[:LONGEST]
         leaf = f"{short}-seed{self.seed}-{config_sha256(decides)[:8]}"
         return root / self.data / self.arch / self.method / leaf

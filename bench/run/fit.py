@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from pytorch_lightning.loggers import Logger
 
 from bench.errors import Interrupted, UserError
@@ -15,7 +16,7 @@ from bench.records.record import Options
 from bench.records.spec import RunSpec
 from bench.run.build import Trained, build_trained, build_untrained, load
 from bench.run.callbacks import calibration_size
-from bench.run.checkpoints import LAST, PREVIOUS, RECORD, WEIGHTS, read
+from bench.run.checkpoints import LAST, PREVIOUS, RECORD, WEIGHTS, Weights, read
 from bench.run.evaluation import check_early, evaluate
 from bench.run.loggers import make_loggers
 from bench.run.provenance import code_state
@@ -71,6 +72,7 @@ def _convert(spec: RunSpec, argv: list[str]) -> Path:
     check_early(weights.header, argv)
     _require_free(out, path.parent, spec.local.overwrite)
     net = build_trained(weights, spec.all_data_options, str(path))
+    _keep_net(out, weights)
     net.model.check_steps(max(spec.local.T))
     device_for({"accelerator": spec.all_trainer_options.get("accelerator")})
     require_writable(out)
@@ -86,12 +88,21 @@ def _require_free(out: Path, source: Path, overwrite: bool) -> None:
         raise UserError(f"--out {out}: holds a training, whose weights would be lost; give another folder")
     if (out / RECORD).exists() and not overwrite:
         raise UserError(f"{out} already holds a record; replace it with --overwrite, or give another --out")
-    _keep_net(out)
 
 
-def _keep_net(out: Path) -> None:
-    """Refuses to replace a net that was imported and has no record yet."""
-    if (out / WEIGHTS).exists() and not (out / RECORD).exists() and read(out / WEIGHTS).header.source is None:
+def _keep_net(out: Path, weights: Weights) -> None:
+    """Refuses to replace a net that has no record yet, such as an imported one, by another."""
+    if not (out / WEIGHTS).exists() or (out / RECORD).exists():
+        return
+    try:
+        there = read(out / WEIGHTS)
+    except UserError as error:
+        raise UserError(f"--out {out}: holds a file that would be replaced ({error}); give another folder") from error
+    ours = weights.state
+    same = there.state.keys() == ours.keys() and all(
+        torch.equal(value, ours[name]) for name, value in there.state.items()
+    )
+    if there.header.source is None and not same:
         raise UserError(f"--out {out}: holds a net, which would be lost; give another folder")
 
 
@@ -111,7 +122,7 @@ def _train_first(spec: RunSpec, net: RunSpec) -> Path:
         try:
             fit(net, anew)
         except Interrupted as stop:
-            said = f"the training of the {net.method} net was stopped; to continue it, repeat the command as it is"
+            said = f"making the {net.method} net was stopped; to continue, repeat the command as it is"
             raise Interrupted(said, stop.status) from stop
     return folder / WEIGHTS
 
@@ -170,9 +181,8 @@ def evaluate_checkpoint(
     code_state()
     if (out / "checkpoints").exists() and ckpt.parent.resolve() not in (out.resolve(), (out / "checkpoints").resolve()):
         raise UserError(f"--out {out}: holds another training, whose weights would be lost; give another folder")
-    if ckpt.resolve() != (out / WEIGHTS).resolve():
-        _keep_net(out)
     net = load(ckpt, data, snn)
+    _keep_net(out, net.weights)
     whole = net.header.recipe.part("trainer").get("max_epochs")
     if (out / "checkpoints").exists() and net.header.epochs != whole:
         # A sweep, or a conversion, would take its weights for those of the whole training.

@@ -150,7 +150,10 @@ def resolve(chosen: Chosen, settings: tuple[str, Options], arguments: Sequence[s
             ),
         )
     except ValidationError as error:
-        message = first_error(error, show_input=True).replace("data_options.", "data.", 1)
+        message = first_error(error, show_input=True).replace("data_options.", "data.", 1).removeprefix("local.")
+        if message.startswith("overrides."):  # the option is in what was given, 'model.L=2'
+            option, _, rest = message.partition("'")[2].partition("=")
+            message = f"{option}: '{rest}"
         raise UserError(f"--{message}") from error
 
 

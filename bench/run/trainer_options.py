@@ -66,8 +66,6 @@ def checked(trainer: dict[str, Any]) -> dict[str, Any]:
     if clip is None and found["gradient_clip_algorithm"] is not None:
         raise UserError("--trainer.gradient_clip_algorithm: nothing is clipped without --trainer.gradient_clip_val")
     for key in ("limit_train_batches", "limit_test_batches"):
-        if isinstance(found[key], float) and found[key] == 1:
-            found[key] = None  # all batches, which is not another experiment
         limit = found[key]
         if limit is not None and not (0 < limit <= 1 if isinstance(limit, float) else limit >= 1):
             raise UserError(

@@ -63,6 +63,8 @@ def untrained(
         return None
     model, datamodule = build(spec.data, spec.method, spec.arch, spec.model, spec.all_data_options, spec.seed)
     assert isinstance(model, TrainingModule)
+    if resume is None and datamodule.val_augment and not datamodule.val_split:
+        raise UserError("--data.val_augment true: there is no validation split; give --data.val_split N as well")
     if source is not None:
         _require_normalisation(source, datamodule, str(spec.local.ckpt))
     device_for(spec.all_trainer_options)
@@ -190,6 +192,8 @@ def find_resume(spec: RunSpec, out: Path, header: Header, tuning: bool = False) 
         UserError: the folder holds a run and nothing says what to do with it, or the checkpoint is not of this run.
     """
     folder, asked = out / "checkpoints", spec.local.ckpt
+    if tuning and Path(str(asked)).resolve().parent in (out.resolve(), folder.resolve()):
+        raise UserError(f"--out {out}: holds the net that the training begins from; give another folder")
     ours = asked is not None and not tuning and (asked == "last" or Path(asked).resolve().parent == folder.resolve())
     resumable = any((folder / name).exists() for name in (LAST, PREVIOUS))
     there = resumable or any((out / name).exists() for name in (RECORD, WEIGHTS))

@@ -53,8 +53,9 @@ class Estimator:
             except UserError:
                 continue
             subset = part(record.recipe.config, "data").get("subset")
-            # Epochs of a trial that only a limit made short say nothing about whole ones.
-            if (cost := _cost(record)) and (subset is not None or not record.limited):
+            # Epochs that a limit made short say nothing about whole ones.
+            cut = any(override.startswith("trainer.limit_") for override in record.recipe.overrides)
+            if (cost := _cost(record)) and not cut:
                 key = (record.method.name, record.data.name, subset)
                 self.measured[key][record.arch.name].append(cost)
                 self.macs[record.arch.name, record.data.name] = record.arch.macs

@@ -299,7 +299,7 @@ def test_an_unfinished_training_gets_no_weights_that_others_would_take_for_the_w
         ("--trainer.limit_test_batches", "0.01"),
         ("--trainer.precision", "transformer-engine"),
         ("--model.calibration_images", "0"),
-        ("--method", "nq", "--data.val_split", "0"),
+        ("--method", "nq", "--data.val_split", "0", "--data.val_augment", "false"),
         ("--method", "rnl", "--model.stage2_epochs", "2"),
         ("--method", "snn2ann", "--model.momentum", "1"),
         ("--T", "[]"),

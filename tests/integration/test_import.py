@@ -220,7 +220,14 @@ def test_what_is_there_is_not_replaced(bench, theirs):
     assert result.status == 2 and "--overwrite" in result.err
     assert Path("net/model.safetensors").read_bytes() == b"mine"
     assert bench("import", str(theirs), *QCFS, "--out", "net", "--overwrite").status == 0
-    assert bench("import", str(theirs), *QCFS, "--out", "other").status == 0
+    again = ("evaluate", "--ckpt", "net/model.safetensors", "--out", "again", "--T", "1", "--logger", "none")
+    assert bench(*again).status == 0
+    Path("again/record.json").unlink()  # as if it had been stopped
+    assert bench(*again).status == 0
+    changed = torch.load(theirs, weights_only=True)["net"]
+    changed["fc.bias"] += 0.01
+    torch.save(changed, "changed.pth")
+    assert bench("import", "changed.pth", *QCFS, "--out", "other").status == 0
     imported, source = Path("net/model.safetensors").read_bytes(), ("--ckpt", "other/model.safetensors", "--out", "net")
     common = ("--T", "1", "--logger", "none")
     for command in (("evaluate",), ("fit", "--method", "cos", "--arch", "resnet20", "--data", "digits")):

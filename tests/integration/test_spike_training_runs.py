@@ -62,8 +62,9 @@ def test_an_interrupted_tuning_goes_on(bench, source):
 def test_a_tuning_does_not_replace_the_run_that_it_begins_from(bench, trained):
     shutil.copytree(trained, "run")
     before = {path: path.read_bytes() for path in Path("run").rglob("*.*") if path.is_file()}
-    result = bench("fit", "--method", "dsr", *RUN, *ONE, "--ckpt", "run/checkpoints/last.ckpt", "--out", "run")
-    assert result.status == 2 and "already holds a run" in result.err
+    own = ("--ckpt", "run/checkpoints/last.ckpt", "--out", "run", "--overwrite")
+    result = bench("fit", "--method", "dsr", *RUN, *ONE, *own)
+    assert result.status == 2 and "holds the net that the training begins from" in result.err
     assert {path: path.read_bytes() for path in before} == before
 
 

@@ -145,7 +145,7 @@ def test_notes_get_their_numbers_from_the_rows_and_lose_no_word(script: Any, tmp
     assert new == text.format(*right).replace("0 of 0", "3 of 4")
     with pytest.raises(UserError, match="row nq/quick not found"):
         list(notes.filled(old.replace("qcfs/", "nq/"), {"qcfs/quick": [row]}, counts, tmp_path))
-    with pytest.raises(UserError, match="row qcfs/quick: several nets have it"):
+    with pytest.raises(UserError, match="row qcfs/quick: several have this name"):
         list(notes.filled(old, {"qcfs/quick": None}, counts, tmp_path))
     with pytest.raises(UserError, match="c: Against the papers: no such count"):
         list(notes.filled(old.replace("> b, short", "> c"), {"qcfs/quick": [row]}, counts, tmp_path))

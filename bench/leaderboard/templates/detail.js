@@ -37,8 +37,9 @@ function paperLine(key) {
   const paper = Object.hasOwn(DATA.papers, key) ? DATA.papers[key] : null;
   const file = el("a", { href: `reported/${encodeURIComponent(key)}.yaml` }, key);
   if (!paper) return key;
-  if (paper.title === null) return file;
-  return el("span", {}, paper.url ? el("a", { href: paper.url, rel: "noreferrer" }, paper.title) : paper.title, paper.venue ? `, ${paper.venue}` : "", " (", file, ")");
+  if (paper.title === null && !paper.url && !paper.venue) return file;
+  const name = paper.title ?? "(title not seen)";
+  return el("span", {}, paper.url ? el("a", { href: paper.url, rel: "noreferrer" }, name) : name, paper.venue ? `, ${paper.venue}` : "", " (", file, ")");
 }
 
 // Columns without any value are left out; one sentence says if costs were not measured.

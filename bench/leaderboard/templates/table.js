@@ -58,10 +58,16 @@ function unbroken(name) {
 // A recipe with its changes may break before each of them.
 const breakable = (recipe) => recipe.split(/(?=\+)/).flatMap((part, k) => (k ? [el("wbr"), part] : [part]));
 
+// The table that a row is ranked in comes first, unless a mark says it.
+function marksOf(row) {
+  const standing = DATA.standings[row.standing];
+  return row.marks.some((mark) => mark.startsWith(standing)) ? row.marks : [standing, ...row.marks];
+}
+
 function nameCell(entry) {
   const name = el("button", { type: "button", class: "open", "aria-haspopup": "dialog", onclick: () => openDetail(entry.key) }, ...unbroken(named(entry.method)));
   const as = entry.printed && !named(entry.method).startsWith(entry.row.as) ? el("span", { class: "mark" }, entry.row.as) : null;
-  return [name, as, ...(entry.printed ? [] : [DATA.standings[entry.row.standing], ...entry.row.marks].map((text) => el("span", { class: "mark" }, text)))];
+  return [name, as, ...(entry.printed ? [] : marksOf(entry.row).map((text) => el("span", { class: "mark" }, text)))];
 }
 
 function sourceCell(entry) {
