@@ -47,6 +47,17 @@ def require_not_negative(**options: float) -> None:
             raise UserError(f"--model.{name} {value}: must be a finite number of at least 0")
 
 
+def require_positive(**options: float) -> None:
+    """Checks options that must be positive and finite, by name.
+
+    Raises:
+        UserError: names the first that is out of range.
+    """
+    for name, value in options.items():
+        if not 0 < value < math.inf:
+            raise UserError(f"--model.{name} {value}: must be positive and finite")
+
+
 def refuse_without_effect(method: type, because: str, **options: object) -> None:
     """Refuses options that would change nothing, so that no record names them.
 

@@ -29,7 +29,7 @@ from bench.errors import UserError
 from bench.snn.activations import Activation, Region, clip_floor_shift
 from bench.snn.graph.trace import input_shapes
 from bench.snn.neurons import IFNode, SpikingNeuron
-from methods.base import require_not_negative
+from methods.base import require_not_negative, require_positive
 from methods.training import TrainingModule
 
 
@@ -85,8 +85,7 @@ class CSQCFS(TrainingModule):
     ) -> None:
         if not 1 <= L <= 2**16:
             raise UserError(f"--model.L {L}: must be at least 1 and at most {2**16}")
-        if not 0 < lambda_init < math.inf:
-            raise UserError(f"--model.lambda_init {lambda_init}: must be positive and finite")
+        require_positive(lambda_init=lambda_init)
         if not 0 <= lambda_lr_scale <= 1:
             raise UserError(f"--model.lambda_lr_scale {lambda_lr_scale}: must be from 0 to 1")
         if s_weight_decay is not None:

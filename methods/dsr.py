@@ -35,7 +35,7 @@ from pytorch_lightning.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
 
 from bench.errors import UserError
-from methods.base import Batch
+from methods.base import Batch, require_positive
 from methods.spike_training import SpikeTrainingModule, SpikingActivation, rate_gradient
 
 
@@ -75,8 +75,7 @@ class DSR(SpikeTrainingModule):
     ) -> None:
         if not 0 < alpha <= 1:
             raise UserError(f"--model.alpha {alpha}: must be above 0 and at most 1")
-        if not 0 < theta_bound < math.inf:
-            raise UserError(f"--model.theta_bound {theta_bound}: must be positive and finite")
+        require_positive(theta_bound=theta_bound)
         if not theta_bound <= theta_init < math.inf:
             raise UserError(f"--model.theta_init {theta_init}: must be finite and at least the bound, {theta_bound}")
         if not 0 <= theta_lr_scale <= 1:

@@ -29,10 +29,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.errors import UserError
 from bench.snn.calibration import activation_percentiles, watching
 from bench.snn.processes import share
-from methods.base import Batch
+from methods.base import Batch, require_not_negative, require_positive
 from methods.spike_training import FromTrainedNet, SpikingActivation
 from methods.surrogate import SurrogateActivation
 
@@ -69,10 +68,8 @@ class LaSNN(FromTrainedNet):
     needs, rest = "lasnn distils a trained net", "the student"
 
     def __init__(self, net: nn.Module, beta: float = 1.0, alpha: float = 1.0, **kwargs: Any) -> None:
-        if not 0 <= beta < math.inf:
-            raise UserError(f"--model.beta {beta}: must be a finite number of at least 0")
-        if not 0 < alpha < math.inf:
-            raise UserError(f"--model.alpha {alpha}: must be positive and finite")
+        require_not_negative(beta=beta)
+        require_positive(alpha=alpha)
         super().__init__(net, **kwargs)
         self.beta = beta
         # With an infinite threshold the first epochs train a plain ReLU net.

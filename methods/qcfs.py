@@ -24,7 +24,6 @@ Chosen here: an initial lambda measured on data (``lambda_percentile``), for rec
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -35,7 +34,7 @@ from bench.errors import UserError
 from bench.snn.activations import Activation, QCFSActivation, Region
 from bench.snn.calibration import require_activation
 from bench.snn.neurons import IFNode, SpikingNeuron
-from methods.base import Batch, ConversionModule
+from methods.base import Batch, ConversionModule, require_positive
 from methods.training import TrainingModule
 
 
@@ -91,8 +90,7 @@ class QCFS(TrainingModule):
     ) -> None:
         if not 1 <= L <= 2**16:
             raise UserError(f"--model.L {L}: must be at least 1 and at most {2**16}")
-        if not 0 < lambda_init < math.inf:
-            raise UserError(f"--model.lambda_init {lambda_init}: must be positive and finite")
+        require_positive(lambda_init=lambda_init)
         if lambda_percentile is not None and not 0 < lambda_percentile <= 100:
             raise UserError(f"--model.lambda_percentile {lambda_percentile}: must be above 0 and at most 100")
         if not 0 <= lambda_lr_scale <= 1:

@@ -42,6 +42,7 @@ from bench.errors import UserError
 from bench.snn.activations import clip_floor_shift
 from bench.snn.calibration import observe
 from bench.snn.neurons import IFNode
+from methods.base import require_positive
 from methods.snnc_lp import SNNCLight, Work
 
 
@@ -67,8 +68,7 @@ class SNNCAdvanced(SNNCLight):
         for name, value, least in (("iterations", iterations, 0), ("calibration_batch", calibration_batch, 1)):
             if value < least:
                 raise UserError(f"--model.{name} {value}: must be at least {least}")
-        if not 0 < calibration_lr < float("inf"):
-            raise UserError(f"--model.calibration_lr {calibration_lr}: must be positive and finite")
+        require_positive(calibration_lr=calibration_lr)
         super().__init__(net, **kwargs)
         self.iterations, self.calibration_lr, self.calibration_batch = iterations, calibration_lr, calibration_batch
 

@@ -25,13 +25,12 @@ conversions; a fixed theta, 1 or that of the given net; read-out by the mean of 
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bench.errors import UserError
+from methods.base import require_positive
 from methods.spike_training import Emit, SpikeTrainingModule, SpikingActivation
 
 
@@ -119,8 +118,6 @@ class Surrogate(SpikeTrainingModule):
     def __init__(
         self, net: nn.Module, alpha: float = 10.0, detach_reset: bool = True, theta: float = 1.0, **kwargs: Any
     ) -> None:
-        for name, value in (("alpha", alpha), ("theta", theta)):
-            if not 0 < value < math.inf:
-                raise UserError(f"--model.{name} {value}: must be positive and finite")
+        require_positive(alpha=alpha, theta=theta)
         super().__init__(net, **kwargs)
         self.install(lambda _: SurrogateActivation(theta, self.v_init, alpha, detach_reset))

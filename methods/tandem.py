@@ -37,7 +37,7 @@ from bench.snn.graph.check import BatchNorm
 from bench.snn.graph.trace import segment
 from bench.snn.layerwise import execution_order
 from datamodules.base import ImageDataModule
-from methods.base import Batch, require_counts
+from methods.base import Batch, require_counts, require_positive
 from methods.spike_training import FromTrainedNet, SpikingActivation, rate_gradient
 
 
@@ -98,8 +98,8 @@ class Tandem(FromTrainedNet):
         percentile: float = 99.9,
         **kwargs: Any,
     ) -> None:
-        if epochs_per_layer is not None and not 0 < epochs_per_layer < math.inf:
-            raise UserError(f"--model.epochs_per_layer {epochs_per_layer}: must be positive and finite")
+        if epochs_per_layer is not None:
+            require_positive(epochs_per_layer=epochs_per_layer)
         require_counts(patience=patience)
         super().__init__(net, T=T, v_init=v_init, percentile=percentile, **kwargs)
         self.epochs_per_layer, self.patience = epochs_per_layer, patience

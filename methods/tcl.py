@@ -16,15 +16,13 @@ settings of all other parameters (``lambda_weight_decay``, default ``weight_deca
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from torch import nn
 
-from bench.errors import UserError
 from bench.snn.activations import Activation, ClippedReLU
 from bench.snn.neurons import IFNode, SpikingNeuron
-from methods.base import require_not_negative
+from methods.base import require_not_negative, require_positive
 from methods.training import TrainingModule
 
 
@@ -41,8 +39,7 @@ class TCL(TrainingModule):
     def __init__(
         self, net: nn.Module, lambda_init: float = 4.0, lambda_weight_decay: float | None = None, **kwargs: Any
     ) -> None:
-        if not 0 < lambda_init < math.inf:
-            raise UserError(f"--model.lambda_init {lambda_init}: must be positive and finite")
+        require_positive(lambda_init=lambda_init)
         if lambda_weight_decay is not None:
             require_not_negative(lambda_weight_decay=lambda_weight_decay)
         super().__init__(net, **kwargs)

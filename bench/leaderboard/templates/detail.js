@@ -47,7 +47,7 @@ function cellTable(row) {
   const all = [
     ["T", (cell) => cell.T], ["warm-up", (cell) => cell.warmup], ["latency", latency],
     ["top-1", (cell) => spread(cell.top1) + (cell.top1[2] === row.runs.length ? "" : ` (n=${cell.top1[2]})`)],
-    ["paper", (cell) => cell.paper ?? null], ["ours − paper", (cell) => difference({ ...cell, badge: said(cell.badge), remark: cell.remark === undefined ? "" : said(cell.remark), by: cell.where === undefined ? "" : `${said(cell.where)} (${said(cell.kind)})` })], ["twin", (cell) => (cell.twin === null ? null : two(cell.twin))],
+    ["paper", (cell) => cell.paper ?? null], ["ours − paper", (cell) => difference({ ...cell, badge: said(cell.badge), remark: cell.remark === undefined ? "" : said(cell.remark), by: printedIn(cell) })], ["twin", (cell) => (cell.twin === null ? null : two(cell.twin))],
     ["firing rate", (cell) => cell.rate.toFixed(4)], ["SynOps", (cell) => (cell.synops === null ? null : compact(cell.synops))],
     ["energy (mJ)", (cell) => (cell.mJ === null ? null : String(cell.mJ))],
   ];
@@ -62,7 +62,7 @@ function measuredDetail({ row, run }) {
       ["ANN", [spread(row.ann), reference(row)].filter(Boolean).join("; ")],
       ["rank", row.rank === null ? null : `${row.rank} of the ${DATA.standings[row.standing]}`], ["notes", row.marks.join("; ")]]),
     cellTable(row),
-    ...[...new Set(row.cells.filter(({ paper }) => paper !== undefined).map((cell) => [`Compared with ${said(cell.where)} (${said(cell.kind)})`, said(cell.remark)].filter(Boolean).join(": ")))].map((text) => el("p", { class: "quiet" }, text + ".")),
+    ...[...new Set(row.cells.filter(({ paper }) => paper !== undefined).map((cell) => [`Compared with ${printedIn(cell)}`, said(cell.remark)].filter(Boolean).join(": ")))].map((text) => el("p", { class: "quiet" }, text + ".")),
     el("h3", {}, "Repeat this result"), ...row.runs.map((one, index) => runDetail(row, one, run ? one === run : index === 0)),
     el("h3", {}, "Conversion and measurement"), facts(row.facts.map((pair) => pair.map(said))),
   ];

@@ -32,6 +32,9 @@ const latency = (cell) => cell.T + cell.warmup + (cell.wait ?? 0);
 const many = (n, noun) => `${n} ${noun}${n === 1 ? "" : "s"}`;
 const compact = (n) => new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 }).format(n);
 
+// Where a printed number stands that a cell is compared with.
+const printedIn = (cell) => (cell.where === undefined ? "" : `${said(cell.where)} (${said(cell.kind)})`);
+
 // One line of the table: a measured row, one of its seeds, or a printed row.
 function measured(row, run) {
   const cells = new Map();
@@ -44,7 +47,7 @@ function measured(row, run) {
       value, std: run ? null : cell.top1[1], n: run ? 1 : cell.top1[2], warmup: cell.warmup, latency: latency(cell), paper: cell.paper,
       difference: off, badge: run && off !== undefined ? (Math.abs(off) <= Number(DATA.tolerance) ? "matches" : "differs") : said(cell.badge),
       rate: run ? undefined : cell.rate, synops: run ? point[3] : cell.synops, remark: cell.remark === undefined ? "" : said(cell.remark),
-      by: cell.where === undefined ? "" : `${said(cell.where)} (${said(cell.kind)})`,
+      by: printedIn(cell),
     });
   }
   const source = row.L === null ? row.recipe : `${row.recipe}, L = ${row.L}`;
