@@ -66,7 +66,7 @@ def test_each_format_answers_1000_images_as_the_trained_net_does(thousand, tmp_p
     from bench.export.nir_reader import from_nir
     from bench.export.onnx_format import predict, to_onnx
 
-    weights = checkpoints.read(ROOT / "leaderboards/checkpoints/cifar10-resnet20-qcfs-quick-seed0.safetensors")
+    weights = checkpoints.read(ROOT / "leaderboards/checkpoints/cifar10-resnet20-qcfs-paper-seed0.safetensors")
     snn = committed(weights)
     expected = answers(snn, thousand)
     assert len(expected) == 1000
