@@ -159,7 +159,7 @@ def import_(arguments: list[str]) -> int:
 def compare(arguments: list[str]) -> int:
     """``python -m bench compare``."""
     made = parser("compare")
-    what = "record.json, folder of a run, or key of a committed record (such as qcfs/quick-seed0)"
+    what = "record.json, folder of a run, or key of a committed record (like cifar10/cifar_resnet20/qcfs/paper-seed0)"
     made.add_argument("a", metavar="A", help=what)
     made.add_argument("b", metavar="B", help="same as A")
     made.add_argument("--results", type=expand, help="folder in which keys are looked up [leaderboards/results]")

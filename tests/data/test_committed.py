@@ -96,6 +96,6 @@ def test_committed_sweeps_train_every_net_once_and_for_as_many_epochs_as_they_sa
         assert {spec.trainer["max_epochs"] for spec in trained} == {int(stated[1])}
     assert len({(spec.seed, spec.sha256) for spec in trained}) == len(trained)
     for spec in (job.spec for job in jobs if not job.trains and job.spec.local.ckpt):
-        # Nets of others are not committed and the papers' not yet, but their paths say what nets they are.
+        # Nets of others are not committed, but their paths say what nets they are.
         kind = "qcfs" if "qcfs" in str(spec.local.ckpt) else "relu"
         assert METHODS[spec.method].source_for(spec.model) == kind, spec.method
