@@ -14,7 +14,7 @@ DDP = ("--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.stra
 
 def test_two_processes_measure_what_one_measures(bench):
     # Long enough to be far from chance, where any two nets would score alike.
-    longer = ("--subset", "256", "--max_epochs", "8", "--data.batch_size", "16")
+    longer = ("--subset", "256", "--max_epochs", "5", "--data.batch_size", "16")
     process = start("fit", *TINY, *longer, *DDP, "--data.eval_batch_size", "7", "--out", "two")
     out, err = process.communicate(timeout=200)
     assert process.returncode == 0, err

@@ -33,7 +33,7 @@ def test_a_leaderboard_killed_at_any_moment_is_whole_after_the_next():
     assert {Path("README.md"), Path("index.html"), Path("cifar10.md")} <= reference.keys()
     between = 0
     draw = random.Random(1)
-    for number in range(8):
+    for number in range(4):
         for path in reference:
             Path("out", path).unlink(missing_ok=True)
         process = start(*arguments)

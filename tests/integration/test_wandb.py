@@ -52,7 +52,8 @@ def test_offline_run_is_complete(bench):
         for item in record.history.item:
             history[".".join(item.nested_key) or item.key] = json.loads(item.value_json)
     accuracy = json.loads(Path("run/record.json").read_text())["snn"][2]["top1"]
-    assert history.get("snn/acc@T=4") == pytest.approx(accuracy), (result.err, sorted(history))
+    kinds = [record.WhichOneof("record_type") for record in records]
+    assert history.get("snn/acc@T=4") == pytest.approx(accuracy), (result.err, sorted(history), kinds)
     assert history["snn/curve._type"] == "table-file"
     assert history["snn/curve_picture._type"] == "image-file"
     files = {path.name: path for path in Path("run/wandb").rglob("*") if path.is_file()}
