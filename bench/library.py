@@ -30,6 +30,7 @@ from bench.snn.graph.check import check_batch, check_convertible
 from bench.snn.graph.hooks import with_hooks
 from bench.snn.graph.trace import ImageShape
 from bench.snn.guard import require_same_answers
+from bench.snn.precision import full_precision
 from bench.snn.readout import Readout
 from bench.snn.replace import put, replace, split_norm_act
 from bench.snn.simulate import SpikingNetwork
@@ -43,6 +44,7 @@ Calibration = Tensor | Iterable[object]
 Quantised = tuple[float | Tensor, int] | Callable[[nn.Module], tuple[float | Tensor, int]]
 
 
+@full_precision()
 def convert(
     model: nn.Module,
     method: str = "robust_norm",
@@ -115,7 +117,8 @@ def convert(
         converter: ConversionModule = model
     else:
         if isinstance(model, ConversionModule):  # trained by the suite: its activations are already known
-            found = Prepared(model, copy.deepcopy(model.net).eval())
+            net = copy.deepcopy(model.net).eval()
+            found = Prepared(copy.deepcopy(net), net)
         else:
             found = prepare(model, image, thresholds)
         known = _options_of(kind)
@@ -135,7 +138,7 @@ def convert(
     if found is not None:
         snn.only_image = torch.Size(image) if image and found.fixed_size else None
         for notice in found.notices:
-            warnings.warn(notice, ConversionWarning, stacklevel=2)
+            warnings.warn(notice, ConversionWarning, stacklevel=3)  # above the decorator's frame
     return snn
 
 
@@ -299,6 +302,7 @@ def _unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
+@full_precision()
 def simulate(snn: SpikingNetwork, x: Tensor, T: int) -> Tensor:
     """Runs images through a spiking network.
 
@@ -314,7 +318,8 @@ def simulate(snn: SpikingNetwork, x: Tensor, T: int) -> Tensor:
 
     Raises:
         UserError: ``snn`` is no such network or in half precision; ``x`` is no tensor, empty, or of another type or
-            device than the network; ``T`` is not a positive integer, or the network was converted for another ``T``.
+            device than the network; ``T`` is not a positive integer, or the network was converted for another or a
+            smaller ``T``.
     """
     if not isinstance(snn, SpikingNetwork):
         raise UserError(f"simulate: takes the network that convert returns, not a {type(snn).__name__}")

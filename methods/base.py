@@ -47,6 +47,27 @@ def require_not_negative(**options: float) -> None:
             raise UserError(f"--model.{name} {value}: must be a finite number of at least 0")
 
 
+def require_fraction(**options: float) -> None:
+    """Checks options that must be from 0 to 1, by name.
+
+    Raises:
+        UserError: names the first that is out of range.
+    """
+    for name, value in options.items():
+        if not 0 <= value <= 1:
+            raise UserError(f"--model.{name} {value}: must be from 0 to 1")
+
+
+def require_levels(L: int) -> None:
+    """Checks a number of quantisation levels.
+
+    Raises:
+        UserError: ``L`` is out of range.
+    """
+    if not 1 <= L <= 2**16:
+        raise UserError(f"--model.L {L}: must be at least 1 and at most {2**16}")
+
+
 def require_positive(**options: float) -> None:
     """Checks options that must be positive and finite, by name.
 

@@ -25,11 +25,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.errors import UserError
 from bench.snn.activations import Activation, Region, clip_floor_shift
 from bench.snn.graph.trace import input_shapes
 from bench.snn.neurons import IFNode, SpikingNeuron
-from methods.base import require_not_negative, require_positive
+from methods.base import require_fraction, require_levels, require_not_negative, require_positive
 from methods.training import TrainingModule
 
 
@@ -83,11 +82,9 @@ class CSQCFS(TrainingModule):
         region: Region = "clip_first",
         **kwargs: Any,
     ) -> None:
-        if not 1 <= L <= 2**16:
-            raise UserError(f"--model.L {L}: must be at least 1 and at most {2**16}")
+        require_levels(L)
         require_positive(lambda_init=lambda_init)
-        if not 0 <= lambda_lr_scale <= 1:
-            raise UserError(f"--model.lambda_lr_scale {lambda_lr_scale}: must be from 0 to 1")
+        require_fraction(lambda_lr_scale=lambda_lr_scale)
         if s_weight_decay is not None:
             require_not_negative(s_weight_decay=s_weight_decay)
         super().__init__(net, **kwargs)

@@ -35,7 +35,7 @@ from pytorch_lightning.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
 
 from bench.errors import UserError
-from methods.base import Batch, require_positive
+from methods.base import Batch, require_fraction, require_positive
 from methods.spike_training import SpikeTrainingModule, SpikingActivation, rate_gradient
 
 
@@ -78,8 +78,7 @@ class DSR(SpikeTrainingModule):
         require_positive(theta_bound=theta_bound)
         if not theta_bound <= theta_init < math.inf:
             raise UserError(f"--model.theta_init {theta_init}: must be finite and at least the bound, {theta_bound}")
-        if not 0 <= theta_lr_scale <= 1:
-            raise UserError(f"--model.theta_lr_scale {theta_lr_scale}: must be from 0 to 1")
+        require_fraction(theta_lr_scale=theta_lr_scale)
         super().__init__(net, T=T, v_init=1 - alpha, percentile=percentile, **kwargs)
         self.theta_bound = theta_bound
         if theta_lr_scale != 1:

@@ -59,8 +59,8 @@ class CorrectedIFNode(IFNode):
 
     Args:
         threshold: theta.
-        corrections: ``[T, C, 1, 1]`` (``[T, F]`` after a linear layer), subtracted from the current; all later steps
-            use the last one.
+        corrections: ``[T, C, 1, 1]`` (``[T, F]`` after a linear layer), subtracted from the current.
+            :func:`bench.snn.simulate.simulate` takes at most T steps; a pass that overshoots uses the last one again.
     """
 
     corrections: Tensor
@@ -68,6 +68,7 @@ class CorrectedIFNode(IFNode):
     def __init__(self, threshold: Tensor, corrections: Tensor) -> None:
         super().__init__(threshold, v_init=0.5)
         self.register_buffer("corrections", corrections)
+        self.most_T = len(corrections)
         self.elapsed: Tensor | None = None
 
     def reset(self) -> None:

@@ -107,12 +107,15 @@ class NQ(QCFS):
             layer.noisy_in_evaluation = False
         return logits
 
-    def check_training(self, trainer: pl.Trainer, datamodule: ImageDataModule) -> None:
+    def check_training(self, trainer: pl.Trainer, datamodule: ImageDataModule | None) -> None:
         """Refuses a run without held-out images.
 
         Raises:
-            UserError: no images are held out.
+            UserError: no images are held out, or the trainer has no data module.
         """
+        if datamodule is None:
+            raise UserError("nq measures its noise on held-out training images; give Trainer.fit a data module of this "
+                            "suite, with val_split=N")  # fmt: skip
         if not len(datamodule.split("val")):
             raise UserError("nq measures its noise on held-out training images; give --data.val_split N (a tenth)")
 

@@ -166,9 +166,7 @@ class Parallel(CountFirst):
         """Replaces the activations by aligned activations of T levels."""
         ann = copy.deepcopy(net)
         if self.source == "relu":
-            found = activation_percentiles(net, calibration, 100.0, "channel")
-            smallest = torch.finfo(torch.float32).tiny
-            set_thresholds(net, {name: theta.where(theta > smallest, 0.0) for name, theta in found.items()})
+            set_thresholds(net, activation_percentiles(net, calibration, 100.0, "channel"))
         layers: dict[str, AlignedActivation] = {}
 
         def aligned(name: str, activation: Activation) -> AlignedActivation:

@@ -30,11 +30,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.errors import UserError
 from bench.snn.activations import Activation, QCFSActivation, Region
-from bench.snn.calibration import require_activation
+from bench.snn.calibration import require_activation, require_percentile
 from bench.snn.neurons import IFNode, SpikingNeuron
-from methods.base import Batch, ConversionModule, require_positive
+from methods.base import Batch, ConversionModule, require_fraction, require_levels, require_positive
 from methods.training import TrainingModule
 
 
@@ -88,13 +87,11 @@ class QCFS(TrainingModule):
         region: Region = "clip_first",
         **kwargs: Any,
     ) -> None:
-        if not 1 <= L <= 2**16:
-            raise UserError(f"--model.L {L}: must be at least 1 and at most {2**16}")
+        require_levels(L)
         require_positive(lambda_init=lambda_init)
-        if lambda_percentile is not None and not 0 < lambda_percentile <= 100:
-            raise UserError(f"--model.lambda_percentile {lambda_percentile}: must be above 0 and at most 100")
-        if not 0 <= lambda_lr_scale <= 1:
-            raise UserError(f"--model.lambda_lr_scale {lambda_lr_scale}: must be from 0 to 1")
+        if lambda_percentile is not None:
+            require_percentile(lambda_percentile, "lambda_percentile")
+        require_fraction(lambda_lr_scale=lambda_lr_scale)
         super().__init__(net, **kwargs)
         self.L, self.lambda_init, self.lambda_percentile, self.region = L, lambda_init, lambda_percentile, region
         if lambda_lr_scale != 1:

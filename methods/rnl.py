@@ -132,7 +132,7 @@ class RNL(TrainingModule):
         """Epochs before stage 2."""
         return (self.trainer.max_epochs or 0) - self.stage2_epochs
 
-    def check_training(self, trainer: pl.Trainer, datamodule: ImageDataModule) -> None:
+    def check_training(self, trainer: pl.Trainer, datamodule: ImageDataModule | None) -> None:
         """Refuses a run without epochs for stage 1, or one that DDP would stop at its second step.
 
         Raises:

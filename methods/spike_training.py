@@ -271,7 +271,7 @@ class FromTrainedNet(SpikeTrainingModule):
         if self.ann_epochs:
             raise UserError(f"--model.ann_epochs {self.ann_epochs}: the net that --ckpt gives is trained; give 0")
 
-    def check_training(self, trainer: pl.Trainer, datamodule: ImageDataModule) -> None:
+    def check_training(self, trainer: pl.Trainer, datamodule: ImageDataModule | None) -> None:
         """Refuses a run whose epochs all train the ReLU net.
 
         Raises:

@@ -120,7 +120,7 @@ class Tandem(FromTrainedNet):
         """
         self.require_one_net()
 
-    def check_training(self, trainer: pl.Trainer, datamodule: ImageDataModule) -> None:
+    def check_training(self, trainer: pl.Trainer, datamodule: ImageDataModule | None) -> None:
         """Refuses a schedule that does not finish, and training in several processes.
 
         Raises:

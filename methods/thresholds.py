@@ -46,13 +46,14 @@ _NEVER = -1e9
 
 
 def silencing(threshold: Tensor, v_init: float) -> tuple[Tensor, Tensor | float]:
-    """Returns theta and the initial potential such that neurons with threshold 0 never fire.
+    """Returns theta and the initial potential such that neurons that calibration found inactive never fire.
 
     Args:
-        threshold: theta; 0 for a channel or neuron that no calibration image activates.
+        threshold: theta; for a channel or neuron that no calibration image activates, 0 or the smallest number, which
+            :func:`bench.snn.calibration.activation_percentiles` returns.
         v_init: initial potential of the other neurons, as a fraction of theta.
     """
-    active = threshold > 0
+    active = threshold > torch.finfo(torch.float32).tiny
     if bool(active.all()):
         return threshold, v_init
     return threshold.where(active, 1.0), torch.full_like(threshold, v_init).where(active, _NEVER)

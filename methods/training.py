@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from bench.errors import UserError
 from bench.snn.activations import Activation
+from bench.snn.calibration import evaluating
 from bench.snn.compilation import compiled_for_training
 from bench.snn.graph.canonical import drop_uncalled
 from bench.snn.graph.check import check_convertible
 from bench.snn.graph.trace import ImageShape
 from bench.snn.replace import replace, replace_max_pool, split_norm_act
 from datamodules.base import ImageDataModule
-from methods.base import Batch, ConversionModule, require_not_negative
+from methods.base import Batch, ConversionModule, require_fraction, require_not_negative
 
 
 class TrainingModule(ConversionModule):
@@ -65,12 +66,7 @@ class TrainingModule(ConversionModule):
         max_pool: Literal["average", "keep"] = "average",
         image: ImageShape = None,
     ) -> None:
-        for name, value in (
-            ("momentum", momentum),
-            ("label_smoothing", label_smoothing),
-        ):
-            if not 0 <= value <= 1:
-                raise UserError(f"--model.{name} {value}: must be from 0 to 1")
+        require_fraction(momentum=momentum, label_smoothing=label_smoothing)
         require_not_negative(lr=lr, weight_decay=weight_decay)
         super().__init__(net)
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
@@ -80,7 +76,8 @@ class TrainingModule(ConversionModule):
         if init == "kaiming_normal":
             start_from_kaiming_normal(net)
         split_norm_act(net)
-        check_convertible(net, image)
+        with evaluating(net):  # a dropout that F.dropout(..., training=self.training) switches off is allowed
+            check_convertible(net, image)
         drop_uncalled(net, image)
         if max_pool == "average":
             replace_max_pool(net)
@@ -101,8 +98,12 @@ class TrainingModule(ConversionModule):
         """Starts from a trained net; called once instead of :meth:`prepare` if one is given."""
         raise NotImplementedError
 
-    def check_training(self, trainer: pl.Trainer, datamodule: ImageDataModule) -> None:
+    def check_training(self, trainer: pl.Trainer, datamodule: ImageDataModule | None) -> None:
         """Refuses a training that the method cannot do, before an earlier run in the same folder is replaced.
+
+        Args:
+            trainer: trains it.
+            datamodule: ``None`` if the trainer has loaders of its own.
 
         Raises:
             UserError: names the option to change.

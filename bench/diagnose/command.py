@@ -135,7 +135,7 @@ def _show(found: list[Diagnosis], title: str) -> None:
                 layer["name"],
                 f"{layer['firing_rate']:.3f}",
                 *("" if error is None else f"{error:.1f}" for error in errors),
-                *(f"{100 * share:.1f}" for share in shares),
+                *("" if share is None else f"{100 * share:.1f}" for share in shares),
             )
         console.print(table, "")
 

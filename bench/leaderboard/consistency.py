@@ -18,8 +18,10 @@ def contradictions(record: Record) -> Iterator[str]:
     config = record.recipe.config
     yield from _recipe(record, config)
     yield from _method(record, part(config, "source"))
-    theirs = record.training.imported
-    if (part(config, "source") or config).get("imported") != (theirs and theirs.sha256):
+    theirs, first = record.training.imported, config
+    while source := part(first, "source"):  # a tuned net has one of its own
+        first = source
+    if first.get("imported") != (theirs and theirs.sha256):
         yield "training.imported is not the file that recipe.config names"
     if not record.conversion.causal and not any(point.wait for point in record.snn):
         yield "snn: no layer waits although the conversion is not causal; evaluate the network again"

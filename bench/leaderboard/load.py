@@ -57,7 +57,7 @@ def load(results: Path, additions: Sequence[Path] = ()) -> tuple[list[Record], l
 def reasons(record: Record) -> Iterator[str]:
     """Yields the reasons why a valid record may not be on the leaderboard."""
     if record.limited:
-        yield "limited: measured or trained on part of the data"
+        yield "limited: measured or trained on part of the data, or tuned from a training that was not finished"
     for what, code in (("code", record.code), ("training.code", record.training.code)):
         if code.dirty:
             yield f"{what}.dirty: the code differed from its commit"

@@ -50,7 +50,7 @@ class Header(Strict):
     # Whether training images were left out, and how many there were; younger than the first checkpoints.
     limited: bool = False
     num_train_samples: Count | None = None
-    # Weights that others have trained; their code is that of the import.
+    # Weights that others have trained, or that a tuning began from; their code is that of the import or the tuning.
     imported: Imported | None = None
     source: Header | None = None
 
@@ -61,7 +61,7 @@ class Header(Strict):
 
     @property
     def trained_on_part(self) -> bool:
-        """Whether part of the training images was left out."""
+        """Whether part of the training was left out: of its images, or of the training that a tuning began from."""
         data, trainer = (self.trained.recipe.part(name) for name in ("data", "trainer"))
         left_out = data.get("subset") is not None or bool(data.get("partial"))
         return self.limited or left_out or is_cut(trainer.get("limit_train_batches"))

@@ -211,7 +211,8 @@ class Imported(Strict):
 class Training(Strict):
     """Where the weights come from. ``arithmetic`` is unknown in older records and if it changed during the training.
 
-    ``imported`` weights are not of a training of this suite: ``code`` is that of their import.
+    ``imported`` weights are not of a training of this suite: ``code`` is that of their import, or of the tuning that
+    began from them.
     """
 
     code: Code

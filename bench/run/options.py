@@ -206,8 +206,6 @@ def layered(parser: ArgumentParser, layers: Sequence[tuple[str, Options]], argum
     try:
         found: Parsed = parser.parse_args(arguments, config).as_dict()
     except ArgumentError as error:
-        if {"-h", "--help"} & set(arguments):
-            raise
         raise UserError(_one_line(error)) from error
     return found
 

@@ -98,7 +98,7 @@ def require_fitting(spec: RunSpec, source: Header, kinds: Sequence[str], path: P
     """
     allowed: dict[str, tuple[object, ...]]
     allowed = {"method": tuple(kinds), "arch": (spec.arch,), "data": (spec.data,)}
-    if not source.imported:  # a net that others trained has no seed of ours, so what is made of it may have any
+    if not source.imported or source.epochs:  # a net that only others trained has no seed of ours: any fits
         allowed["seed"] = (spec.seed,)
     for key, values in allowed.items():
         if (found := getattr(source, key)) not in values:

@@ -31,7 +31,7 @@ from methods.training import TrainingModule
 def header_of(spec: RunSpec, source: Weights | None = None) -> Header:
     """What a training says of itself before its first epoch, and of the net that it begins from."""
     config = spec.config() | ({"source": described(source)} if source else {})
-    return Header(
+    header = Header(
         version=HEADER_VERSION,
         method=spec.method,
         arch=spec.arch,
@@ -41,6 +41,17 @@ def header_of(spec: RunSpec, source: Weights | None = None) -> Header:
         code=code_state(),
         epochs=0,
     )
+    return header if source is None else header.model_copy(update=_inherited(header, source.header))
+
+
+def _inherited(header: Header, source: Header) -> dict[str, object]:
+    """Returns what a tuning has from the net that it begins from: whatever keeps that net from being ranked."""
+    whole = source.imported or source.epochs == source.recipe.part("trainer").get("max_epochs")
+    facts: dict[str, object] = {
+        "code": header.code.model_copy(update={"dirty": header.code.dirty or source.code.dirty}),
+        "limited": source.trained_on_part or not whole,
+    }
+    return facts | ({"imported": source.imported} if source.imported else {})
 
 
 def untrained(
@@ -123,6 +134,8 @@ def trained(
         # Only the checkpoint knows from which net it began.
         recipe = header.recipe.model_copy(update={"config": {**config, "source": origin} if origin else config})
         header = header.model_copy(update={"code": trained_by(before, header.code, epochs), "recipe": recipe})
+        if before.imported:
+            header = header.model_copy(update={"imported": before.imported})
     else:
         calibration = datamodule.calibration_dataloader(min(model.start_images, len(datamodule.split("train"))))
         if source is None:

@@ -54,14 +54,30 @@ def joined(calibration: Sequence[Batch], batch: int) -> Tensor:
     return torch.cat([images for images, _ in calibration])
 
 
-def require_percentile(percentile: float) -> None:
+def require_percentile(percentile: float, option: str = "percentile") -> None:
     """Refuses a number that is not a usable percentile.
+
+    Args:
+        percentile: the number.
+        option: name of the option that it is from.
 
     Raises:
         UserError: ``percentile`` is 0 or less, or above 100.
     """
     if not 0 < percentile <= 100:
-        raise UserError(f"--model.percentile {percentile}: must be above 0 and at most 100")
+        raise UserError(f"--model.{option} {percentile}: must be above 0 and at most 100")
+
+
+@contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Puts a network in evaluation mode; each of its modules returns to its mode afterwards."""
+    modes = {module: module.training for module in net.modules()}
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 @contextmanager
@@ -71,23 +87,19 @@ def watching(
     """Puts a network in evaluation mode without gradients, and reports input and output of each module of a kind.
 
     Args:
-        net: network; each of its modules returns to its mode afterwards.
+        net: network.
         see: called with layer name, input and output, for every batch.
         kind: type or types of the modules that are watched.
     """
-    modes = {module: module.training for module in net.modules()}
-    net.eval()
     hooks = [
         module.register_forward_hook(lambda _, inputs, output, name=name: see(name, inputs[0], output))
         for name, module in net.named_modules()
         if isinstance(module, kind)
     ]
     try:
-        with torch.no_grad():
+        with evaluating(net), torch.no_grad():
             yield
     finally:
-        for module, training in modes.items():
-            module.training = training
         for hook in hooks:
             hook.remove()
 

@@ -89,7 +89,7 @@ class LayerDiagnosis(TypedDict):
     end_to_end: dict[str, ErrorMeans]
     same_input: dict[str, ErrorMeans]
     offsets: dict[str, int]
-    offset_share: float
+    offset_share: float | None
     residuals: Residuals
     residual_below_zero: float
     residual_at_least_theta: float
@@ -115,7 +115,7 @@ class Layer:
         errors: for each view and kind, the sums of error, of its magnitude and of its square.
         activation: sum of the ANN's activations.
         spikes: in the counted steps.
-        offsets: how often each difference in spike counts occurred.
+        offsets: how often each difference in spike counts occurred; empty if spikes have several sizes and no ceiling.
         residuals: counts of the potentials after the last counted step, by the bins of :data:`EDGES`.
     """
 
@@ -154,7 +154,7 @@ class Layer:
             "end_to_end": means("end_to_end"),
             "same_input": means("same_input"),
             "offsets": {str(offset): self.offsets[offset] for offset in sorted(self.offsets)},
-            "offset_share": 1 - self.offsets[0] / self.elements,
+            "offset_share": 1 - self.offsets[0] / self.elements if self.offsets else None,
             "residuals": {"edges": list(EDGES), "counts": self.residuals.tolist()},
             "residual_below_zero": int(self.residuals[: zero + 1].sum()) / self.elements,
             "residual_at_least_theta": int(self.residuals[one + 1 :].sum()) / self.elements,
@@ -240,10 +240,11 @@ def _measure(
     layer.elements += r.numel()
     layer.activation += float(a.double().sum())
     layer.spikes += int(neuron.spike_counts[counted].sum())
-    # Rounded separately: the threshold of a neuron that never fires may be so small that T / theta is infinite.
-    offsets = (torch.round(r / amplitude * T) - torch.round(own / amplitude * T)).long().flatten()
-    values, numbers = torch.unique(offsets, return_counts=True)
-    layer.offsets.update(dict(zip(values.tolist(), numbers.tolist(), strict=True)))
+    if not neuron.unbounded:  # else the outputs are no whole numbers of spikes
+        # Rounded separately: the threshold of a neuron that never fires may be so small that T / theta is infinite.
+        offsets = (torch.round(r / amplitude * T) - torch.round(own / amplitude * T)).long().flatten()
+        values, numbers = torch.unique(offsets, return_counts=True)
+        layer.offsets.update(dict(zip(values.tolist(), numbers.tolist(), strict=True)))
     assert neuron.v is not None
     # Undo the steps that had to be run beyond the counted ones.
     sent = out_TBX[after].sum(0) * (neuron.threshold / amplitude)

@@ -154,6 +154,7 @@ class SpikingNeuron(Timed):
             :meth:`SpikingNetwork.wire`.
         counting: whether spikes are counted; not in an exported network.
         coding: how its input and output are coded in time.
+        most_T: the largest number of steps that it was made for; ``None`` for any.
         unbounded: its mean output may exceed ``levels_per_step`` times theta.
         fires_at: lowest potential at which it fires, as a fraction of theta.
         weighs_bits: a spike weighs twice as much as one at the next step, so that potentials are shifted.
@@ -165,6 +166,7 @@ class SpikingNeuron(Timed):
     levels_per_step = 1
     coding: Coding = "rate"
     unbounded = False
+    most_T: int | None = None
     fires_at = 1.0
     weighs_bits = False
     reset_rule: Literal["soft", "hard"] = "soft"

@@ -276,13 +276,16 @@ def simulate(snn: SpikingNetwork, x: Tensor, T: int, image_steps: int | None = N
         The logits and the cost of each part of the batch, in order.
 
     Raises:
-        UserError: ``T`` is below 1 or not that of the conversion, a pixel is not finite, or the network takes only
-            images of another shape.
+        UserError: ``T`` is below 1, not that of the conversion or above it, a pixel is not finite, or the network
+            takes only images of another shape.
     """
     if T < 1:
         raise UserError(f"T = {T}: must be at least 1")
     if snn.only_T not in (None, T):
         raise UserError(f"T = {T}: this network was converted for T = {snn.only_T}; convert once for each T")
+    most = min((neuron.most_T for neuron in snn.neurons.values() if neuron.most_T is not None), default=T)
+    if most < T:
+        raise UserError(f"T = {T}: this network was converted for at most {most} steps; convert it for more")
     if not bool(torch.isfinite(x).all()):
         bad = int((~torch.isfinite(x.flatten(1))).any(1).nonzero()[0])
         raise UserError(f"x: image {bad} has a pixel that is NaN or infinite; a spiking neuron would hide it")

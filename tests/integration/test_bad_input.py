@@ -48,6 +48,11 @@ def test_what_the_trainer_cannot_do_is_refused_before_the_training(bench, option
     assert not list(Path().rglob("*.ckpt"))
 
 
+def test_help_after_a_wrong_value_is_one_line(bench):
+    result = bench("fit", "--method", "qcfs", "--data", "digits", "--model.L", "abc", "--help")
+    assert result.status == 2 and len(result.err.splitlines()) == 1 and "--model.L" in result.err, result.err
+
+
 def test_an_evaluation_on_apple_s_gpu_is_refused(bench, trained):
     refused(
         bench("evaluate", "--ckpt", str(trained), "--logger", "none", "--accelerator", "mps"), "--accelerator", "'mps'"

@@ -12,8 +12,10 @@ from conftest import timeless
 
 from bench.leaderboard.consistency import contradictions
 from bench.leaderboard.load import reasons
-from bench.records.record import part, read_record
+from bench.records.record import Code, part, read_record
+from bench.run import training
 from bench.run.checkpoints import read
+from bench.run.resolve import parse_fit
 
 RUN = ("--arch", "resnet20", "--data", "digits", "--subset", "64", "--T", "1,2", "--logger", "none", "--model.T", "1")
 ONE = ("--max_epochs", "1")
@@ -57,6 +59,48 @@ def test_an_interrupted_tuning_goes_on(bench, source):
     result = bench(*run, "--max_epochs", "2", "--ckpt", "last", "--out", "stopped")
     assert result.status == 0, result.err
     assert timeless(Path("stopped/record.json")) == timeless(Path("whole/record.json"))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, ()),
+        ({"epochs": 1}, ("limited",)),
+        ({"limited": True}, ("limited",)),
+        ({"code": Code(commit="0" * 40, dirty=True)}, ("training.code.dirty",)),
+    ],
+)
+def test_what_bars_a_net_from_the_board_bars_its_tuning(bench, source, monkeypatch, change, words):
+    monkeypatch.setattr(training, "code_state", lambda: Code(commit="1" * 40, dirty=False))
+    weights = read(source)
+    recipe = weights.header.recipe
+    whole = recipe.model_copy(update={"config": {**recipe.config, "data": {**recipe.part("data"), "subset": None}}})
+    clean = {"limited": False, "recipe": whole, "code": Code(commit="1" * 40, dirty=False)}
+    weights = weights._replace(header=weights.header.model_copy(update={**clean, **change}))
+    spec = parse_fit(["--method", "dsr", "--arch", "resnet20", "--data", "digits", "--ckpt", str(source)])
+    header = training.header_of(spec, weights)
+    assert header.trained_on_part == ("limited" in words)
+    assert header.code.dirty == ("training.code.dirty" in words)
+    assert training.header_of(spec).trained_on_part is False
+
+
+def test_a_tuning_of_an_imported_net_stays_one_of_weights_of_others(bench, source):
+    """Also after a stop; and a record that the suite writes does not contradict itself."""
+    state = {name: value for name, value in read(source).state.items() if name.startswith("net.")}
+    torch.save({name.removeprefix("net."): value for name, value in state.items()}, "theirs.pth")
+    own = ("--method", "qcfs", "--model.L", "4", "--arch", "resnet20", "--data", "digits")
+    assert bench("import", "theirs.pth", *own, "--images", "20", "--out", "net").status == 0
+    sha256 = hashlib.sha256(Path("theirs.pth").read_bytes()).hexdigest()
+    run = ("fit", "--method", "dsr", *RUN, "--model.lr", "0.01")
+    assert bench(*run, "--max_epochs", "2", "--ckpt", "net/model.safetensors", "--out", "run").status == 0
+    for name in ("record.json", "model.safetensors"):
+        (Path("run") / name).unlink()
+    shutil.move("run/checkpoints/previous.ckpt", "run/checkpoints/last.ckpt")
+    assert bench(*run, "--max_epochs", "2", "--ckpt", "last", "--out", "run").status == 0
+    record = read_record(Path("run/record.json"))
+    assert record.training.imported is not None and record.training.imported.sha256 == sha256
+    assert record.protocol.checkpoint_selection == "unknown"
+    assert not list(contradictions(record))
 
 
 def test_a_tuning_does_not_replace_the_run_that_it_begins_from(bench, trained):

@@ -21,6 +21,7 @@ from bench.snn.neurons import Clock
 from bench.snn.simulate import simulate as simulate_parts
 from methods.dcgs import DCGS, DifferentialNode
 from methods.gaussian import channel_moments, gaussian_thresholds
+from methods.hmt import HMT
 from methods.relu import ReLU
 
 Array = np.ndarray
@@ -184,6 +185,21 @@ def test_the_percentile_instead() -> None:
     assert snn.neurons["act1"].threshold.flatten().tolist() == pytest.approx(expected.tolist(), rel=1e-5)
 
 
+@pytest.mark.parametrize("rule", ["dcgs", "hmt q999", "hmt q999x2"])
+def test_a_channel_that_no_calibration_image_activates_sends_nothing(rule: str) -> None:
+    """By percentile its threshold is the smallest number, which any activation would exceed."""
+    net, calibration = (
+        nn.Sequential(nn.Conv2d(1, 2, 1), ReLUActivation(), nn.Flatten(), nn.Linear(2, 2)),
+        torch.ones(4, 1, 1, 1),
+    )
+    with torch.no_grad():
+        net[0].weight.copy_(torch.tensor([1.0, -1.0]).view(2, 1, 1, 1))
+        net[0].bias.zero_()
+    model = DCGS(net, 4, thresholds="percentile") if rule == "dcgs" else HMT(net, 3, rule.split()[1], 4)  # type: ignore[arg-type]
+    snn = model.convert(4, tiny.batches(calibration, (4,)))
+    assert [run(snn, x, 4)[1].sum() > 0 for x in (calibration, -calibration)] == [True, False]
+
+
 # ------------------------------------------------------------------------------------------------------- a network
 
 
@@ -217,6 +233,7 @@ def test_diagnosis_adds_up_and_knows_no_ceiling() -> None:
             parts = sum(layer[view][kind]["mean"] for kind in ("clipping", "quantisation", "unevenness"))
             assert parts == pytest.approx(layer[view]["total"]["mean"], abs=1e-9)
             assert layer[view]["clipping"]["mean_abs"] == 0
+        assert (layer["offsets"], layer["offset_share"]) == ({}, None), "events of several sizes are not counted alike"
     first = found["layers"][0]
     assert first["same_input"]["unevenness"]["mean_abs"] < 1e-12, "the first layer's current is constant"
 

@@ -114,6 +114,8 @@ def test_passes_of_any_length_take_the_correction_of_their_step() -> None:
     whole = logits_of(snn, x, 8, 10**6)
     assert (logits_of(snn, x, 8, 1) - whole).abs().max() < 1e-12
     assert (snn.only_T, snn.lookahead, snn.warmup) == (None, 0, 0)
+    with refused("at most 8 steps"):
+        logits_of(snn, x, 9)
     found = diagnose(model.net, snn, tiny.batches(x, (3,)), 4)
     assert len(found["layers"]) == 2
 

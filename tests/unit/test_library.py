@@ -16,7 +16,7 @@ import torch.nn.functional as F
 import torchvision
 from reference import StepNeuron, randomise, refused
 from running import logits_of
-from tiny import normal
+from tiny import TwoConvolutions, normal
 from torch import Tensor, nn
 
 import bench
@@ -199,6 +199,34 @@ def test_a_net_of_the_suite_and_the_methods_that_build_on_it() -> None:
     assert simulate(srp, images, 4).shape == (4, 6, 3)
     # The net alone is enough for a method that builds on it.
     assert torch.equal(simulate(convert(trained.net, "srp", tau=3), images, 4), simulate(srp, images, 4))
+
+
+def test_a_trained_net_of_the_suite_that_is_still_in_training_mode_is_converted_and_stays_as_it_was() -> None:
+    images = normal(6, 3, 8, 8).float()
+    model = QCFS(TwoConvolutions(), lambda_init=1.0)
+    randomise(model, 0)
+    before = copy.deepcopy(model.train().state_dict())
+    snn = convert(model, "cos", images, rho=2)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(module.training for module in model.modules())
+    expected = simulate(convert(copy.deepcopy(model).eval(), "cos", images, rho=2), images, 4)
+    assert torch.equal(simulate(snn, images, 4), expected)
+
+
+def test_tf32_is_off_while_the_library_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, images, seen = ready(SPELLINGS["one nn.ReLU for all"]()).float(), normal(6, 3, 8, 8).float(), []
+    original = torch.conv2d
+
+    def watched(*args: Tensor, **kwargs: object) -> Tensor:
+        seen.append(torch.backends.cudnn.allow_tf32)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(F, "conv2d", watched)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    simulate(convert(net, "opi", images), images, 2)
+    assert seen
+    assert not any(seen)
+    assert torch.backends.cudnn.allow_tf32
 
 
 def loader(images: Tensor, labels: bool) -> Iterator[object]:

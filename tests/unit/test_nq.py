@@ -230,6 +230,13 @@ def test_a_run_that_holds_nothing_out_is_refused(tmp_path: Path) -> None:
         fit(made(tiny.TwoConvolutions()), Images(()), 1, tmp_path)
 
 
+def test_a_trainer_with_loaders_of_its_own_is_refused(tmp_path: Path) -> None:
+    batches = tiny.batches(tiny.normal(8, 3, 8, 8).float(), (4, 4))
+    trainer = make_trainer({"max_epochs": 1, "accelerator": "cpu"}, [], [], tmp_path)
+    with refused("give Trainer.fit a data module"):
+        trainer.fit(made(tiny.TwoConvolutions()), batches, batches)
+
+
 def test_held_out_images_that_are_not_augmented_are_no_secret(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,6 +15,7 @@ from bench.library import convert, simulate
 from bench.registry.methods import METHODS
 from bench.snn.neurons import IFNode
 from bench.snn.readout import Readout, delay_of
+from bench.snn.simulate import SpikingNetwork
 from methods.cos import COS
 from methods.max_norm import MaxNorm
 
@@ -47,6 +48,18 @@ def test_the_estimate_is_what_the_most_driven_neurons_need() -> None:
     assert snn.delay == int(total) > 3
     by_library = convert(net_of_relus(net), "max_norm", x, delay="auto")
     assert by_library.delay == snn.delay
+
+
+def test_the_estimate_does_not_depend_on_where_theta_is_kept() -> None:
+    """In the spikes, or in the next weights: then the mean of a layer is a rate."""
+    theta, delays = torch.tensor([13.0, 0.4], dtype=torch.float64), []
+    current = torch.tensor([2.0, 0.03], dtype=torch.float64)
+    for unit in (False, True):
+        neuron = IFNode(theta, v_init=0.5)
+        neuron.unit_spikes = unit
+        snn = SpikingNetwork(nn.Sequential(neuron, nn.Linear(2, 2).double()))
+        delays.append(delay_of(snn, {"0": current / theta if unit else current}))
+    assert delays == [3, 3], "0.5 * 13 / 2 = 3.25, and 0.5 * 0.4 / 0.03 = 6.7"
 
 
 def net_of_relus(net: tiny.Layers) -> nn.Module:

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from reference import NETS, LinearNet, refused
-from torch import Generator, nn
+from torch import Generator, Tensor, nn
 
 from bench.registry.methods import METHODS
 from bench.snn.activations import Activation
@@ -83,6 +84,21 @@ def test_defaults_are_the_papers(method: str, option: str, value: float) -> None
         if issubclass(kind, nn.Module) and "__init__" in vars(kind):
             found |= inspect.signature(kind.__init__).parameters
     assert found[option].default == value
+
+
+class Dropping(LinearNet):
+    """Drops activations in training only, by the function."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.dropout(x, 0.1, training=self.training))
+
+
+def test_dropout_that_evaluation_switches_off_is_trained_and_converted() -> None:
+    model = METHODS["relu"].load()(Dropping().train())
+    assert all(module.training for module in model.net.modules())
+    x = torch.ones(2, 3, 8, 8)
+    assert not torch.equal(model(x), model(x))
+    assert torch.equal(model.eval()(x), model(x))
 
 
 NAN, INF = float("nan"), float("inf")
