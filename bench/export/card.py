@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bench.errors import UserError, first_line
 from bench.records.energy import ENERGY_MODEL
-from bench.records.record import Imported, Record
+from bench.records.record import Imported, Record, Training
 
 LIBRARY = "ann2snn-bench"
 WEIGHTS, CARD, RECORD = "model.safetensors", "README.md", "record.json"
@@ -90,6 +90,13 @@ def _imported(theirs: Imported) -> str:
     return f"- weights that others have trained: `{theirs.file}`, SHA-256 `{theirs.sha256}`{known}\n"
 
 
+def _origin(training: Training) -> str:
+    if training.imported is None:
+        return "A network trained to be converted into a spiking one"
+    tuned = ", tuned by a training of its conversion" if training.epochs else ""
+    return f"A network that others have trained{tuned}"
+
+
 def _body(record: Record, title: str) -> str:
     theirs, delayed = record.training.imported, record.protocol.readout == "delayed"
     rows = []
@@ -103,7 +110,7 @@ def _body(record: Record, title: str) -> str:
     return _BODY.format(
         title=title,
         epoch=_EPOCHS[record.protocol.checkpoint_selection],
-        what="A network that others have trained" if theirs else "A network trained to be converted into a spiking one",
+        what=_origin(record.training),
         imported=_imported(theirs) if theirs else "",
         method=record.method.name,
         samples=record.protocol.num_eval_samples,

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from bench.records.record import Arithmetic, Code, Count, Imported, Name, Options, Strict, Text, part
 
 HEADER_VERSION: Literal[1] = 1
+TEST_LIMIT = "limit_test_batches"
 
 
 def is_cut(limit: object) -> bool:
@@ -65,6 +66,21 @@ class Header(Strict):
         data, trainer = (self.trained.recipe.part(name) for name in ("data", "trainer"))
         left_out = data.get("subset") is not None or bool(data.get("partial"))
         return self.limited or left_out or is_cut(trainer.get("limit_train_batches"))
+
+    def of_weights(self, readout: bool = False) -> Header:
+        """The header without what an evaluation was asked for: part of the test images, and a read-out.
+
+        Args:
+            readout: keep the read-out, as for another evaluation of the same conversion.
+        """
+        config, gone = dict(self.recipe.config), (f"trainer.{TEST_LIMIT}=",) + (() if readout else ("snn.",))
+        if self.recipe.part("trainer").get(TEST_LIMIT) is not None:
+            config["trainer"] = {**self.recipe.part("trainer"), TEST_LIMIT: None}
+        if not readout:
+            config.pop("snn", None)
+        overrides = [override for override in self.recipe.overrides if not override.startswith(gone)]
+        recipe = self.recipe.model_copy(update={"config": config, "overrides": overrides})
+        return self.model_copy(update={"recipe": recipe})
 
     def dump(self) -> Options:
         """Returns JSON with the given fields only: a newer field must not change the checksum of older weights."""

@@ -308,6 +308,14 @@ def _sound(config: Options) -> None:
                 raise ValueError(f"recipe.{where}: {name} is not a mapping")
 
 
+def recorded_steps(path: Path) -> set[int]:
+    """Returns the values of T in a record; none if it is absent or damaged."""
+    try:
+        return {point.T for point in read_record(path).snn}
+    except UserError:
+        return set()
+
+
 def part(config: Options, name: str) -> Options:
     """A part of a configuration (``model``, ``data``, ``trainer``, ``source``); empty if it has none."""
     found = config.get(name)

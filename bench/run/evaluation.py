@@ -68,7 +68,8 @@ def evaluate(
     conversion = ConversionCallback(steps, per_T=net.model.per_T)
     trainer = make_trainer(trainer_options, loggers, [conversion], out, precision="32-true")
     require_batches(trainer, net.datamodule, "test")
-    advice = f"the trained weights are kept; continue with python -m bench evaluate --ckpt {out / WEIGHTS}"
+    again = f"python -m bench evaluate --ckpt {out / WEIGHTS} --T {','.join(map(str, steps))}"
+    advice = f"the trained weights are kept; continue with {again}"
     with interruptible("evaluation", lambda: advice), full_precision():
         trainer.test(net.model, datamodule=net.datamodule, verbose=False)
     if not trainer.is_global_zero:

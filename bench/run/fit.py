@@ -12,7 +12,7 @@ from pytorch_lightning.loggers import Logger
 from bench.errors import Interrupted, UserError
 from bench.files import require_writable
 from bench.nets import architectures
-from bench.records.record import Options
+from bench.records.record import Options, recorded_steps
 from bench.records.spec import RunSpec
 from bench.run.build import Trained, build_trained, build_untrained, load
 from bench.run.callbacks import calibration_size
@@ -47,13 +47,15 @@ def fit(spec: RunSpec, argv: list[str]) -> Path:
 
 def _fit(spec: RunSpec, argv: list[str]) -> Path:
     source = tuned_weights(spec)
-    theirs = source and source.header.recipe
+    theirs = source and source.header.of_weights().recipe
     folder = spec.folder_of(theirs.config, theirs.name, theirs.overrides) if theirs else spec.folder()
     out, header = spec.local.out or folder, header_of(spec, source)
     if spec.recipe == "default":
         print(f"note: {spec.method} has no recipe for {spec.arch} on {spec.data}; its defaults are used")
     check_early(header, argv)
     resume = find_resume(spec, out, header, source is not None)
+    # A record that is there keeps its steps.
+    steps = tuple(sorted({*spec.local.T, *(recorded_steps(out / RECORD) if resume else ())}))
     begun = untrained(spec, resume, source)
     require_writable(out)
     with working_in(out, spec.all_trainer_options):
@@ -61,13 +63,13 @@ def _fit(spec: RunSpec, argv: list[str]) -> Path:
             find_resume(spec, out, header, source is not None)  # again: another process may have had the folder
         loggers = make_loggers(spec.local.logger, out, spec.title(spec.label), _logged(spec, header.recipe.config))
         net = trained(spec, header, resume, out, loggers, begun, source)
-        return _record(net, spec.local.T, spec.all_trainer_options, loggers, out, argv)
+        return _record(net, steps, spec.all_trainer_options, loggers, out, argv)
 
 
 def _convert(spec: RunSpec, argv: list[str]) -> Path:
     source, spec, path = source_weights(spec, lambda net: _train_first(spec, net))
     weights = converting(spec, source)
-    recipe, theirs = weights.header.recipe, source.header.recipe
+    recipe, theirs = weights.header.recipe, source.header.of_weights().recipe
     out = spec.local.out or spec.folder_of(theirs.config, theirs.name, theirs.overrides)
     check_early(weights.header, argv)
     _require_free(out, path.parent, spec.local.overwrite)

@@ -95,7 +95,12 @@ def trained_by(before: Header, now: Code, max_epochs: int) -> Code:
     if before.epochs >= max_epochs:
         return began
     dirty = began.dirty or now.dirty or not same_code(began.commit, now.commit)
-    if dirty:
+    if began.dirty:
+        print(
+            "note: this training began with uncommitted code, or from a net that did, so its record will never be "
+            "ranked; commit all code and restart with --overwrite instead of --ckpt"
+        )
+    elif dirty:
         first = began.commit[:10]
         print(
             f"note: this training began with commit {first} and continues with {now.commit[:10]}, so its record will "

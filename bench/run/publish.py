@@ -102,6 +102,6 @@ def print_result(record: Record, path: Path) -> None:
     Console(width=None if sys.stdout.isatty() else 100).print(table)
     limited = " (limited: never ranked)" if record.limited else ""
     print(f"{record.protocol.num_eval_samples} images{limited}; record: {path}")
-    following = [f"python -m bench diagnose --ckpt {shlex.quote(str(path.with_name(WEIGHTS)))}"]
+    following = [f"python -m bench diagnose --ckpt {shlex.quote(str(path.with_name(WEIGHTS)))} --T {record.snn[-1].T}"]
     following += [f"python -m bench leaderboard --add {shlex.quote(str(path))}"] * (not record.limited)
     print(f"next: {', or '.join(following)}")

@@ -116,6 +116,9 @@ def resolve(chosen: Chosen, settings: tuple[str, Options], arguments: Sequence[s
     now, before = (_Parts.of(found, data_class.roles) for found in (config, baseline))
     overrides = differences(before.deciding, now.deciding)
     if method.source:
+        # Several processes make another training, but not another conversion.
+        several = tuple(f"trainer.{key}=" for key in PROCESSES)
+        overrides = [change for change in overrides if not change.startswith(several)]
         _refuse_training_options(overrides, chosen.method, method.source_for(now.model), data_class.roles)
     if not 0 <= config["seed"] < 2**32:
         raise UserError(f"--seed {config['seed']}: must be between 0 and {2**32 - 1}")

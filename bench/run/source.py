@@ -30,7 +30,8 @@ def source_weights(spec: RunSpec, train_first: Callable[[RunSpec], Path]) -> tup
     kind = METHODS[spec.method].source_for(spec.model)
     asked = spec.local.ckpt
     if asked == "last":
-        raise UserError(f"--ckpt last: {spec.method} does not train; give the file of a {kind} net")
+        raise UserError(f"--ckpt last: {spec.method} does not train; give the file of a {kind} net, or leave --ckpt "
+                        "out to go on with the training of one")  # fmt: skip
     if asked is not None and published.is_asked(asked):
         weights, spec = published.timm_weights(spec, kind)
         path = Path(asked)
@@ -124,12 +125,12 @@ def _instead(method: str, found: str) -> str:
 
 def described(source: Weights) -> Options:
     """Returns what a configuration says of the net that was converted or tuned."""
-    return {**source.header.recipe.config, "sha256": source.sha256()}
+    return {**source.header.of_weights().recipe.config, "sha256": source.sha256()}
 
 
 def converting(spec: RunSpec, source: Weights) -> Weights:
     """The same weights with the header of their conversion; how the source was trained is recorded with it."""
-    theirs = source.header.recipe
+    theirs = source.header.of_weights().recipe
     config: Options = {**spec.config(), "source": described(source)}
     overrides = sorted({*theirs.overrides, *spec.overrides})
     recipe = RecipeHeader(name=theirs.name, overrides=overrides, config=config)

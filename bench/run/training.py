@@ -13,6 +13,7 @@ from bench.errors import UserError
 from bench.records.header import HEADER_VERSION, Header, RecipeHeader
 from bench.records.record import differences, read_record
 from bench.records.spec import RunSpec
+from bench.registry.methods import METHODS
 from bench.registry.younger import completed
 from bench.run import checkpoints
 from bench.run.build import Trained, build, build_trained
@@ -163,7 +164,8 @@ def trained(
     )
     require_batches(trainer, datamodule, "train", "test", *([] if validation else ["val"]))
     model.check_training(trainer, datamodule)
-    if before is None and trainer.is_global_zero:
+    begins = resume is None or resume.parent.resolve() != (out / "checkpoints").resolve()
+    if begins and trainer.is_global_zero:
         # Only now, because no check follows. Checkpoints go first, so that no run resumes from them.
         for path in (out / "checkpoints" / LAST, out / "checkpoints" / PREVIOUS, out / RECORD, out / WEIGHTS):
             path.unlink(missing_ok=True)
@@ -211,7 +213,8 @@ def find_resume(spec: RunSpec, out: Path, header: Header, tuning: bool = False) 
     resumable = any((folder / name).exists() for name in (LAST, PREVIOUS))
     there = resumable or any((out / name).exists() for name in (RECORD, WEIGHTS))
     if not ours and there and not spec.local.overwrite:
-        go_on = "continue with --ckpt last, " if resumable else ""
+        place = f" --out {out}" if tuning and spec.local.out is None else ""
+        go_on = f"continue with --ckpt last{place}, " if resumable else ""
         raise UserError(f"{out} already holds a run; {go_on}replace it with --overwrite, or give another --out")
     if asked is None or tuning:
         return None
@@ -225,6 +228,7 @@ def find_resume(spec: RunSpec, out: Path, header: Header, tuning: bool = False) 
         path = out / WEIGHTS
         if not path.exists():
             begin = "begin anew with --overwrite in its place" if there else "leave --ckpt out to begin"
+            begin += "; to continue a tuning, give its folder with --out" if METHODS[spec.method].begins_from else ""
             raise UserError(f"--ckpt last: no checkpoint found in {folder}; {begin}")
     elif path.suffix == ".safetensors":
         raise UserError(f"--ckpt {path}: holds weights only, and a training resumes from a .ckpt file")

@@ -78,9 +78,9 @@ class Job:
             if record.conversion.source_sha256 != source.checkpoint.sha256:
                 return "begun"
         given = Path(self.spec.local.ckpt or "")
-        known = not self.trains and given.suffix == ".safetensors" and given.is_file()
+        known = given.suffix == ".safetensors" and given.is_file()
         if known and record.conversion.source_sha256 != hashlib.sha256(given.read_bytes()).hexdigest():
-            return "begun"  # the file is that of another net now
+            return "new" if self.trains else "begun"  # the file is that of another net now
         if set(self.spec.local.T) <= {point.T for point in record.snn}:
             return "recorded"
         return begun if self.trains else "begun"  # a conversion takes its source net once more
@@ -98,10 +98,7 @@ class Job:
         return [*arguments, "--overwrite"] if stale else arguments
 
     def _recorded_steps(self) -> set[int]:
-        try:
-            return {point.T for point in records.read_record(self.folder / RECORD).snn}
-        except UserError:
-            return set()
+        return records.recorded_steps(self.folder / RECORD)
 
 
 def _words(options: Options) -> list[str]:
@@ -170,7 +167,8 @@ class Planner:
             # Nothing is trained, so nobody else would notice a wrong name among the training options.
             self._resolve(kind, where, {name: value for name, value in common.items() if name not in shared})
             return self._file(spec, spec.folder_of(spec.local.ckpt, spec.local.ckpt, [], self.root), words)
-        source = self._add(kind, where, common, full_names(self.sweep.sources.get(kind, {})) | net, {})
+        trained = {name: value for name, value in common.items() if not name.startswith("snn.")}
+        source = self._add(kind, where, trained, full_names(self.sweep.sources.get(kind, {})) | net, {})
         source = self.jobs[source.folder] = replace(source, weights=True)
         net_of = source.spec
         folder = spec.folder_of(net_of.config(), net_of.recipe, list(net_of.overrides), self.root)
@@ -226,8 +224,10 @@ class Planner:
 
 
 def _for_conversion(option: str, data: str) -> bool:
-    """Whether an option means something to a run that does not train: which images, where, and on what."""
+    """Whether an option means something to a run that does not train: images, read-out, where and on what."""
     group, _, name = option.rpartition(".")
+    if group == "snn":
+        return True
     if group == "data":
         return name in lookup("--data", data, DATA).load().roles
     if group == "trainer":

@@ -34,7 +34,7 @@ def test_fit_writes_a_valid_record_a_table_and_weights(bench):
     assert all(0 < point.firing_rate < 1 for point in record.snn)
     assert f"{100 * record.ann.top1:.2f}" in result.out and "record: run/record.json" in result.out
     # Only what may be ranked is to be filed.
-    assert result.out.splitlines()[-1] == "next: python -m bench diagnose --ckpt run/model.safetensors"
+    assert result.out.splitlines()[-1] == "next: python -m bench diagnose --ckpt run/model.safetensors --T 4"
     assert Path("run/model.safetensors").stat().st_size > 1_000_000
     assert not list(Path("run").rglob("*.tmp"))
 
@@ -266,7 +266,47 @@ def test_an_evaluation_of_the_first_batches_is_never_ranked(bench, trained):
     assert bench(*fit, *cut, "--out", "cut").status == 0
     assert bench("evaluate", "--ckpt", "cut/model.safetensors", *first, "--out", "again").status == 0
     found = read_record(Path("again/record.json"))
-    assert (found.limited, found.protocol.num_eval_samples) == (True, 10), "as recorded"
+    assert (found.limited, found.protocol.num_eval_samples) == (True, 360), "the training is cut, the evaluation is not"
+    assert "trainer.limit_test_batches=1" not in found.recipe.overrides
+
+
+def test_a_trial_leaves_no_trace_in_what_is_measured_later(bench, trained):
+    """Neither the limit of a source's evaluation nor that of a conversion, nor a read-out."""
+    digits = ("--arch", "resnet20", "--data", "digits", "--T", "1,2", "--logger", "none")
+    one = ("--trainer.limit_test_batches", "1", "--data.eval_batch_size", "10")
+    assert bench("fit", *TINY, *one, "--snn.delay", "1").status == 2, "a training has no read-out"
+    assert bench("fit", *TINY, *one, "--out", "net").status == 0
+    late = ("--T", "1,2", "--snn.delay", "1", "--out", "net", "--overwrite")
+    assert bench("evaluate", "--ckpt", "net/model.safetensors", *late).status == 0
+    cos = ("fit", "--method", "cos", *digits, "--subset", "64", "--model.rho", "2")
+    assert bench(*cos, "--ckpt", "net/model.safetensors", "--out", "whole").status == 0
+    assert bench(*cos, "--ckpt", "net/model.safetensors", *one, "--out", "trial").status == 0
+    again = ("evaluate", "--ckpt", "trial/model.safetensors", "--T", "1,2", "--logger", "none", "--out", "again")
+    assert bench(*again).status == 0
+    whole, trial, later = (read_record(Path(name, "record.json")) for name in ("whole", "trial", "again"))
+    assert (whole.protocol.num_eval_samples, trial.protocol.num_eval_samples) == (64, 10)
+    assert "trainer.limit_test_batches=1" in trial.recipe.overrides
+    assert whole.recipe == later.recipe and whole.snn == later.snn
+    assert not [change for change in whole.recipe.overrides if "limit" in change or "delay" in change]
+
+
+def test_going_on_with_a_recorded_run_keeps_its_steps(bench, trained):
+    shutil.copytree(trained, "run")
+    assert bench("fit", *TINY, "--T", "8", "--out", "run", "--ckpt", "last").status == 0
+    assert [point.T for point in read_record(Path("run/record.json")).snn] == [1, 2, 4, 8]
+
+
+def test_a_training_that_goes_on_elsewhere_replaces_what_is_there(bench, trained):
+    shutil.copytree(trained, "other")
+    shutil.copytree(trained, "run")
+    early = Path("other/checkpoints/previous.ckpt").rename("other/checkpoints/early.ckpt")
+    for name in ("checkpoints/last.ckpt", "record.json", "model.safetensors"):
+        Path("run", name).write_text("of another run")
+    assert bench("fit", *TINY, "--T", "1", "--ckpt", str(early), "--out", "run").status == 2
+    assert bench("fit", *TINY, "--T", "1", "--ckpt", str(early), "--out", "run", "--overwrite").status == 0
+    assert read(Path("run/model.safetensors")).header.epochs == 2
+    left = [path for path in Path("run").rglob("*") if path.is_file() and path.read_bytes() == b"of another run"]
+    assert not left and [point.T for point in read_record(Path("run/record.json")).snn] == [1]
 
 
 def test_a_net_evaluated_into_another_training_s_folder_is_refused(bench, trained):

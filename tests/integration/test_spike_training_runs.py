@@ -61,6 +61,17 @@ def test_an_interrupted_tuning_goes_on(bench, source):
     assert timeless(Path("stopped/record.json")) == timeless(Path("whole/record.json"))
 
 
+def test_a_tuning_without_out_says_where_to_go_on(bench, source):
+    run = ("fit", "--method", "surrogate", *RUN, *ONE)
+    assert bench(*run, "--ckpt", str(source)).status == 0
+    (folder,) = {path.parent for path in Path("runs").rglob("record.json")}
+    again = bench(*run, "--ckpt", str(source))
+    assert again.status == 2 and f"continue with --ckpt last --out {folder}," in again.err
+    lost = bench(*run, "--ckpt", "last")
+    assert lost.status == 2 and "to continue a tuning, give its folder with --out" in lost.err
+    assert bench(*run, "--ckpt", "last", "--out", str(folder)).status == 0
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from bench import convert, simulate
 from bench.errors import UserError
+from bench.records.record import Imported
 from bench.snn.graph.fold import fold_currents
 from bench.snn.neurons import IFNode
 from bench.snn.simulate import SpikingNetwork
@@ -253,6 +254,14 @@ def test_the_card_has_the_records_numbers_where_the_hub_reads_them() -> None:
         accuracies = f"{100 * point.top1:.2f} | {100 * point.top5:.2f}"
         assert f"| {point.T} | {point.warmup} | {point.wait} | {accuracies} |" in card.text
     assert record.checkpoint.sha256 in card.text
+    assert "A network trained to be converted" in card.text
+    theirs = Imported(file="net.pth", sha256="a" * 64)
+    for epochs, words in (
+        (0, "A network that others have trained, and"),
+        (4, "others have trained, tuned by a training"),
+    ):
+        training = record.training.model_copy(update={"imported": theirs, "epochs": epochs})
+        assert words in model_card(record.model_copy(update={"training": training}))
     front = yaml.safe_load(model_card(record).split("---")[1])
     assert front["model-index"][0]["results"][0]["metrics"][0]["type"] == "accuracy"
     assert "{" not in card.text.replace("${", "")

@@ -190,6 +190,35 @@ def test_a_file_that_is_another_net_now_is_converted_again(tmp_path, monkeypatch
     assert job.state() == "begun" and job.command()[-1] == "--overwrite"
 
 
+def test_a_tuning_of_a_file_that_is_another_net_now_begins_anew(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("net.safetensors").write_bytes(b"one")
+    (job,) = plan(methods=[{"name": "dsr", "options": {"ckpt": "net.safetensors"}}], archs=["resnet20"])
+    job.folder.mkdir(parents=True)
+    write(job.folder / "record.json", steps=(1, 2, 4), conversion__source_sha256=hashlib.sha256(b"one").hexdigest())
+    assert job.state() == "recorded"
+    Path("net.safetensors").write_bytes(b"two")
+    assert job.state() == "new" and job.command()[-1] == "--overwrite"
+
+
+def test_a_read_out_is_for_what_is_converted_and_not_for_its_source():
+    jobs = by_method(plan(methods=["max_norm", "ltb"], archs=["resnet20"], options={**TINY, "snn.delay": 3}))
+    (source,) = jobs["relu"]
+    assert "--snn.delay" not in source.arguments
+    assert all(job.spec.snn == {"delay": 3} for name in ("max_norm", "ltb") for job in jobs[name])
+    with pytest.raises(UserError, match="qcfs trains its net"):
+        plan(methods=["qcfs", "ltb"], archs=["resnet20"], options={**TINY, "snn.delay": 3})
+
+
+def test_several_processes_make_no_other_conversion_but_another_training():
+    def overrides(method: str, *more: str) -> tuple[str, ...]:
+        return parse_fit(["--method", method, "--arch", "resnet20", "--data", "digits", *more]).overrides
+
+    two = ("--trainer.devices", "2")
+    assert overrides("cos", "--ckpt", "net.safetensors", *two) == overrides("cos", "--ckpt", "net.safetensors") == ()
+    assert overrides("qcfs", *two) == ("trainer.devices=2",)
+
+
 def test_a_trial_is_not_taken_for_the_whole_run_however_long_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     ckpt = f"{'n' * 100}.safetensors"
