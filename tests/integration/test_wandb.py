@@ -46,6 +46,7 @@ def read_offline_run(folder: Path) -> list[Any]:
 def test_offline_run_is_complete(bench):
     result = bench("fit", *TINY[:-1], "wandb", "--out", "run")
     assert result.status == 0, result.err
+    wandb.teardown()  # as at the end of a command: waits for W&B's process, which writes the file
     records = read_offline_run(Path("run"))
     history: dict[str, Any] = {}
     for record in records:
