@@ -53,7 +53,8 @@ def silencing(threshold: Tensor, v_init: float) -> tuple[Tensor, Tensor | float]
             :func:`bench.snn.calibration.activation_percentiles` returns.
         v_init: initial potential of the other neurons, as a fraction of theta.
     """
-    active = threshold > torch.finfo(torch.float32).tiny
+    # A rule may have multiplied the smallest number.
+    active = threshold > 1000 * torch.finfo(torch.float32).tiny
     if bool(active.all()):
         return threshold, v_init
     return threshold.where(active, 1.0), torch.full_like(threshold, v_init).where(active, _NEVER)

@@ -93,7 +93,7 @@ def _imported(theirs: Imported) -> str:
 def _origin(training: Training) -> str:
     if training.imported is None:
         return "A network trained to be converted into a spiking one"
-    tuned = ", tuned by a training of its conversion" if training.epochs else ""
+    tuned = ", tuned further here for its conversion" if training.epochs else ""
     return f"A network that others have trained{tuned}"
 
 

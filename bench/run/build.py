@@ -153,8 +153,8 @@ def load(ckpt: Path, data_options: Options, snn: Options | None = None) -> Train
         UserError: the file is damaged, not ours, or its weights do not fit what its header says.
     """
     weights = checkpoints.read(ckpt)
-    header = weights.header.of_weights(readout=True)
-    weights = weights._replace(header=_with_readout(header, snn) if snn else header)
+    if snn:
+        weights = weights._replace(header=_with_readout(weights.header, snn))
     recorded = {key: value for key, value in weights.header.recipe.part("data").items() if key != "name"}
     return build_trained(weights, recorded | data_options, str(ckpt))
 

@@ -23,7 +23,7 @@ from bench.run.provenance import code_state
 from bench.run.publish import keep_weights, publish, working_in
 from bench.run.source import converting, source_weights, tuned_weights
 from bench.run.trainer import device_for, quiet
-from bench.run.training import find_resume, header_of, trained, untrained
+from bench.run.training import find_resume, header_of, is_of, trained, untrained
 
 
 @quiet()
@@ -54,8 +54,9 @@ def _fit(spec: RunSpec, argv: list[str]) -> Path:
         print(f"note: {spec.method} has no recipe for {spec.arch} on {spec.data}; its defaults are used")
     check_early(header, argv)
     resume = find_resume(spec, out, header, source is not None)
-    # A record that is there keeps its steps.
-    steps = tuple(sorted({*spec.local.T, *(recorded_steps(out / RECORD) if resume else ())}))
+    # A run that goes on keeps the steps of its record.
+    goes_on = resume is not None and (spec.local.ckpt == "last" or is_of(out, resume))
+    steps = tuple(sorted({*spec.local.T, *(recorded_steps(out / RECORD) if goes_on else ())}))
     begun = untrained(spec, resume, source)
     require_writable(out)
     with working_in(out, spec.all_trainer_options):
@@ -184,6 +185,7 @@ def evaluate_checkpoint(
     if (out / "checkpoints").exists() and ckpt.parent.resolve() not in (out.resolve(), (out / "checkpoints").resolve()):
         raise UserError(f"--out {out}: holds another training, whose weights would be lost; give another folder")
     net = load(ckpt, data, snn)
+    net = net._replace(header=net.header.of_weights(readout=True))
     _keep_net(out, net.weights)
     whole = net.header.recipe.part("trainer").get("max_epochs")
     if (out / "checkpoints").exists() and net.header.epochs != whole:

@@ -97,8 +97,8 @@ def trained_by(before: Header, now: Code, max_epochs: int) -> Code:
     dirty = began.dirty or now.dirty or not same_code(began.commit, now.commit)
     if began.dirty:
         print(
-            "note: this training began with uncommitted code, or from a net that did, so its record will never be "
-            "ranked; commit all code and restart with --overwrite instead of --ckpt"
+            "note: this training, or the net that it began from, used uncommitted or mixed code, so its record will "
+            "never be ranked; commit all code and start again, a tuning from a net that was trained with committed code"
         )
     elif dirty:
         first = began.commit[:10]

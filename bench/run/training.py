@@ -164,8 +164,7 @@ def trained(
     )
     require_batches(trainer, datamodule, "train", "test", *([] if validation else ["val"]))
     model.check_training(trainer, datamodule)
-    begins = resume is None or resume.parent.resolve() != (out / "checkpoints").resolve()
-    if begins and trainer.is_global_zero:
+    if (resume is None or not is_of(out, resume)) and trainer.is_global_zero:
         # Only now, because no check follows. Checkpoints go first, so that no run resumes from them.
         for path in (out / "checkpoints" / LAST, out / "checkpoints" / PREVIOUS, out / RECORD, out / WEIGHTS):
             path.unlink(missing_ok=True)
@@ -194,6 +193,11 @@ def _whole(spec: RunSpec, ckpt: Path, out: Path) -> Trained:
     return build_trained(weights, spec.all_data_options, str(ckpt))
 
 
+def is_of(out: Path, ckpt: Path) -> bool:
+    """Whether a checkpoint is one of the run in a folder; the file or the folder may be a link."""
+    return (out / "checkpoints").resolve() in (ckpt.parent.resolve(), ckpt.resolve().parent)
+
+
 def find_resume(spec: RunSpec, out: Path, header: Header, tuning: bool = False) -> Path | None:
     """Returns the checkpoint that a run continues from; ``None`` for a new run.
 
@@ -209,7 +213,7 @@ def find_resume(spec: RunSpec, out: Path, header: Header, tuning: bool = False) 
     folder, asked = out / "checkpoints", spec.local.ckpt
     if tuning and Path(str(asked)).resolve().parent in (out.resolve(), folder.resolve()):
         raise UserError(f"--out {out}: holds the net that the training begins from; give another folder")
-    ours = asked is not None and not tuning and (asked == "last" or Path(asked).resolve().parent == folder.resolve())
+    ours = asked is not None and not tuning and (asked == "last" or is_of(out, Path(asked)))
     resumable = any((folder / name).exists() for name in (LAST, PREVIOUS))
     there = resumable or any((out / name).exists() for name in (RECORD, WEIGHTS))
     if not ours and there and not spec.local.overwrite:

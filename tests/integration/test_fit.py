@@ -276,6 +276,8 @@ def test_a_trial_leaves_no_trace_in_what_is_measured_later(bench, trained):
     one = ("--trainer.limit_test_batches", "1", "--data.eval_batch_size", "10")
     assert bench("fit", *TINY, *one, "--snn.delay", "1").status == 2, "a training has no read-out"
     assert bench("fit", *TINY, *one, "--out", "net").status == 0
+    card = ("export", "--ckpt", "net/model.safetensors", "--format", "safetensors", "--out", "card", "--T", "1")
+    assert bench(*card).status == 0, "the record knows the file"
     late = ("--T", "1,2", "--snn.delay", "1", "--out", "net", "--overwrite")
     assert bench("evaluate", "--ckpt", "net/model.safetensors", *late).status == 0
     cos = ("fit", "--method", "cos", *digits, "--subset", "64", "--model.rho", "2")
@@ -296,11 +298,18 @@ def test_going_on_with_a_recorded_run_keeps_its_steps(bench, trained):
     assert [point.T for point in read_record(Path("run/record.json")).snn] == [1, 2, 4, 8]
 
 
+def test_a_checkpoint_may_be_named_by_a_link(bench, trained):
+    shutil.copytree(trained, "run")
+    Path("link.ckpt").symlink_to("run/checkpoints/last.ckpt")
+    assert bench("fit", *TINY, "--ckpt", "link.ckpt", "--out", "run").status == 0
+    assert sha256(Path("run/model.safetensors")) == sha256(trained / "model.safetensors")
+
+
 def test_a_training_that_goes_on_elsewhere_replaces_what_is_there(bench, trained):
     shutil.copytree(trained, "other")
     shutil.copytree(trained, "run")
     early = Path("other/checkpoints/previous.ckpt").rename("other/checkpoints/early.ckpt")
-    for name in ("checkpoints/last.ckpt", "record.json", "model.safetensors"):
+    for name in ("checkpoints/last.ckpt", "model.safetensors"):
         Path("run", name).write_text("of another run")
     assert bench("fit", *TINY, "--T", "1", "--ckpt", str(early), "--out", "run").status == 2
     assert bench("fit", *TINY, "--T", "1", "--ckpt", str(early), "--out", "run", "--overwrite").status == 0

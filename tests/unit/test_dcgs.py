@@ -185,7 +185,7 @@ def test_the_percentile_instead() -> None:
     assert snn.neurons["act1"].threshold.flatten().tolist() == pytest.approx(expected.tolist(), rel=1e-5)
 
 
-@pytest.mark.parametrize("rule", ["dcgs", "hmt q999", "hmt q999x2"])
+@pytest.mark.parametrize("rule", ["dcgs", "hmt q999 3", "hmt q999x2 3", "hmt q999x2 1"])
 def test_a_channel_that_no_calibration_image_activates_sends_nothing(rule: str) -> None:
     """By percentile its threshold is the smallest number, which any activation would exceed."""
     net, calibration = (
@@ -195,7 +195,7 @@ def test_a_channel_that_no_calibration_image_activates_sends_nothing(rule: str) 
     with torch.no_grad():
         net[0].weight.copy_(torch.tensor([1.0, -1.0]).view(2, 1, 1, 1))
         net[0].bias.zero_()
-    model = DCGS(net, 4, thresholds="percentile") if rule == "dcgs" else HMT(net, 3, rule.split()[1], 4)  # type: ignore[arg-type]
+    model = DCGS(net, 4, thresholds="percentile") if rule == "dcgs" else HMT(net, int(rule[-1]), rule.split()[1], 4)  # type: ignore[arg-type]
     snn = model.convert(4, tiny.batches(calibration, (4,)))
     assert [run(snn, x, 4)[1].sum() > 0 for x in (calibration, -calibration)] == [True, False]
 

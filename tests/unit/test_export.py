@@ -258,7 +258,7 @@ def test_the_card_has_the_records_numbers_where_the_hub_reads_them() -> None:
     theirs = Imported(file="net.pth", sha256="a" * 64)
     for epochs, words in (
         (0, "A network that others have trained, and"),
-        (4, "others have trained, tuned by a training"),
+        (4, "others have trained, tuned further here"),
     ):
         training = record.training.model_copy(update={"imported": theirs, "epochs": epochs})
         assert words in model_card(record.model_copy(update={"training": training}))
