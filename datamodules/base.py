@@ -55,8 +55,8 @@ class ImageDataModule(pl.LightningDataModule):
 
     # What an option is for, unless it decides the result of a training: ``evaluation``, which images are evaluated and
     # how; ``local``, how and where batches are made, which changes no result, except that networks that draw random
-    # numbers draw others. A conversion that trains its source net
-    # first hands all of these on to that training, except those that are called ``eval_``.
+    # numbers draw others. A conversion that trains its source net first hands all of these on to that training, except
+    # those that are called ``eval_``.
     roles: ClassVar[dict[str, Role]] = {
         "subset": "evaluation",
         "val_split": "evaluation",

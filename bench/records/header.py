@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from bench.records.record import Arithmetic, Code, Count, Imported, Name, Options, Strict, Text, part
 
 HEADER_VERSION: Literal[1] = 1
-TEST_LIMIT = "limit_test_batches"
+_TEST_LIMIT = "limit_test_batches"
 
 
 def is_cut(limit: object) -> bool:
@@ -73,9 +73,9 @@ class Header(Strict):
         Args:
             readout: keep the read-out, as for another evaluation of the same conversion.
         """
-        config, gone = dict(self.recipe.config), (f"trainer.{TEST_LIMIT}=",) + (() if readout else ("snn.",))
-        if self.recipe.part("trainer").get(TEST_LIMIT) is not None:
-            config["trainer"] = {**self.recipe.part("trainer"), TEST_LIMIT: None}
+        config, gone = dict(self.recipe.config), (f"trainer.{_TEST_LIMIT}=",) + (() if readout else ("snn.",))
+        if self.recipe.part("trainer").get(_TEST_LIMIT) is not None:
+            config["trainer"] = {**self.recipe.part("trainer"), _TEST_LIMIT: None}
         if not readout:
             config.pop("snn", None)
         overrides = [override for override in self.recipe.overrides if not override.startswith(gone)]

@@ -162,8 +162,8 @@ def load(ckpt: Path, data_options: Options, snn: Options | None = None) -> Train
 def _with_readout(header: Header, snn: Options) -> Header:
     """The header of an evaluation with other options of the converted network."""
     changes = Readout.of(header.recipe.part("snn") | snn).changes
-    config: Options = {name: value for name, value in header.recipe.config.items() if name != "snn"}
-    overrides = [override for override in header.recipe.overrides if not override.startswith("snn.")]
+    header = header.of_weights()
+    config, overrides = dict(header.recipe.config), list(header.recipe.overrides)
     if changes:
         config["snn"] = {**changes}
         overrides += [f"snn.{name}={value}" for name, value in changes.items()]

@@ -113,16 +113,13 @@ def resolve(chosen: Chosen, settings: tuple[str, Options], arguments: Sequence[s
     parser = second_stage(method_class, data_class)
     config = layered(parser, [_layer(recipe), settings], arguments)
     baseline = layered(parser, [_layer(usual)])
-    now, before = (_Parts.of(found, data_class.roles) for found in (config, baseline))
+    trains = method.source is None
+    now, before = (_Parts.of(found, data_class.roles, trains) for found in (config, baseline))
     overrides = differences(before.deciding, now.deciding)
     if method.source:
-        # Several processes make another training, but not another conversion.
-        several = tuple(f"trainer.{key}=" for key in PROCESSES)
-        overrides = [change for change in overrides if not change.startswith(several)]
         _refuse_training_options(overrides, chosen.method, method.source_for(now.model), data_class.roles)
     if not 0 <= config["seed"] < 2**32:
         raise UserError(f"--seed {config['seed']}: must be between 0 and {2**32 - 1}")
-    trains = method.source is None
     snn: Options = {**Readout.of(config["snn"]).changes}
     if trains and snn:
         raise UserError(
@@ -171,12 +168,12 @@ class _Parts(NamedTuple):
     local_trainer: Options
 
     @classmethod
-    def of(cls, config: Parsed, roles: dict[str, Role]) -> _Parts:
+    def of(cls, config: Parsed, roles: dict[str, Role], trains: bool) -> _Parts:
         images = {key: value for key, value in config["data"].items() if key != "name"}
         local = {key: value for key, value in images.items() if roles.get(key) == "local"}
         all_trainer = checked(config["trainer"])
-        # The batch size is per process and BN sees its own process only, so several are another experiment.
-        several = {key: all_trainer[key] for key in PROCESSES if all_trainer[key] != 1}
+        # The batch size is per process and BN sees its own process only, so several are another training.
+        several = {key: all_trainer[key] for key in PROCESSES if trains and all_trainer[key] != 1}
         trainer = {key: all_trainer.get(key) for key in (*TRAINING, *EVALUATION)} | several
         return cls(
             config.get("model", {}),

@@ -231,7 +231,7 @@ def _measure(
     counted = snn.counted(T)
     after = slice(counted.stop, None)
     mean, r = current_TBX[counted].mean(0), out_TBX[counted].mean(0)
-    amplitude = torch.ones_like(neuron.threshold) if neuron.unit_spikes else neuron.threshold
+    amplitude = neuron.amplitude
     ceiling = amplitude * (math.inf if neuron.unbounded else neuron.levels_per_step)
     own = neuron.twin(T).to(mean)(mean)
     layer.add("end_to_end", decompose(a, q, r, ceiling))

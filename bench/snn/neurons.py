@@ -192,6 +192,11 @@ class SpikingNeuron(Timed):
         self.register_buffer("fan_out", torch.zeros((), dtype=torch.float64), persistent=False)
         self.size = 0
 
+    @property
+    def amplitude(self) -> Tensor:
+        """What a spike weighs: theta, or 1 in a neuron of ``unit_spikes``."""
+        return torch.ones_like(self.threshold) if self.unit_spikes else self.threshold
+
     def reset(self) -> None:
         """Forgets the membrane potential."""
         self.v = None

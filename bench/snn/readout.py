@@ -104,9 +104,8 @@ def delay_of(snn: SpikingNetwork, means: Mapping[str, Tensor]) -> int:
     for name, neuron in snn.neurons.items():
         start = torch.as_tensor(neuron.v_init).to(neuron.threshold)
         mean = means[name].to(neuron.threshold)
-        # The mean of a layer whose spikes weigh 1 is a rate: the current is theta times as large.
-        step = torch.ones_like(neuron.threshold) if neuron.unit_spikes else neuron.threshold
-        missing = (neuron.fires_at - start).clamp_min(0) * step
+        # If spikes weigh 1, the mean is a rate: the current is theta times as large.
+        missing = (neuron.fires_at - start).clamp_min(0) * neuron.amplitude
         fastest = float((missing / mean).where(mean > 0, math.inf).min())
         total += fastest if math.isfinite(fastest) else 0.0
     return math.floor(total)

@@ -88,7 +88,7 @@ class Job:
     def command(self) -> list[str]:
         """The arguments as they are due now: to begin, or to go on after an interruption."""
         state, arguments = self.state(), self.arguments
-        if state != "recorded" and (steps := self._recorded_steps() - set(self.spec.local.T)):
+        if state != "recorded" and (steps := records.recorded_steps(self.folder / RECORD) - set(self.spec.local.T)):
             # Another sweep has asked for them; it would find them gone.
             arguments = [*arguments, "--T", ",".join(map(str, sorted({*steps, *self.spec.local.T})))]
         if self.trains and state == "begun":
@@ -96,9 +96,6 @@ class Job:
         # A record that is not what is asked for now, and nothing to complete it from.
         stale = state != "recorded" and (self.folder / RECORD).exists()
         return [*arguments, "--overwrite"] if stale else arguments
-
-    def _recorded_steps(self) -> set[int]:
-        return records.recorded_steps(self.folder / RECORD)
 
 
 def _words(options: Options) -> list[str]:

@@ -74,7 +74,8 @@ def test_what_is_filed_is_not_added_again_and_trials_are_left_out(
     file_record(results, filed)
     runs = [offline_run(tmp_path / "runs", record) for record in (filed, fresh, trial, fresh)]
     assert collect(tmp_path / "runs", None, results, tmp_path) == [runs[1] / "staged.json"]
-    assert capsys.readouterr().err.startswith("skipped offline-run-2: limited: ")
+    reason = "limited: measured or trained on part of the data, or tuned from a training that was not finished"
+    assert capsys.readouterr().err == f"skipped offline-run-2: {reason}\n"
     # What was filed before records had all their fields is filed as well.
     old = filed.model_dump(mode="json")
     del old["training"]["arithmetic"], old["extras"]
