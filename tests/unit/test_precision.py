@@ -38,6 +38,8 @@ def state() -> list[object]:
 def _restored() -> Iterator[None]:
     before = [kind.fp32_precision for kind in _KINDS]
     convolutions = torch.backends.cudnn.allow_tf32
+    # A test that set the older option has left "ieee" here, over which the settings for all of cuDNN have no power.
+    torch.backends.cuda.matmul.fp32_precision = "none"
     yield
     torch.backends.fp32_precision = torch.backends.cudnn.fp32_precision = "none"
     torch.set_float32_matmul_precision("highest")
