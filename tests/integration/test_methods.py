@@ -15,7 +15,8 @@ from bench.leaderboard.consistency import contradictions
 from bench.records.record import Record, read_record
 from bench.registry.methods import METHODS
 
-RUN = ("--arch", "resnet20", "--data", "digits", "--subset", "64", "--T", "1,4", "--logger", "none")
+IMAGES = 32
+RUN = ("--arch", "resnet20", "--data", "digits", "--subset", str(IMAGES), "--T", "1,4", "--logger", "none")
 ALPHABETS = {"snm": "ternary", "burst": "multi", "dcgs": "multi", "group": "multi", "hmt": "multi"}
 LEVELS = {"burst": 5, "dcgs": 8, "group": 4, "hmt": 15}
 TRAINING = [name for name, entry in METHODS.items() if entry.source is None]
@@ -52,7 +53,7 @@ def ledger_is_right(record: Record, method: str) -> None:
     assert record.conversion.levels_per_step == LEVELS.get(method, 1)
     assert all((point.warmup > 0) == entry.warmup for point in record.snn)
     assert [point.T for point in record.snn] == [1, 4]
-    assert record.protocol.calibration_images <= 64
+    assert record.protocol.calibration_images <= IMAGES
 
 
 @pytest.mark.parametrize("method", TRAINING)
@@ -83,7 +84,7 @@ def test_converts_its_source_net(bench, method, sources):
     ledger_is_right(record, method)
     assert record.ann == origin.ann
     assert record.conversion.source_sha256 == origin.checkpoint.sha256
-    assert record.protocol.calibration_images == (0 if entry.source == "qcfs" else 64)
+    assert record.protocol.calibration_images == (0 if entry.source == "qcfs" else IMAGES)
 
 
 def test_opi_takes_a_clipped_net(bench, sources):
