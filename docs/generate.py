@@ -22,7 +22,7 @@ from bench.leaderboard.reported import Paper, ReportedRow, load_reported
 from bench.leaderboard.row import Row, measured
 from bench.leaderboard.text import fixed, spread
 from bench.registry.datasets import DATA
-from bench.registry.entries import MethodEntry
+from bench.registry.entries import MethodEntry, either
 from bench.registry.methods import METHODS
 from bench.registry.nets import ARCHITECTURES
 
@@ -151,17 +151,17 @@ def training(row: Row) -> str:
 def which(registry: Mapping[str, MethodEntry], found: Board) -> Iterator[str]:
     """Yields a line for each method with a result, then the names of the others."""
     yield from pages.table(
-        ["method", "paper", "retraining", "spikes", "steps", "ANN", *(f"T = {T}" for T in FEW_AND_MANY), "recipe"]
+        ["method", "paper", "needs", "spikes", "steps", "ANN", *(f"T = {T}" for T in FEW_AND_MANY), "recipe"]
     )
     there = {name: found[name] for name in found if name in registry and not registry[name].source_only}
     for name, cells in there.items():
         entry, first = registry[name], cells[0]
         paper = f"{entry.published.venue} {entry.published.year}"
         paper = f"[{paper}]({entry.published.link})" if entry.published.link else paper
-        retraining = "yes" if entry.source is None else f"no: {' or '.join(f'`{source}`' for source in entry.sources)}"
+        needs = "training" if entry.source is None else f"a {either([f'`{net}`' for net in entry.sources])} net"
         spikes = f"{first.levels_per_step} levels" if first.alphabet == "multi" else str(first.alphabet)
         ann = spread(first.ann_top1, first.ann_std)
-        traits = [f"{entry.title} `{name}`", paper, retraining, spikes, reached(cells), ann]
+        traits = [f"{entry.title} `{name}`", paper, needs, spikes, reached(cells), ann]
         yield pages.line([*traits, *accuracies(cells, FEW_AND_MANY), made(first)])
     others = [f"`{name}`" for name, entry in registry.items() if name not in there and not entry.source_only]
     if others:

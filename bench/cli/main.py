@@ -36,10 +36,11 @@ Trains a network, converts it, evaluates the SNN at every T, writes runs/.../rec
   --max_epochs N       train for N epochs                           [the recipe's]
   --subset N           use N training and test images; never ranked
   --logger KIND        wandb (offline without a key), csv or none   [wandb]
-  --ckpt last|FILE     last: resume a run; FILE or timm: net to convert
+  --ckpt last|FILE     last or a .ckpt: resume a training; FILE or timm: net
+                       to convert or to tune
   --out DIR            folder of the run                            [runs/...]
   --overwrite          replace a run that is already in --out
-  --compile true|false compile training steps (torch.compile)       [if it pays]
+  --compile true|false compile training steps (torch.compile)       [if it saves time]
   --config FILE        YAML with any of these; --print_config shows the resolved one
 
 All settings of method, data and trainer (--model.*, --data.*, --trainer.*):
@@ -249,7 +250,7 @@ def _evaluate(arguments: list[str]) -> int:
 def _sweep(arguments: list[str]) -> int:
     parser = commands.parser("sweep")
     parser.add_argument(
-        "file", type=expand, metavar="FILE", help="YAML file with methods, archs, data, seeds, options, grid"
+        "file", type=expand, metavar="FILE", help="YAML file with methods, archs, data, seeds, options, grid, sources"
     )
     parser.add_argument("--address", help="address of a Ray cluster (host:port, or auto); default: this machine")
     parser.add_argument("--cpus", type=int, help="cores of this machine to use (default: all)")

@@ -94,7 +94,7 @@ def _experiment(group: Sequence[Record], printed: Cells) -> list[Row]:
     if theirs is None:  # a net that others trained repeats nobody's training
         rows = [compared(row, printed) for row in rows]
     ranked = _fair(rows)
-    marks = tuple(_marks(first, len(group), ranked is not None))
+    marks = tuple(_marks(first, rows, ranked is not None))
     out = any(mark.endswith("not ranked") for mark in marks)
     return [replace(row, marks=marks, ranked=row is ranked and not out) for row in rows]
 
@@ -128,7 +128,7 @@ def _at(common: Row, T: int, warmup: int) -> Row:
     )
 
 
-def _marks(record: Record, seeds: int, fair: bool) -> Iterator[str]:
+def _marks(record: Record, experiment: Sequence[Row], fair: bool) -> Iterator[str]:
     """Yields what a reader must know about the row."""
     if not record.conversion.causal:
         yield "layers wait"
@@ -140,7 +140,7 @@ def _marks(record: Record, seeds: int, fair: bool) -> Iterator[str]:
         yield "one draw" if record.conversion.draws == 1 else f"mean of {record.conversion.draws} draws"
     if record.protocol.readout == "delayed":
         yield "delayed read-out"
-    if seeds < ENOUGH_SEEDS:
+    if len(experiment[0].records) < ENOUGH_SEEDS:
         yield f"n < {ENOUGH_SEEDS}"
     if record.training.imported is not None:
         yield "weights of others, not ranked"
@@ -151,7 +151,8 @@ def _marks(record: Record, seeds: int, fair: bool) -> Iterator[str]:
     if record.protocol.version != PROTOCOL_VERSION:
         yield f"protocol {record.protocol.version}, not ranked"
     if not fair:
-        yield f"not all seeds at a latency of {RANK_LATENCY}, not ranked"
+        some = any(row.latency == RANK_LATENCY for row in experiment)
+        yield f"{'not all seeds have a' if some else 'no'} result at a latency of {RANK_LATENCY}, not ranked"
 
 
 def _fair(experiment: Sequence[Row]) -> Row | None:

@@ -64,6 +64,7 @@ def render(rows: Sequence[Row], papers: Sequence[Paper], notes: Collection[str] 
             others=[(net[1], Safe(p.file)) for net, p in drawn.items() if net[0] == name and len(net) == 2],
             parts=_parts(printed(here[name])),
             newest=PROTOCOL_VERSION,
+            latency=RANK_LATENCY,
             common=COMMON,
         )
         files[f"{name}.csv"] = to_csv(here[name])

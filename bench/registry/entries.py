@@ -6,7 +6,7 @@ Nothing here imports torch, so ``bench list``, ``bench --help`` and the leaderbo
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -111,8 +111,8 @@ class MethodEntry(Entry):
     def origin(self) -> str:
         """Where its network comes from, for ``bench list``."""
         if self.sources:
-            return f"converts a {' or '.join(self.sources)} net"
-        return f"trains, or tunes a {' or '.join(self.begins_from)} net" if self.begins_from else "trains"
+            return f"converts a {either(self.sources)} net"
+        return f"trains, or tunes a {either(self.begins_from)} net" if self.begins_from else "trains"
 
     @property
     def published(self) -> PaperEntry:
@@ -147,6 +147,12 @@ class NetEntry:
     def summary(self) -> str:
         """One line for ``bench list``."""
         return f"{self.shape}, {self.activations} activations, {self.weights} M weights"
+
+
+def either(names: Sequence[str]) -> str:
+    """Joins names for a sentence: ``relu``, ``relu or tcl``, ``relu, tcl or nq``."""
+    *before, last = names
+    return f"{', '.join(before)} or {last}" if before else last
 
 
 def lookup(kind: str, name: str, registry: Mapping[str, T]) -> T:

@@ -6,8 +6,8 @@ The rules are those of NeuroBench (https://arxiv.org/abs/2304.04640), if it has 
   smaller at the border of an image. A burst of k spikes costs k times as much; if k is sent as binary digits (H-MT,
   bit-plane), each digit 1 costs as much as one spike. A negative spike costs as much as a positive one.
 - A layer whose input is not spikes costs one multiply-accumulate (MAC) at every step for each weight that meets an
-  input other than 0. Such layers are the first one, which gets the image at every step, and those behind average or
-  max-pooling or behind a sum of spike trains. Spikes that are only moved, padded with zeros or concatenated remain
+  input other than 0. Such layers are the first one, which gets the image at every step, and those after average or
+  max-pooling or after a sum of spike trains. Spikes that are only moved, padded with zeros or concatenated remain
   spikes.
 - Biases, residual additions and pooling cost nothing; thresholds count as folded into the weights.
 - If neurons send differences (DCGS), the same rules apply to these: an input that equals its mean so far costs nothing,

@@ -308,7 +308,7 @@ def test_rank_is_by_the_run_of_eight_steps_of_latency() -> None:
     ]
     assert ranks(records) == [("slow", 1), ("tied", 1), ("warm", 3), ("leaves_out", None), ("only_long", None)]
     (row,) = aggregate([records[-1]], ())
-    assert "not all seeds at a latency of 8, not ranked" in (row.marks or ())
+    assert "no result at a latency of 8, not ranked" in (row.marks or ())
 
 
 def test_a_rank_never_rests_on_some_of_the_seeds() -> None:
@@ -319,6 +319,8 @@ def test_a_rank_never_rests_on_some_of_the_seeds() -> None:
         *(make_record(seed, [point(4, 0.6), point(8, 0.8)], method__name="all") for seed in (0, 1)),
     ]
     assert ranks(records) == [("all", 1), ("few", None)]
+    few = aggregate(records[:2], ())[0]
+    assert "not all seeds have a result at a latency of 8, not ranked" in (few.marks or ())
 
 
 def test_a_source_net_is_a_row_only_where_its_own_conversion_has_none_and_is_not_ranked() -> None:
