@@ -15,7 +15,10 @@ from bench.leaderboard.text import fixed, one_line, percent
 from bench.records.record import Record, read_record
 
 # Parts of a record in the order they are shown. The time and the command of a run do not count as differences.
-PARTS = ("what", "config", "protocol", "conversion", "environment", "code", "training", "checkpoint")
+PARTS = (
+    "what", "config", "protocol", "conversion", "environment", "code", "training", "checkpoint", "energy_model",
+    "extras",
+)  # fmt: skip
 ABSENT = "(absent)"
 Pairs = dict[str, tuple[JsonValue, JsonValue]]
 
@@ -49,12 +52,13 @@ def run(first: str, second: str, results: Path, as_json: bool) -> int:
     """
     paths = [find(name, results) for name in (first, second)]
     a, b = (_read(path) for path in paths)
-    different, curve = differences(a, b), curves(a, b)
+    different, curve, others = differences(a, b), curves(a, b), other_measurements(a, b)
     if as_json:
         names = dict(zip("ab", map(str, paths), strict=True))
-        print(json.dumps({**names, "different": different, "curve": curve}, indent=1, default=float))
+        found = {"different": different, "curve": curve, "other_measurements": others}
+        print(json.dumps({**names, **found}, indent=1, default=float))
     else:
-        _show(paths, different, curve)
+        _show(paths, different, curve, others)
     return 0
 
 
@@ -125,6 +129,13 @@ def curves(a: Record, b: Record) -> list[Line]:
     return lines
 
 
+def other_measurements(a: Record, b: Record) -> list[str]:
+    """The names of what was measured beside top-1, such as ``synops``, and differs at a T that both have."""
+    left, right = ({None: r.ann} | {point.T: point for point in r.snn} for r in (a, b))
+    both = ((dict(left[T]), dict(right[T])) for T in left.keys() & right.keys())
+    return sorted({name for one, other in both for name in one if name != "top1" and one[name] != other[name]})
+
+
 def _parts(record: Record) -> Iterator[tuple[str, JsonValue]]:
     data = record.model_dump(mode="json")
     recipe = data["recipe"]
@@ -147,7 +158,7 @@ def _flat(value: JsonValue, name: str = "") -> Iterator[tuple[str, JsonValue]]:
         yield name, value
 
 
-def _show(paths: list[Path], different: dict[str, Pairs], curve: list[Line]) -> None:
+def _show(paths: list[Path], different: dict[str, Pairs], curve: list[Line], others: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -180,5 +191,7 @@ def _show(paths: list[Path], different: dict[str, Pairs], curve: list[Line]) -> 
         for name, (left, right) in pairs.items():
             made.add_row(text(name), text(left), text(right))
         console.print("", made)
-    if not different and not any(line["a"] != line["b"] for line in curve):
+    if others:
+        console.print(Text(f"\nother measurements that differ: {', '.join(others)}"))
+    elif not different and not any(line["a"] != line["b"] for line in curve):
         console.print("\nonly the time and the command of the runs differ")

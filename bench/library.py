@@ -24,7 +24,7 @@ from bench.errors import ConversionWarning, UserError, first_error, first_line, 
 from bench.registry.entries import lookup
 from bench.registry.methods import METHODS
 from bench.snn.activations import QCFSActivation, ReLUActivation
-from bench.snn.calibration import CALIBRATION_BATCH
+from bench.snn.calibration import CALIBRATION_BATCH, Batch
 from bench.snn.graph.canonical import canonical, ceiling_of, drop_uncalled
 from bench.snn.graph.check import check_batch, check_convertible
 from bench.snn.graph.hooks import with_hooks
@@ -35,7 +35,7 @@ from bench.snn.readout import Readout
 from bench.snn.replace import put, replace, split_norm_act
 from bench.snn.simulate import SpikingNetwork
 from bench.snn.simulate import simulate as simulate_parts
-from methods.base import Batch, ConversionModule
+from methods.base import ConversionModule
 
 # Parameters from which torch's weight normalisation and pruning compute a weight.
 _COMPUTED = {"weight_g", "weight_v", "weight_orig"}

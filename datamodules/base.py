@@ -198,10 +198,8 @@ class ImageDataModule(pl.LightningDataModule):
         part = self.split("val")
         if not len(part):
             return []
-        if not self.val_augment:
-            return [self._loader(part, self.eval_batch_size)]
-        # Augmentation is drawn for each batch, so its size must be one that stands in the record.
-        return [self._loader(part, self.batch_size, self.seed, keep_last=True)]
+        # What a method measures on a batch may depend on its size, as augmentation does, so the record must have it.
+        return [self._loader(part, self.batch_size, self.seed if self.val_augment else None, keep_last=True)]
 
     def test_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         """The evaluated images, plain, in file order."""

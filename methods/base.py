@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bench.errors import UserError
 from bench.snn.activations import Activation, ReLUActivation
+from bench.snn.calibration import Batch
 from bench.snn.graph.check import MAX_POOLS
 from bench.snn.graph.fold import fold_batch_norm
 from bench.snn.graph.trace import ImageShape
@@ -21,8 +22,6 @@ from bench.snn.pooling import LateralInhibitionPool
 from bench.snn.readout import DELAY_IMAGES, Readout
 from bench.snn.replace import replace
 from bench.snn.simulate import SpikingNetwork
-
-Batch = tuple[Tensor, Tensor]
 
 
 def require_counts(**options: int) -> None:

@@ -35,7 +35,8 @@ from pytorch_lightning.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
 
 from bench.errors import UserError
-from methods.base import Batch, require_fraction, require_positive
+from bench.snn.calibration import Batch
+from methods.base import require_fraction, require_positive
 from methods.spike_training import SpikeTrainingModule, SpikingActivation, rate_gradient
 
 

@@ -29,9 +29,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.snn.calibration import activation_percentiles, watching
+from bench.snn.calibration import Batch, activation_percentiles, watching
 from bench.snn.processes import share
-from methods.base import Batch, require_not_negative, require_positive
+from methods.base import require_not_negative, require_positive
 from methods.spike_training import FromTrainedNet, SpikingActivation
 from methods.surrogate import SurrogateActivation
 
@@ -77,12 +77,7 @@ class LaSNN(FromTrainedNet):
         self.teacher = copy.deepcopy(net).requires_grad_(False)
 
     def start_at(self, thresholds: dict[str, Tensor]) -> None:
-        """Starts student and teacher from the given net.
-
-        Raises:
-            UserError: epochs are reserved for training a teacher although one is given.
-        """
-        self.require_one_net()
+        """Starts student and teacher from the given net."""
         super().start_at(thresholds)
         self.teacher.load_state_dict(self.net.state_dict())
 

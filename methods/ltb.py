@@ -16,8 +16,7 @@ Max-pooling after a ReLU is moved before it and pools currents. The ReLU net com
 pooled.
 
 In the first steps the last layers have not fired yet. The delayed read-out (``--snn.delay auto``, for all methods
-whose layers do not wait for their whole input;
-``bench.snn.readout``) leaves these steps out: with
+whose layers do not wait for their whole input; ``bench.snn.readout``) leaves these steps out: with
 
     t_0 = sum over layers of  min over neurons of  (theta - v_0) / mean relu(z)
 

@@ -33,11 +33,12 @@ from torch import Tensor, nn
 
 from bench.errors import UserError
 from bench.snn.activations import QCFSActivation, Region, clip_floor_shift
+from bench.snn.calibration import Batch
 from bench.snn.layerwise import layer_gaps
 from bench.snn.precision import full_precision
 from bench.snn.processes import share
 from datamodules.base import ImageDataModule
-from methods.base import Batch, require_counts
+from methods.base import require_counts
 from methods.qcfs import QCFS
 
 
@@ -131,6 +132,7 @@ class NQ(QCFS):
 
     def on_validation_epoch_start(self) -> None:
         """Converts the current net."""
+        self.require_positive_thresholds()
         self._variances = {}
         with torch.inference_mode(False), torch.no_grad():
             # Each process has seen different batches, but all must measure the error of the same net.

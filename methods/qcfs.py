@@ -31,9 +31,9 @@ import torch
 from torch import Tensor, nn
 
 from bench.snn.activations import Activation, QCFSActivation, Region
-from bench.snn.calibration import require_activation, require_percentile
+from bench.snn.calibration import Batch, require_activation, require_percentile
 from bench.snn.neurons import IFNode, SpikingNeuron
-from methods.base import Batch, ConversionModule, require_fraction, require_levels, require_positive
+from methods.base import ConversionModule, require_fraction, require_levels, require_positive
 from methods.training import TrainingModule
 
 

@@ -39,9 +39,10 @@ from torch import Tensor, nn
 
 from bench.errors import UserError
 from bench.snn.activations import Activation, clip
+from bench.snn.calibration import Batch
 from bench.snn.neurons import IFNode, SpikingNeuron
 from datamodules.base import ImageDataModule
-from methods.base import Batch, require_not_negative
+from methods.base import require_not_negative
 from methods.training import TrainingModule
 
 Q_ACCURATE = 10.0

@@ -37,11 +37,10 @@ from torch import Tensor, nn
 
 from bench.errors import UserError
 from bench.snn.activations import Activation
-from bench.snn.calibration import watching
+from bench.snn.calibration import Batch, watching
 from bench.snn.graph.check import BatchNorm
 from bench.snn.graph.trace import input_shapes
 from bench.snn.neurons import SpikingNeuron, stack_steps
-from methods.base import Batch
 from methods.spike_training import SpikeTrainingModule, SpikingActivation
 
 Unit = Literal["stsu", "resu"]

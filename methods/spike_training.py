@@ -23,11 +23,10 @@ from torch import Tensor, nn
 
 from bench.errors import UserError
 from bench.snn.activations import Activation, clip
-from bench.snn.calibration import activation_percentiles, require_percentile
+from bench.snn.calibration import Batch, activation_percentiles, require_percentile
 from bench.snn.graph.check import MAX_POOLS, mixes_constant_input
 from bench.snn.neurons import Clock, IFNode, SpikingNeuron, Timed
 from datamodules.base import ImageDataModule
-from methods.base import Batch
 from methods.thresholds import require_v_init
 from methods.training import TrainingModule
 
@@ -250,26 +249,22 @@ class FromTrainedNet(SpikeTrainingModule):
         super().__init__(net, **kwargs)
         self.ann_epochs = ann_epochs
 
-    def prepare(self, calibration: Iterable[Batch]) -> None:
-        """Refuses random weights.
+    def check_beginning(self, given: bool) -> None:
+        """Refuses random weights without epochs that train a net first, and such epochs if a net is given.
+
+        Args:
+            given: a net is given.
 
         Raises:
-            UserError: neither a net nor epochs to train one are given.
+            UserError: both or neither are given.
         """
-        if not self.ann_epochs:
+        if given and self.ann_epochs:
+            raise UserError(f"--model.ann_epochs {self.ann_epochs}: the net that --ckpt gives is trained; give 0")
+        if not given and not self.ann_epochs:
             raise UserError(
                 f"{self.needs}: give one with --ckpt, or train it in the first epochs of this run with "
                 "--model.ann_epochs N"
             )
-
-    def require_one_net(self) -> None:
-        """Refuses a given net beside epochs that would train one.
-
-        Raises:
-            UserError: epochs are reserved for training a net.
-        """
-        if self.ann_epochs:
-            raise UserError(f"--model.ann_epochs {self.ann_epochs}: the net that --ckpt gives is trained; give 0")
 
     def check_training(self, trainer: pl.Trainer, datamodule: ImageDataModule | None) -> None:
         """Refuses a run whose epochs all train the ReLU net.

@@ -32,12 +32,12 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import UserError
-from bench.snn.calibration import watching
+from bench.snn.calibration import Batch, watching
 from bench.snn.graph.check import BatchNorm
 from bench.snn.graph.trace import segment
 from bench.snn.layerwise import execution_order
 from datamodules.base import ImageDataModule
-from methods.base import Batch, require_counts, require_positive
+from methods.base import require_counts, require_positive
 from methods.spike_training import FromTrainedNet, SpikingActivation, rate_gradient
 
 
@@ -113,12 +113,7 @@ class Tandem(FromTrainedNet):
         self._segments = [[segment(net, name, self.image)[0] for name in self.order]]
 
     def start_at(self, thresholds: dict[str, Tensor]) -> None:
-        """Keeps all thresholds infinite; they are set layer by layer in training.
-
-        Raises:
-            UserError: epochs are reserved for training a ReLU net although one is given.
-        """
-        self.require_one_net()
+        """Keeps all thresholds infinite; they are set layer by layer in training."""
 
     def check_training(self, trainer: pl.Trainer, datamodule: ImageDataModule | None) -> None:
         """Refuses a schedule that does not finish, and training in several processes.

@@ -1,4 +1,4 @@
-"""The base class of methods that read their thresholds from the activations of a trained net."""
+"""Thresholds read from the activations of a trained net, and the base class of methods that only choose them."""
 
 from __future__ import annotations
 

@@ -4,9 +4,9 @@ Bojkovic, Wu, Gu: Temporal Misalignment in ANN-SNN Conversion and its Mitigation
 2025, https://arxiv.org/abs/2502.14487
 
 The paper finds that a converted net gains accuracy if each neuron's spikes are sent in a random order: their timing is
-wrong, not their number (``--snn.permute true``, for methods without waiting layers,
-warm-up and differential coding; ``bench.snn.readout``). The paper's neuron has such an
-order by construction. It first adds up the whole input of T steps, v = sum of x(t), and then sends, for t = 1 .. T,
+wrong, not their number (``--snn.permute true``, for methods without waiting layers, warm-up and differential coding;
+``bench.snn.readout``). The paper's neuron has such an order by construction. It first adds up the whole input of T
+steps, v = sum of x(t), and then sends, for t = 1 .. T,
 
     s(t) = 1  with probability  clip( v / (theta (T - t + 1)), 0, 1 ),     v <- v - theta s(t),
 

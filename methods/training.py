@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from bench.errors import UserError
 from bench.snn.activations import Activation
-from bench.snn.calibration import evaluating
+from bench.snn.calibration import Batch, evaluating
 from bench.snn.compilation import compiled_for_training
 from bench.snn.graph.canonical import drop_uncalled
 from bench.snn.graph.check import check_convertible
 from bench.snn.graph.trace import ImageShape
 from bench.snn.replace import replace, replace_max_pool, split_norm_act
 from datamodules.base import ImageDataModule
-from methods.base import Batch, ConversionModule, require_fraction, require_not_negative
+from methods.base import ConversionModule, require_fraction, require_not_negative
 
 
 class TrainingModule(ConversionModule):
@@ -91,6 +91,16 @@ class TrainingModule(ConversionModule):
         """
         replace(self.net, nn.ReLU, lambda name, _: activation(name))
 
+    def check_beginning(self, given: bool) -> None:
+        """Refuses options that contradict what the training begins from, before anything is written.
+
+        Args:
+            given: from a trained net, not from random weights.
+
+        Raises:
+            UserError: names the option to change.
+        """
+
     def prepare(self, calibration: Iterable[Batch]) -> None:
         """Sets initial values that depend on data; called once before training from scratch."""
 
@@ -140,7 +150,11 @@ class TrainingModule(ConversionModule):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """Stops training if a trained threshold is no longer positive, because such a net cannot be converted.
+        """Stops training if a trained threshold is no longer positive."""
+        self.require_positive_thresholds()
+
+    def require_positive_thresholds(self) -> None:
+        """Refuses a net that cannot be converted because a trained threshold is not positive.
 
         Raises:
             UserError: names the layer.

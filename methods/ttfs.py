@@ -33,10 +33,10 @@ import torch
 from torch import Tensor, nn
 
 from bench.snn.activations import Activation, QCFSActivation
-from bench.snn.calibration import require_activation
+from bench.snn.calibration import Batch, require_activation
 from bench.snn.graph.trace import ImageShape
 from bench.snn.neurons import SpikingNeuron
-from methods.base import Batch, ConversionModule, refuse_without_effect
+from methods.base import ConversionModule, refuse_without_effect
 from methods.counting import CountFirst, CountFirstNode
 from methods.thresholds import ThresholdRule, require_v_init
 

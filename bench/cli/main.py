@@ -108,15 +108,15 @@ class SturdyOutput(io.TextIOBase):
 
     @property
     def encoding(self) -> str:  # type: ignore[override]  # a plain attribute there
-        """As the stream's."""
+        """Encoding of the stream."""
         return self.stream.encoding
 
     def isatty(self) -> bool:
-        """As the stream."""
+        """Whether the stream is a terminal."""
         return self.stream.isatty()
 
     def fileno(self) -> int:
-        """As the stream."""
+        """File descriptor of the stream."""
         return self.stream.fileno()
 
     def write(self, text: str) -> int:

@@ -9,6 +9,7 @@ from decimal import Decimal
 
 from bench.leaderboard.reported import KINDS, Paper, ReportedRow
 from bench.leaderboard.row import Badge, Row
+from bench.registry.methods import METHODS
 
 # Two accuracies within this many points match, whatever the spread of the seeds.
 TOLERANCE = Decimal("0.5")
@@ -36,8 +37,8 @@ def compared(row: Row, printed: Cells) -> Row:
     If several remain, the authors' own number comes before one printed by others, then a row with the same L before one
     without L, then the order of the files decides.
     """
-    # LTB's paper itself delays the read-out.
-    other = ("snn.permute",) if row.method == "ltb" else ("snn.permute", "snn.delay")
+    delays = row.method in METHODS and METHODS[row.method].delays
+    other = ("snn.permute",) if delays else ("snn.permute", "snn.delay")
     if any(change.startswith(other) for change in row.records[0].recipe.overrides):
         return row
     there = printed.get((row.dataset, row.arch, row.method, row.warmup, str(row.T)), ())

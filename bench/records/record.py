@@ -139,9 +139,8 @@ class SnnAccuracy(Accuracy):
     """The converted net after ``T`` counted steps (and ``warmup`` steps before them).
 
     ``quantised_top1`` belongs to the twin: the same net whose activations are quantised to the levels that the
-    neurons can send in ``T`` steps, without any spike. What lies between it and ``top1``
-    is due to the timing of spikes alone.
-    ``firing_rate`` is spikes per neuron and step.
+    neurons can send in ``T`` steps, without any spike. What lies between it and ``top1`` is due to the timing of spikes
+    alone. ``firing_rate`` is spikes per neuron and step.
 
     ``wait`` is the number of steps before the output begins, apart from ``warmup``, if each layer must see several
     steps of its input before it sends. ``delay`` is the number of first counted steps that the output leaves out.

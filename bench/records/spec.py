@@ -15,7 +15,7 @@ LONGEST = 80
 
 
 class Local(Strict):
-    """How and where a run executes on this machine. Nothing here changes a result.
+    """How and where a run executes on this machine. Nothing here changes a result but how sums are rounded.
 
     Attributes:
         T: time-steps to report, increasing.
@@ -94,7 +94,7 @@ class RunSpec(Strict):
 
     @property
     def sha256(self) -> str:
-        """Of :meth:`config`."""
+        """SHA-256 of :meth:`config`."""
         return config_sha256(self.config())
 
     def title(self, label: str) -> str:

@@ -71,6 +71,7 @@ class MethodEntry(Entry):
         per_T: the conversion depends on T and is done once for each, as its class says as well.
         warmup: it has steps before the first counted one.
         waits: a layer must see several steps of its input before it sends, so that latency grows with depth.
+        delays: its paper delays the read-out, so that ``--snn.delay`` gives the paper's numbers.
         exact: a layer's output is its quantised activation, so that the SNN equals its quantised twin.
         reference_ann: the extra classifier in the record whose accuracy the paper prints as that of its ANN; ``None``
             if that is the ANN itself.
@@ -85,6 +86,7 @@ class MethodEntry(Entry):
     per_T: bool = False
     warmup: bool = False
     waits: bool = False
+    delays: bool = False
     exact: bool = False
     reference_ann: str | None = None
     importable: bool = False

@@ -189,6 +189,7 @@ METHODS: dict[str, MethodEntry] = {
         title="LTB",
         paper="bu2025inference",
         source="relu",
+        delays=True,
     ),
     "dcgs": MethodEntry(
         "methods.dcgs:DCGS",

@@ -123,20 +123,25 @@ def build_trained(weights: Weights, data_options: Options, ckpt: str) -> Trained
     except RuntimeError as error:
         raise UserError(f"--ckpt {ckpt}: its weights do not fit {origin.method} on {header.arch}") from error
     if origin is not header:
-        convert: Callable[..., ConversionModule] = lookup("--method", header.method, METHODS).load()
-        model = convert(model.net, **header.recipe.part("model"))
+        with _as_user_error(f"--ckpt {ckpt}"):
+            convert: Callable[..., ConversionModule] = lookup("--method", header.method, METHODS).load()
+            model = convert(model.net, **header.recipe.part("model"))
     model.use(readout_of(header))
     return Trained(model, datamodule, header)
 
 
-def readout_of(header: Header) -> Readout:
+def readout_of(header: Header, changes: Options | None = None) -> Readout:
     """The options of the converted network.
+
+    Args:
+        header: of its checkpoint.
+        changes: options that replace the recorded ones.
 
     Raises:
         UserError: an option is unknown or out of range.
     """
     try:
-        return Readout.of(header.recipe.part("snn"))
+        return Readout.of(header.recipe.part("snn") | (changes or {}))
     except TypeError as error:
         raise UserError(f"recipe.config.snn: {error}") from error
 
@@ -161,7 +166,7 @@ def load(ckpt: Path, data_options: Options, snn: Options | None = None) -> Train
 
 def _with_readout(header: Header, snn: Options) -> Header:
     """The header of an evaluation with other options of the converted network."""
-    changes = Readout.of(header.recipe.part("snn") | snn).changes
+    changes = readout_of(header, snn).changes
     header = header.of_weights()
     config, overrides = dict(header.recipe.config), list(header.recipe.overrides)
     if changes:

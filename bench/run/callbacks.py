@@ -17,12 +17,13 @@ from torchmetrics.classification import MulticlassAccuracy
 from bench.errors import UserError
 from bench.records.energy import ENERGY_MODEL
 from bench.records.record import Accuracy, SnnAccuracy
+from bench.snn.calibration import Batch
 from bench.snn.compilation import worth_compiling
 from bench.snn.processes import share
 from bench.snn.readout import DELAY_IMAGES
 from bench.snn.simulate import SpikingNetwork, simulate
 from datamodules.base import ImageDataModule
-from methods.base import Batch, ConversionModule
+from methods.base import ConversionModule
 
 
 class Results(TypedDict):

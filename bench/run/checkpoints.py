@@ -48,7 +48,7 @@ class Weights(NamedTuple):
         return safetensors.torch.save(contiguous, {HEADER: described})
 
     def sha256(self) -> str:
-        """Of that file."""
+        """SHA-256 of the file that :meth:`to_safetensors` makes."""
         return hashlib.sha256(self.to_safetensors()).hexdigest()
 
 

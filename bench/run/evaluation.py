@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from bench.run.callbacks import ConversionCallback, calibration_size
 from bench.run.checkpoints import WEIGHTS
 from bench.run.provenance import code_state, environment
 from bench.run.trainer import interruptible, make_trainer, require_batches
+from bench.snn.graph.check import BatchNorm
 from bench.snn.precision import full_precision
 
 
@@ -68,7 +70,7 @@ def evaluate(
     conversion = ConversionCallback(steps, per_T=net.model.per_T)
     trainer = make_trainer(trainer_options, loggers, [conversion], out, precision="32-true")
     require_batches(trainer, net.datamodule, "test")
-    again = f"python -m bench evaluate --ckpt {out / WEIGHTS} --T {','.join(map(str, steps))}"
+    again = f"python -m bench evaluate --ckpt {shlex.quote(str(out / WEIGHTS))} --T {','.join(map(str, steps))}"
     advice = f"the trained weights are kept; continue with {again}"
     with interruptible("evaluation", lambda: advice), full_precision():
         trainer.test(net.model, datamodule=net.datamodule, verbose=False)
@@ -120,7 +122,7 @@ def _protocol(net: Trained, conversion: ConversionCallback) -> records.Protocol:
         num_eval_samples=conversion.results["num_eval_samples"],
         calibration_images=calibration_size(net.model, net.datamodule),
         precision="fp32",
-        bn_folded=True,
+        bn_folded=not any(isinstance(module, BatchNorm) for module in conversion.evaluated.net.modules()),
     )
 
 

@@ -118,6 +118,10 @@ def resolve(chosen: Chosen, settings: tuple[str, Options], arguments: Sequence[s
     overrides = differences(before.deciding, now.deciding)
     if method.source:
         _refuse_training_options(overrides, chosen.method, method.source_for(now.model), data_class.roles)
+        if now.local_trainer["precision"] != before.local_trainer["precision"]:
+            raise UserError(f"--trainer.precision: {chosen.method} does not train, and SNNs are evaluated in 32 bits")
+        if config["compile"] != "auto" and config["ckpt"]:
+            raise UserError("--compile: nothing is trained if --ckpt gives a net; leave it out")
     if not 0 <= config["seed"] < 2**32:
         raise UserError(f"--seed {config['seed']}: must be between 0 and {2**32 - 1}")
     snn: Options = {**Readout.of(config["snn"]).changes}

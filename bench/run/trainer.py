@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import signal
 import sys
 import threading
@@ -256,7 +257,7 @@ def train(trainer: pl.Trainer, model: pl.LightningModule, datamodule: ImageDataM
     def advice() -> str:
         folder = getattr(trainer.checkpoint_callback, "dirpath", None)
         if folder and any((Path(folder) / name).exists() for name in (LAST, PREVIOUS)):
-            out = Path(folder).parent
+            out = shlex.quote(str(Path(folder).parent))
             return f"the last complete epoch is kept; to continue, repeat the command with --ckpt last --out {out}"
         return "it had not begun, so nothing is kept; repeat the command"
 

@@ -77,6 +77,8 @@ def untrained(
     assert isinstance(model, TrainingModule)
     if resume is None and datamodule.val_augment and not datamodule.val_split:
         raise UserError("--data.val_augment true: there is no validation split; give --data.val_split N as well")
+    if resume is None:
+        model.check_beginning(source is not None)
     if source is not None:
         _require_normalisation(source, datamodule, str(spec.local.ckpt))
     device_for(spec.all_trainer_options)

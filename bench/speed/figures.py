@@ -37,7 +37,7 @@ class Figure:
 
     @property
     def ratios(self) -> list[float]:
-        """Of each pair."""
+        """Ratios of the single pairs."""
         return [ours / theirs for ours, theirs in zip(self.ours, self.theirs, strict=True)]
 
     @property

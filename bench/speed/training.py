@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
 from bench.snn.activations import Activation
+from bench.snn.calibration import Batch
 from bench.snn.compilation import compiled_for_training
 from bench.speed.figures import Figure, named, noise, rate
 from datamodules.cifar import CIFAR10DataModule
 from datamodules.sampler import BatchSampler
 from datamodules.splits import BatchDataset, Images
-from methods.base import Batch
 from methods.cs_qcfs import CSQCFS
 from methods.nq import NQ
 from methods.qcfs import QCFS

@@ -239,6 +239,18 @@ def test_a_header_that_lies(bench, trained, key, value):
     refused(bench("fit", *TINY, "--out", "run", "--ckpt", str(trained)))
 
 
+@pytest.mark.parametrize("part", ["model", "snn"])
+def test_a_header_of_a_conversion_that_lies(bench, trained, part):
+    cos = ("fit", "--method", "cos", "--data", "digits", "--subset", "20", "--T", "1", "--logger", "none")
+    assert bench(*cos, "--ckpt", str(trained), "--out", "cos").status == 0
+    weights = checkpoints.read(Path("cos/model.safetensors"))
+    recipe = weights.header.recipe
+    config = recipe.config | {part: {**recipe.part(part), "bogus": 1}}
+    header = weights.header.model_copy(update={"recipe": recipe.model_copy(update={"config": config})})
+    Path("lies.safetensors").write_bytes(weights._replace(header=header).to_safetensors())
+    refused(bench("evaluate", "--ckpt", "lies.safetensors", "--snn.delay", "0", "--logger", "none"), "bogus")
+
+
 @pytest.mark.parametrize("change", [{"state_dict": 5}, {"state_dict": {"w": 1}}, {"loops": None}])
 def test_a_checkpoint_with_parts_of_the_wrong_kind(bench, trained, change):
     content = torch.load(trained, weights_only=True) | change

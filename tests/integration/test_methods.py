@@ -165,6 +165,8 @@ def test_nq_measures_its_noise_and_reports_it(bench):
         ("bitplane", "qcfs", ("--T", "0"), "--T 0"),
         ("tpp", "qcfs", ("--model.draw_seed", "-1"), "--model.draw_seed -1"),
         ("tpp", "qcfs", ("--snn.draws", "0"), "--snn.draws 0"),
+        ("cos", "qcfs", ("--trainer.precision", "16-mixed"), "--trainer.precision: cos does not train"),
+        ("cos", "qcfs", ("--compile", "true"), "--compile: nothing is trained"),
         ("cos", "qcfs", ("--snn.draws", "2"), "--snn.draws 2: this network draws no"),
         ("group", "qcfs", ("--model.members", "0"), "--model.members 0"),
         ("hmt", "relu", ("--model.bits", "9"), "--model.bits 9"),

@@ -149,4 +149,7 @@ def test_bad_input_is_one_line(bench, source, arguments, words):
     assert result.status == 2
     assert len(result.err.strip().splitlines()) == 1, result.err
     assert all(word in result.err for word in words), result.err
-    assert not list(Path("run").glob("[!.]*")), "but its lock"
+    if "leaves none" in words:  # of its epochs, which the Trainer knows
+        assert not list(Path("run").glob("[!.]*")), "but its lock"
+    else:
+        assert not Path("run").exists()

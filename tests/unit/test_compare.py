@@ -9,7 +9,7 @@ import pytest
 from record_factory import file_record, make_record, point
 
 from bench.cli import main as cli
-from bench.compare import curves, differences
+from bench.compare import curves, differences, other_measurements
 
 
 def test_only_what_differs_is_named() -> None:
@@ -43,6 +43,18 @@ def test_the_curve_has_every_T_of_either() -> None:
         [4, 0, 4, 81.23, 81.21, -0.02],
         [8, None, 4, None, 90.0, None],
     ]
+
+
+def test_a_cost_that_differs_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Though nothing else does, and not at a T that only one has."""
+    a, b = make_record(0, [point(2, 0.7), point(4, 0.8)]), make_record(0, [point(4, 0.8, synops=5.0)])
+    assert other_measurements(a, b) == ["synops"]
+    assert other_measurements(a, a) == []
+    for name, record, words in (("a", a, "only the time"), ("b", b, "that differ: synops")):
+        record.write(tmp_path / name / "record.json")
+        a.write(tmp_path / "first/record.json")
+        assert cli.main(["compare", str(tmp_path / "first"), str(tmp_path / name)]) == 0
+        assert words in capsys.readouterr().out
 
 
 @pytest.fixture

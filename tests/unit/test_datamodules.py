@@ -368,7 +368,7 @@ def test_the_evaluated_split_can_be_validation() -> None:
 
 def test_a_validation_loader_exists_only_where_something_is_held_out() -> None:
     assert Toy().val_dataloader() == []
-    (loader,) = Toy(val_split=8, eval_batch_size=5).val_dataloader()
+    (loader,) = Toy(val_split=8, batch_size=5).val_dataloader()
     assert [len(labels) for _, labels in loader] == [5, 3]
 
 
@@ -411,9 +411,12 @@ def test_calibration_images_are_plain_training_images_of_a_fixed_choice() -> Non
     assert labels.tolist() == [n % 4 for n in chosen]
 
 
-def test_held_out_images_that_are_augmented_come_in_the_batches_of_the_training_and_all_of_them() -> None:
-    """What is drawn for a batch depends on its size, which must be one that the record has."""
-    one, other = (DigitsDataModule(val_split=144, val_augment=True, batch_size=32, eval_batch_size=n) for n in (100, 7))
+@pytest.mark.parametrize("augment", [True, False])
+def test_held_out_images_come_in_the_batches_of_the_training_and_all_of_them(augment: bool) -> None:
+    """What is drawn for a batch or measured on it depends on its size, which must be one that the record has."""
+    one, other = (
+        DigitsDataModule(val_split=144, val_augment=augment, batch_size=32, eval_batch_size=n) for n in (100, 7)
+    )
     first, second = (list(data.val_dataloader()[0]) for data in (one, other))
     assert [len(labels) for _, labels in first] == [32, 32, 32, 32, 16]
     assert all(torch.equal(a, b) for (a, _), (b, _) in zip(first, second, strict=True))

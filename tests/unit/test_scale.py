@@ -54,7 +54,10 @@ def measurement(arch: str = "cifar_resnet20") -> dict[str, Any]:
     return {"arch": arch, "environment": {"device": "a GPU", "threads": 2, "torch": "2.11"}, "figures": figures}
 
 
-@pytest.mark.parametrize("name", ["scale", "performance", "notes", "generate", "depth"])
+@pytest.mark.parametrize(
+    "name",
+    ["scale", "performance", "notes", "generate", "depth", pytest.param("networks", marks=pytest.mark.slow)],
+)
 def test_the_pages_are_fresh(name: str) -> None:
     done = subprocess.run([sys.executable, f"docs/{name}.py", "--check"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -541,10 +541,11 @@ def test_options_out_of_range_are_refused(method: str, option: str, value: float
 @pytest.mark.parametrize("method", ["tandem", "lasnn"])
 def test_methods_that_need_a_trained_net_say_so(method: str) -> None:
     with refused(f"{method}.*--ckpt.*--model.ann_epochs N"):
-        METHODS[method](LinearNet()).prepare([])
+        METHODS[method](LinearNet()).check_beginning(given=False)
     model = METHODS[method](LinearNet(), ann_epochs=3)
     with refused("--model.ann_epochs 3: the net that --ckpt gives is trained; give 0"):
-        model.start_at({})
+        model.check_beginning(given=True)
+    model.check_beginning(given=False)
     with refused("--model.ann_epochs 3: leaves none of 3 epochs"):
         model.check_training(trainer_of(model, max_epochs=3), DigitsDataModule())
 
