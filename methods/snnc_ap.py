@@ -42,7 +42,7 @@ from bench.errors import UserError
 from bench.snn.activations import clip_floor_shift
 from bench.snn.calibration import observe
 from bench.snn.neurons import IFNode
-from methods.base import require_positive
+from methods.base import refuse_without_effect, require_positive
 from methods.snnc_lp import SNNCLight, Work
 
 
@@ -69,6 +69,9 @@ class SNNCAdvanced(SNNCLight):
             if value < least:
                 raise UserError(f"--model.{name} {value}: must be at least {least}")
         require_positive(calibration_lr=calibration_lr)
+        if not iterations:
+            options = {"calibration_lr": calibration_lr, "calibration_batch": calibration_batch}
+            refuse_without_effect(SNNCAdvanced, "--model.iterations 0", **options)
         super().__init__(net, **kwargs)
         self.iterations, self.calibration_lr, self.calibration_batch = iterations, calibration_lr, calibration_batch
 

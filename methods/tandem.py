@@ -37,7 +37,7 @@ from bench.snn.graph.check import BatchNorm
 from bench.snn.graph.trace import segment
 from bench.snn.layerwise import execution_order
 from datamodules.base import ImageDataModule
-from methods.base import require_counts, require_positive
+from methods.base import refuse_without_effect, require_counts, require_positive
 from methods.spike_training import FromTrainedNet, SpikingActivation, rate_gradient
 
 
@@ -100,6 +100,7 @@ class Tandem(FromTrainedNet):
     ) -> None:
         if epochs_per_layer is not None:
             require_positive(epochs_per_layer=epochs_per_layer)
+            refuse_without_effect(Tandem, "--model.epochs_per_layer", patience=patience)
         require_counts(patience=patience)
         super().__init__(net, T=T, v_init=v_init, percentile=percentile, **kwargs)
         self.epochs_per_layer, self.patience = epochs_per_layer, patience

@@ -156,6 +156,7 @@ def test_nq_measures_its_noise_and_reports_it(bench):
         ("opi", "tcl", ("--model.source", "clip", "--model.granularity", "channel"), "--model.granularity channel"),
         ("opi", "tcl", ("--model.source", "clip", "--model.calibration_images", "9"), "--model.calibration_images 9"),
         ("snnc_lp", "relu", ("--model.granularity", "neuron"), "--model.granularity neuron"),
+        ("snnc_ap", "relu", ("--model.iterations", "0", "--model.calibration_lr", "0.1"), "--model.calibration_lr 0.1"),
         ("ltb", "qcfs", (), "method qcfs, but ltb needs method relu"),
         ("ltb", "relu", ("--model.calibration_images", "20"), "--model.calibration_images 20"),
         ("ftbc", "relu", (), "method relu, but ftbc needs method qcfs"),

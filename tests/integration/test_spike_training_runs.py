@@ -134,6 +134,7 @@ def test_a_tuning_does_not_replace_the_run_that_it_begins_from(bench, trained):
         (("lasnn", "--ckpt", "SOURCE", "--model.ann_epochs", "1"), ("--model.ann_epochs 1", "give 0")),
         (("lasnn", "--model.ann_epochs", "0"), ("--ckpt", "--model.ann_epochs N")),
         (("tandem", "--model.ann_epochs", "1", *ONE), ("--model.ann_epochs 1", "leaves none")),
+        (("tandem", "--model.ann_epochs", "1", "--model.patience", "3"), ("--model.patience 3: has no effect",)),
         (("surrogate", "--model.T", "0"), ("--model.T 0: must be at least 1",)),
         (("snn2ann", "--model.T", "-1"), ("--model.T -1: must be at least 1",)),
         (("surrogate", "--model.alpha", "-1"), ("--model.alpha -1",)),
