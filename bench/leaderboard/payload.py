@@ -63,12 +63,12 @@ def _named(source: object, names: str) -> Data:
 
 def _experiment(cells: Sequence[Row], keys: dict[str, int], texts: Texts) -> Data:
     row, protocol = cells[0], cells[0].records[0].protocol
-    yes, no = {True: "yes", False: "no", None: ""}, {True: "no", False: "yes", None: ""}
+    yes = {True: "yes", False: "no", None: ""}
     facts = {
         "net": f"{row.parameters:,} parameters, {row.macs:,} multiply-accumulates",
         "options": one_line(row.options, SHORT),
         "alphabet": f"{row.alphabet}, {row.levels_per_step} level(s) per step",
-        "layers wait": no[row.causal],
+        "layers wait": yes[None if row.causal is None else not row.causal],
         "draws": str(row.draws or "none"),
         "converted for each T": yes[row.per_T],
         "retrained": yes[row.retrained],
