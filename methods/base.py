@@ -24,60 +24,6 @@ from bench.snn.replace import replace
 from bench.snn.simulate import SpikingNetwork
 
 
-def require_counts(**options: int) -> None:
-    """Checks options that count something, by name.
-
-    Raises:
-        UserError: names the first that is below 1.
-    """
-    for name, value in options.items():
-        if value < 1:
-            raise UserError(f"--model.{name} {value}: must be at least 1")
-
-
-def require_not_negative(**options: float) -> None:
-    """Checks options that must be finite and not negative, by name.
-
-    Raises:
-        UserError: names the first that is out of range.
-    """
-    for name, value in options.items():
-        if not 0 <= value < math.inf:
-            raise UserError(f"--model.{name} {value}: must be a finite number of at least 0")
-
-
-def require_fraction(**options: float) -> None:
-    """Checks options that must be from 0 to 1, by name.
-
-    Raises:
-        UserError: names the first that is out of range.
-    """
-    for name, value in options.items():
-        if not 0 <= value <= 1:
-            raise UserError(f"--model.{name} {value}: must be from 0 to 1")
-
-
-def require_levels(L: int) -> None:
-    """Checks a number of quantisation levels.
-
-    Raises:
-        UserError: ``L`` is out of range.
-    """
-    if not 1 <= L <= 2**16:
-        raise UserError(f"--model.L {L}: must be at least 1 and at most {2**16}")
-
-
-def require_positive(**options: float) -> None:
-    """Checks options that must be positive and finite, by name.
-
-    Raises:
-        UserError: names the first that is out of range.
-    """
-    for name, value in options.items():
-        if not 0 < value < math.inf:
-            raise UserError(f"--model.{name} {value}: must be positive and finite")
-
-
 def refuse_without_effect(method: type, because: str, **options: object) -> None:
     """Refuses options that would change nothing, so that no record names them.
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bench.errors import UserError
+from bench.ranges import require_within
 from bench.snn.activations import QuantisedReLU
 from bench.snn.neurons import SpikingNeuron, stack_steps
 from methods.thresholds import ThresholdRule
@@ -94,8 +94,7 @@ class Burst(ThresholdRule):
         gamma: int = 5,
         v_init: float = 0.0,
     ) -> None:
-        if not 1 <= gamma <= 1000:
-            raise UserError(f"--model.gamma {gamma}: must be at least 1 and at most 1000")
+        require_within("[1, 1000]", gamma=gamma)
         super().__init__(net, calibration_images, percentile, v_init=v_init)
         self.gamma = gamma
 

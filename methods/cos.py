@@ -28,10 +28,11 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import UserError
+from bench.ranges import require_within
 from bench.snn.activations import Activation, QCFSActivation
 from bench.snn.calibration import require_activation
 from bench.snn.neurons import IFNode, SpikingNeuron
-from methods.base import ConversionModule, require_counts, require_not_negative
+from methods.base import ConversionModule
 
 Saturated = Literal["release", "keep"]
 EMPTY = 1000.0
@@ -115,8 +116,8 @@ class COS(ConversionModule):
         saturated: Saturated = "release",
         epsilon: float = 1e-3,
     ) -> None:
-        require_counts(rho=rho, rounds=rounds)
-        require_not_negative(epsilon=epsilon)
+        require_within("[1, inf)", rho=rho, rounds=rounds)
+        require_within("[0, inf)", epsilon=epsilon)
         require_activation(net, QCFSActivation, type(self).__name__, "QCFS")
         super().__init__(net)
         self.rho, self.rounds, self.saturated, self.epsilon = rho, rounds, saturated, epsilon

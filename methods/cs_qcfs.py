@@ -25,10 +25,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench.ranges import require_within
 from bench.snn.activations import Activation, Region, clip_floor_shift
 from bench.snn.graph.trace import input_shapes
 from bench.snn.neurons import IFNode, SpikingNeuron
-from methods.base import require_fraction, require_levels, require_not_negative, require_positive
 from methods.training import TrainingModule
 
 
@@ -82,11 +82,11 @@ class CSQCFS(TrainingModule):
         region: Region = "clip_first",
         **kwargs: Any,
     ) -> None:
-        require_levels(L)
-        require_positive(lambda_init=lambda_init)
-        require_fraction(lambda_lr_scale=lambda_lr_scale)
+        require_within("[1, 65536]", L=L)
+        require_within("(0, inf)", lambda_init=lambda_init)
+        require_within("[0, 1]", lambda_lr_scale=lambda_lr_scale)
         if s_weight_decay is not None:
-            require_not_negative(s_weight_decay=s_weight_decay)
+            require_within("[0, inf)", s_weight_decay=s_weight_decay)
         super().__init__(net, **kwargs)
         self.threshold_options(
             weight_decay=s_weight_decay, lr=None if lambda_lr_scale == 1 else self.lr * lambda_lr_scale

@@ -48,14 +48,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from bench.errors import UserError
+from bench.ranges import require_within
 from bench.snn.activations import Activation, ReLUActivation
 from bench.snn.calibration import (
     Batch,
     activation_percentiles,
     require_activation,
-    require_images,
-    require_percentile,
     set_thresholds,
 )
 from bench.snn.compilation import compiled_for_shapes
@@ -207,12 +205,10 @@ class DCGS(ConversionModule):
         quantiser_levels: int = 64,
         percentile: float = 99.9,
     ) -> None:
-        require_images(calibration_images)
-        if not 1 <= levels <= 8:
-            raise UserError(f"--model.levels {levels}: must be at least 1 and at most 8")
-        if not 1 <= quantiser_levels <= 2**16:
-            raise UserError(f"--model.quantiser_levels {quantiser_levels}: must be at least 1 and at most {2**16}")
-        require_percentile(percentile)
+        require_within("[1, inf)", calibration_images=calibration_images)
+        require_within("[1, 8]", levels=levels)
+        require_within("[1, 65536]", quantiser_levels=quantiser_levels)
+        require_within("(0, 100]", percentile=percentile)
         if neuron == "if":
             refuse_without_effect(DCGS, "--model.neuron if", levels=levels)
         if thresholds == "optimal":

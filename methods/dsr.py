@@ -27,16 +27,14 @@ Left out: the neurons after the last pooling and after the logits, which that co
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from pytorch_lightning.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
 
-from bench.errors import UserError
+from bench.ranges import require_within
 from bench.snn.calibration import Batch
-from methods.base import require_fraction, require_positive
 from methods.spike_training import SpikeTrainingModule, SpikingActivation, rate_gradient
 
 
@@ -74,12 +72,10 @@ class DSR(SpikeTrainingModule):
         percentile: float = 99.9,
         **kwargs: Any,
     ) -> None:
-        if not 0 < alpha <= 1:
-            raise UserError(f"--model.alpha {alpha}: must be above 0 and at most 1")
-        require_positive(theta_bound=theta_bound)
-        if not theta_bound <= theta_init < math.inf:
-            raise UserError(f"--model.theta_init {theta_init}: must be finite and at least the bound, {theta_bound}")
-        require_fraction(theta_lr_scale=theta_lr_scale)
+        require_within("(0, 1]", alpha=alpha)
+        require_within("(0, inf)", theta_bound=theta_bound)
+        require_within(f"[{theta_bound}, inf)", theta_init=theta_init)
+        require_within("[0, 1]", theta_lr_scale=theta_lr_scale)
         super().__init__(net, T=T, v_init=1 - alpha, percentile=percentile, **kwargs)
         self.theta_bound = theta_bound
         if theta_lr_scale != 1:

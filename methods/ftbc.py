@@ -36,6 +36,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import UserError
+from bench.ranges import require_within
 from bench.snn.activations import Activation, QCFSActivation, ReLUActivation
 from bench.snn.calibration import (
     Batch,
@@ -44,14 +45,12 @@ from bench.snn.calibration import (
     observe,
     require_activation,
     require_batch,
-    require_images,
-    require_percentile,
     set_thresholds,
 )
 from bench.snn.graph.trace import ImageShape
 from bench.snn.layerwise import SpikeTrains, execution_order, per_channel
 from bench.snn.neurons import IFNode, SpikingNeuron
-from methods.base import ConversionModule, refuse_without_effect, require_counts
+from methods.base import ConversionModule, refuse_without_effect
 
 
 class CorrectedIFNode(IFNode):
@@ -107,12 +106,10 @@ class FTBC(ConversionModule):
         alpha: float = 0.5,
         percentile: float = 99.9,
     ) -> None:
-        require_images(calibration_images)
-        require_counts(batch=batch, passes=passes)
+        require_within("[1, inf)", calibration_images=calibration_images, batch=batch, passes=passes)
         require_batch(calibration_images, batch)
-        if not 0 < alpha <= 1:
-            raise UserError(f"--model.alpha {alpha}: must be above 0 and at most 1")
-        require_percentile(percentile)
+        require_within("(0, 1]", alpha=alpha)
+        require_within("(0, 100]", percentile=percentile)
         if source == "qcfs":
             refuse_without_effect(FTBC, "--model.source qcfs, whose theta is trained", percentile=percentile)
         kind, called = (QCFSActivation, "QCFS") if source == "qcfs" else (ReLUActivation, "ReLU")

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from bench.errors import UserError
+from bench.ranges import require_within
 from bench.snn.activations import Activation, QCFSActivation
 from bench.snn.calibration import require_activation
 from bench.snn.neurons import SpikingNeuron
@@ -37,8 +37,7 @@ class Group(ConversionModule):
     """
 
     def __init__(self, net: nn.Module, members: int = 4) -> None:
-        if not 1 <= members <= 1000:
-            raise UserError(f"--model.members {members}: must be at least 1 and at most 1000")
+        require_within("[1, 1000]", members=members)
         require_activation(net, QCFSActivation, type(self).__name__, "QCFS")
         super().__init__(net)
         self.members = members

@@ -31,9 +31,9 @@ from typing import Literal
 
 from torch import nn
 
-from bench.errors import UserError
+from bench.ranges import require_within
 from bench.snn.activations import Activation, ReLUActivation
-from bench.snn.calibration import Batch, activation_percentiles, require_activation, require_images, set_thresholds
+from bench.snn.calibration import Batch, activation_percentiles, require_activation, set_thresholds
 from bench.snn.graph.pool_first import pool_first
 from bench.snn.graph.trace import ImageShape
 from bench.snn.neurons import SpikingNeuron
@@ -67,9 +67,8 @@ class HMT(ConversionModule):
         thresholds: Literal["optimal", "q999", "q999x2"] = "optimal",
         calibration_images: int = 1000,
     ) -> None:
-        if not 1 <= bits <= 8:
-            raise UserError(f"--model.bits {bits}: must be at least 1 and at most 8")
-        require_images(calibration_images)
+        require_within("[1, 8]", bits=bits)
+        require_within("[1, inf)", calibration_images=calibration_images)
         require_activation(net, ReLUActivation, type(self).__name__, "ReLU")
         super().__init__(pool_first(net))
         self.levels, self.rule, self.calibration_images = 2**bits - 1, thresholds, calibration_images

@@ -29,9 +29,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench.ranges import require_within
 from bench.snn.calibration import Batch, activation_percentiles, watching
 from bench.snn.processes import share
-from methods.base import require_not_negative, require_positive
 from methods.spike_training import FromTrainedNet, SpikingActivation
 from methods.surrogate import SurrogateActivation
 
@@ -68,8 +68,8 @@ class LaSNN(FromTrainedNet):
     needs, rest = "lasnn distils a trained net", "the student"
 
     def __init__(self, net: nn.Module, beta: float = 1.0, alpha: float = 1.0, **kwargs: Any) -> None:
-        require_not_negative(beta=beta)
-        require_positive(alpha=alpha)
+        require_within("[0, inf)", beta=beta)
+        require_within("(0, inf)", alpha=alpha)
         super().__init__(net, **kwargs)
         self.beta = beta
         # With an infinite threshold the first epochs train a plain ReLU net.

@@ -41,14 +41,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from bench.errors import UserError
+from bench.ranges import require_within
 from bench.snn.activations import Activation, ReLUActivation
-from bench.snn.calibration import Batch, joined, require_activation, require_batch, require_images, set_thresholds
+from bench.snn.calibration import Batch, joined, require_activation, require_batch, set_thresholds
 from bench.snn.graph.pool_first import pool_first
 from bench.snn.graph.trace import ImageShape
 from bench.snn.neurons import IFNode, SpikingNeuron
 from bench.snn.replace import replace
-from methods.base import ConversionModule, require_counts
+from methods.base import ConversionModule
 from methods.thresholds import silencing, threshold_of
 
 
@@ -108,13 +108,10 @@ class LTB(ConversionModule):
         tolerance: float = 0.0,
         granularity: Literal["channel", "layer"] = "channel",
     ) -> None:
-        require_images(calibration_images)
-        require_counts(iterations=iterations, batch=batch)
+        require_within("[1, inf)", calibration_images=calibration_images, iterations=iterations, batch=batch)
         require_batch(calibration_images, batch)
-        if not 0 < eta <= 1:
-            raise UserError(f"--model.eta {eta}: must be above 0 and at most 1")
-        if not 0 <= tolerance < 1:
-            raise UserError(f"--model.tolerance {tolerance}: must be at least 0 and below 1")
+        require_within("(0, 1]", eta=eta)
+        require_within("[0, 1)", tolerance=tolerance)
         require_activation(net, ReLUActivation, type(self).__name__, "ReLU")
         super().__init__(pool_first(net))
         self.calibration_images, self.iterations, self.batch = calibration_images, iterations, batch

@@ -32,13 +32,13 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import UserError
+from bench.ranges import require_within
 from bench.snn.activations import QCFSActivation, Region, clip_floor_shift
 from bench.snn.calibration import Batch
 from bench.snn.layerwise import layer_gaps
 from bench.snn.precision import full_precision
 from bench.snn.processes import share
 from datamodules.base import ImageDataModule
-from methods.base import require_counts
 from methods.qcfs import QCFS
 
 
@@ -86,7 +86,7 @@ class NQ(QCFS):
     extras = ("ann_noisy",)
 
     def __init__(self, net: nn.Module, T_val: int = 4, lr: float = 0.05, **kwargs: Any) -> None:
-        require_counts(T_val=T_val)
+        require_within("[1, inf)", T_val=T_val)
         super().__init__(net, lr=lr, **kwargs)
         self.T_val = T_val
         self._variances: dict[str, list[Tensor]] = {}

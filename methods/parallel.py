@@ -41,12 +41,12 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import UserError
+from bench.ranges import require_within
 from bench.snn.activations import Activation, QCFSActivation, ReLUActivation
 from bench.snn.calibration import (
     Batch,
     activation_percentiles,
     require_activation,
-    require_images,
     set_thresholds,
     watching,
 )
@@ -54,7 +54,7 @@ from bench.snn.graph.trace import ImageShape
 from bench.snn.layerwise import per_channel
 from bench.snn.neurons import SpikingNeuron
 from bench.snn.replace import replace
-from methods.base import refuse_without_effect, require_counts
+from methods.base import refuse_without_effect
 from methods.counting import CountFirst, CountFirstNode
 from methods.thresholds import silencing
 
@@ -149,8 +149,7 @@ class Parallel(CountFirst):
         calibration_images: int = 1000,
         iterations: int = 500,
     ) -> None:
-        require_images(calibration_images)
-        require_counts(iterations=iterations)
+        require_within("[1, inf)", calibration_images=calibration_images, iterations=iterations)
         if align == "never":
             refuse_without_effect(Parallel, "--model.align never", iterations=iterations)
             if source == "qcfs":

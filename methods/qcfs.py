@@ -30,10 +30,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.ranges import require_within
 from bench.snn.activations import Activation, QCFSActivation, Region
-from bench.snn.calibration import Batch, require_activation, require_percentile
+from bench.snn.calibration import Batch, require_activation
 from bench.snn.neurons import IFNode, SpikingNeuron
-from methods.base import ConversionModule, require_fraction, require_levels, require_positive
+from methods.base import ConversionModule
 from methods.training import TrainingModule
 
 
@@ -87,11 +88,11 @@ class QCFS(TrainingModule):
         region: Region = "clip_first",
         **kwargs: Any,
     ) -> None:
-        require_levels(L)
-        require_positive(lambda_init=lambda_init)
+        require_within("[1, 65536]", L=L)
+        require_within("(0, inf)", lambda_init=lambda_init)
         if lambda_percentile is not None:
-            require_percentile(lambda_percentile, "lambda_percentile")
-        require_fraction(lambda_lr_scale=lambda_lr_scale)
+            require_within("(0, 100]", lambda_percentile=lambda_percentile)
+        require_within("[0, 1]", lambda_lr_scale=lambda_lr_scale)
         super().__init__(net, **kwargs)
         self.L, self.lambda_init, self.lambda_percentile, self.region = L, lambda_init, lambda_percentile, region
         if lambda_lr_scale != 1:

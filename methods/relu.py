@@ -15,8 +15,9 @@ from typing import Any
 
 from torch import nn
 
+from bench.ranges import require_within
 from bench.snn.activations import Activation, ReLUActivation
-from bench.snn.calibration import Batch, activation_percentiles, require_images, set_thresholds
+from bench.snn.calibration import Batch, activation_percentiles, set_thresholds
 from bench.snn.graph.trace import ImageShape
 from bench.snn.neurons import IFNode, SpikingNeuron
 from methods.thresholds import threshold_of
@@ -35,7 +36,7 @@ class ReLU(TrainingModule):
     pools_by_inhibition = True
 
     def __init__(self, net: nn.Module, calibration_images: int = 1000, **kwargs: Any) -> None:
-        require_images(calibration_images)
+        require_within("[1, inf)", calibration_images=calibration_images)
         super().__init__(net, **kwargs)
         self.calibration_images = calibration_images
         self.install(lambda _: ReLUActivation())

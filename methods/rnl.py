@@ -38,11 +38,11 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from bench.errors import UserError
+from bench.ranges import require_within
 from bench.snn.activations import Activation, clip
 from bench.snn.calibration import Batch
 from bench.snn.neurons import IFNode, SpikingNeuron
 from datamodules.base import ImageDataModule
-from methods.base import require_not_negative
 from methods.training import TrainingModule
 
 Q_ACCURATE = 10.0
@@ -101,11 +101,9 @@ class RNL(TrainingModule):
         weight_decay: float = 1e-4,
         **kwargs: Any,
     ) -> None:
-        if stage2_epochs < 0:
-            raise UserError(f"--model.stage2_epochs {stage2_epochs}: must be at least 0")
-        require_not_negative(q_lr=q_lr, beta=beta)
-        if not 0 <= q_momentum < 1:
-            raise UserError(f"--model.q_momentum {q_momentum}: must be at least 0 and below 1")
+        require_within("[0, inf)", stage2_epochs=stage2_epochs)
+        require_within("[0, inf)", q_lr=q_lr, beta=beta)
+        require_within("[0, 1)", q_momentum=q_momentum)
         super().__init__(net, lr=lr, weight_decay=weight_decay, **kwargs)
         self.stage2_epochs, self.q_lr, self.q_momentum, self.beta = stage2_epochs, q_lr, q_momentum, beta
         self.q = nn.Parameter(torch.tensor(float(q_init)))

@@ -27,12 +27,12 @@ from typing import Any
 
 from torch import nn
 
-from bench.errors import UserError
+from bench.ranges import require_within
 from bench.snn.activations import Activation, ClippedReLU
-from bench.snn.calibration import Batch, activation_percentiles, require_images, set_thresholds
+from bench.snn.calibration import Batch, activation_percentiles, set_thresholds
 from bench.snn.graph.trace import ImageShape
 from bench.snn.neurons import SpikingNeuron
-from methods.thresholds import require_v_init, rounding_node
+from methods.thresholds import rounding_node
 from methods.training import TrainingModule
 
 
@@ -57,10 +57,9 @@ class RTS(TrainingModule):
         v_init: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        if not ceiling > 0:
-            raise UserError(f"--model.ceiling {ceiling}: must be positive")
-        require_images(calibration_images)
-        require_v_init(v_init, most=0.5)
+        require_within("(0, inf)", ceiling=ceiling)
+        require_within("[1, inf)", calibration_images=calibration_images)
+        require_within("[0, 0.5]", v_init=v_init)
         super().__init__(net, **kwargs)
         self.calibration_images, self.v_init = calibration_images, v_init
         self.install(lambda _: ClippedReLU(ceiling, trainable=False))

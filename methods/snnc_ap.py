@@ -38,11 +38,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.errors import UserError
+from bench.ranges import require_within
 from bench.snn.activations import clip_floor_shift
 from bench.snn.calibration import observe
 from bench.snn.neurons import IFNode
-from methods.base import refuse_without_effect, require_positive
+from methods.base import refuse_without_effect
 from methods.snnc_lp import SNNCLight, Work
 
 
@@ -65,10 +65,9 @@ class SNNCAdvanced(SNNCLight):
         calibration_batch: int = 32,
         **kwargs: Any,
     ) -> None:
-        for name, value, least in (("iterations", iterations, 0), ("calibration_batch", calibration_batch, 1)):
-            if value < least:
-                raise UserError(f"--model.{name} {value}: must be at least {least}")
-        require_positive(calibration_lr=calibration_lr)
+        require_within("[0, inf)", iterations=iterations)
+        require_within("[1, inf)", calibration_batch=calibration_batch)
+        require_within("(0, inf)", calibration_lr=calibration_lr)
         if not iterations:
             options = {"calibration_lr": calibration_lr, "calibration_batch": calibration_batch}
             refuse_without_effect(SNNCAdvanced, "--model.iterations 0", **options)

@@ -29,15 +29,16 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from bench.errors import UserError
+from bench.ranges import require_within
 from bench.snn.activations import Activation, QuantisedReLU, ReLUActivation
-from bench.snn.calibration import Batch, Granularity, require_activation, require_images
+from bench.snn.calibration import Batch, Granularity, require_activation
 from bench.snn.graph.trace import ImageShape
 from bench.snn.layerwise import SpikeTrains, execution_order, mean_activations, mse_thresholds, per_channel
 from bench.snn.neurons import IFNode
 from bench.snn.replace import replace
 from bench.snn.simulate import SpikingNetwork
 from methods.base import ConversionModule
-from methods.thresholds import require_v_init, rounding_node
+from methods.thresholds import rounding_node
 
 
 @dataclass
@@ -86,8 +87,8 @@ class SNNCLight(ConversionModule):
         granularity: Granularity = "layer",
         v_init: float = 0.0,
     ) -> None:
-        require_images(calibration_images)
-        require_v_init(v_init, most=0.5)
+        require_within("[1, inf)", calibration_images=calibration_images)
+        require_within("[0, 0.5]", v_init=v_init)
         if granularity == "neuron":
             raise UserError("--model.granularity neuron: SNNC has one threshold for each layer or channel")
         require_activation(net, ReLUActivation, type(self).__name__, "ReLU")

@@ -22,12 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import UserError
+from bench.ranges import require_within
 from bench.snn.activations import Activation, clip
-from bench.snn.calibration import Batch, activation_percentiles, require_percentile
+from bench.snn.calibration import Batch, activation_percentiles
 from bench.snn.graph.check import MAX_POOLS, mixes_constant_input
 from bench.snn.neurons import Clock, IFNode, SpikingNeuron, Timed
 from datamodules.base import ImageDataModule
-from methods.thresholds import require_v_init
 from methods.training import TrainingModule
 
 Emit = Callable[[Tensor], Tensor]
@@ -140,10 +140,9 @@ class SpikeTrainingModule(TrainingModule):
     def __init__(
         self, net: nn.Module, T: int = 4, v_init: float = 0.5, percentile: float = 99.9, **kwargs: Any
     ) -> None:
-        if not 1 <= T <= 1024:
-            raise UserError(f"--model.T {T}: must be at least 1 and at most 1024")
-        require_v_init(v_init)
-        require_percentile(percentile)
+        require_within("[1, 1024]", T=T)
+        require_within("[0, 1)", v_init=v_init)
+        require_within("(0, 100]", percentile=percentile)
         super().__init__(net, **kwargs)
         self.T, self.v_init, self.percentile = T, v_init, percentile
         self.clock = Clock(T=0)
@@ -244,8 +243,7 @@ class FromTrainedNet(SpikeTrainingModule):
     rest: ClassVar[str]
 
     def __init__(self, net: nn.Module, ann_epochs: int = 0, **kwargs: Any) -> None:
-        if ann_epochs < 0:
-            raise UserError(f"--model.ann_epochs {ann_epochs}: must be at least 0")
+        require_within("[0, inf)", ann_epochs=ann_epochs)
         super().__init__(net, **kwargs)
         self.ann_epochs = ann_epochs
 

@@ -19,10 +19,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from bench.ranges import require_within
 from bench.snn.activations import Activation, QCFSActivation
 from bench.snn.calibration import require_activation
 from bench.snn.neurons import IFNode, SpikingNeuron
-from methods.base import ConversionModule, require_counts, require_not_negative
+from methods.base import ConversionModule
 
 
 class SRPNode(IFNode):
@@ -67,8 +68,8 @@ class SRP(ConversionModule):
     """
 
     def __init__(self, net: nn.Module, tau: int = 4, epsilon: float = 1e-3) -> None:
-        require_counts(tau=tau)
-        require_not_negative(epsilon=epsilon)
+        require_within("[1, inf)", tau=tau)
+        require_within("[0, inf)", epsilon=epsilon)
         require_activation(net, QCFSActivation, type(self).__name__, "QCFS")
         super().__init__(net)
         self.tau, self.epsilon = tau, epsilon

@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from methods.base import require_positive
+from bench.ranges import require_within
 from methods.spike_training import Emit, SpikeTrainingModule, SpikingActivation
 
 
@@ -118,6 +118,6 @@ class Surrogate(SpikeTrainingModule):
     def __init__(
         self, net: nn.Module, alpha: float = 10.0, detach_reset: bool = True, theta: float = 1.0, **kwargs: Any
     ) -> None:
-        require_positive(alpha=alpha, theta=theta)
+        require_within("(0, inf)", alpha=alpha, theta=theta)
         super().__init__(net, **kwargs)
         self.install(lambda _: SurrogateActivation(theta, self.v_init, alpha, detach_reset))

@@ -32,12 +32,13 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import UserError
+from bench.ranges import require_within
 from bench.snn.calibration import Batch, watching
 from bench.snn.graph.check import BatchNorm
 from bench.snn.graph.trace import segment
 from bench.snn.layerwise import execution_order
 from datamodules.base import ImageDataModule
-from methods.base import refuse_without_effect, require_counts, require_positive
+from methods.base import refuse_without_effect
 from methods.spike_training import FromTrainedNet, SpikingActivation, rate_gradient
 
 
@@ -99,9 +100,9 @@ class Tandem(FromTrainedNet):
         **kwargs: Any,
     ) -> None:
         if epochs_per_layer is not None:
-            require_positive(epochs_per_layer=epochs_per_layer)
+            require_within("(0, inf)", epochs_per_layer=epochs_per_layer)
             refuse_without_effect(Tandem, "--model.epochs_per_layer", patience=patience)
-        require_counts(patience=patience)
+        require_within("[1, inf)", patience=patience)
         super().__init__(net, T=T, v_init=v_init, percentile=percentile, **kwargs)
         self.epochs_per_layer, self.patience = epochs_per_layer, patience
         # State of the paper's rule, kept in checkpoints.

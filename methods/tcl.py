@@ -20,9 +20,9 @@ from typing import Any
 
 from torch import nn
 
+from bench.ranges import require_within
 from bench.snn.activations import Activation, ClippedReLU
 from bench.snn.neurons import IFNode, SpikingNeuron
-from methods.base import require_not_negative, require_positive
 from methods.training import TrainingModule
 
 
@@ -39,9 +39,9 @@ class TCL(TrainingModule):
     def __init__(
         self, net: nn.Module, lambda_init: float = 4.0, lambda_weight_decay: float | None = None, **kwargs: Any
     ) -> None:
-        require_positive(lambda_init=lambda_init)
+        require_within("(0, inf)", lambda_init=lambda_init)
         if lambda_weight_decay is not None:
-            require_not_negative(lambda_weight_decay=lambda_weight_decay)
+            require_within("[0, inf)", lambda_weight_decay=lambda_weight_decay)
         super().__init__(net, **kwargs)
         self.lambda_init = lambda_init
         self.threshold_options(weight_decay=lambda_weight_decay)

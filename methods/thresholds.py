@@ -7,31 +7,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from bench.errors import UserError
+from bench.ranges import require_within
 from bench.snn.activations import Activation, ClippedReLU, ReLUActivation
 from bench.snn.calibration import (
     Batch,
     Granularity,
     activation_percentiles,
     require_activation,
-    require_images,
-    require_percentile,
     set_thresholds,
 )
 from bench.snn.graph.trace import ImageShape
 from bench.snn.neurons import IFNode, SpikingNeuron
 from methods.base import ConversionModule
-
-
-def require_v_init(v_init: float, most: float | None = None) -> None:
-    """Checks an initial potential, a fraction of the threshold.
-
-    Raises:
-        UserError: ``v_init`` is negative, or 1 or more (or above ``most``).
-    """
-    if not (0 <= v_init < 1 if most is None else 0 <= v_init <= most):
-        limit = "below 1" if most is None else f"at most {most}"
-        raise UserError(f"--model.v_init {v_init}: must be at least 0 and {limit}")
 
 
 def threshold_of(activation: Activation) -> Tensor:
@@ -90,9 +77,9 @@ class ThresholdRule(ConversionModule):
         granularity: Granularity = "layer",
         v_init: float = 0.0,
     ) -> None:
-        require_images(calibration_images)
-        require_v_init(v_init)
-        require_percentile(percentile)
+        require_within("[1, inf)", calibration_images=calibration_images)
+        require_within("[0, 1)", v_init=v_init)
+        require_within("(0, 100]", percentile=percentile)
         require_activation(net, ReLUActivation, type(self).__name__, "ReLU")
         super().__init__(net)
         self.calibration_images, self.percentile, self.granularity = calibration_images, percentile, granularity

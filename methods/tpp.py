@@ -25,7 +25,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bench.errors import UserError
+from bench.ranges import require_within
 from bench.snn.activations import Activation, QCFSActivation, QuantisedReLU
 from bench.snn.calibration import require_activation
 from bench.snn.neurons import Draws, SpikingNeuron
@@ -70,8 +70,7 @@ class TPP(CountFirst):
     random = True
 
     def __init__(self, net: nn.Module, draw_seed: int = 0) -> None:
-        if draw_seed < 0:
-            raise UserError(f"--model.draw_seed {draw_seed}: must be at least 0")
+        require_within("[0, inf)", draw_seed=draw_seed)
         require_activation(net, QCFSActivation, type(self).__name__, "QCFS")
         super().__init__(net)
         self.draw_seed = draw_seed

@@ -12,6 +12,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from bench.errors import UserError
+from bench.ranges import require_within
 from bench.snn.activations import Activation
 from bench.snn.calibration import Batch, evaluating
 from bench.snn.compilation import compiled_for_training
@@ -20,7 +21,7 @@ from bench.snn.graph.check import check_convertible
 from bench.snn.graph.trace import ImageShape
 from bench.snn.replace import replace, replace_max_pool, split_norm_act
 from datamodules.base import ImageDataModule
-from methods.base import ConversionModule, require_fraction, require_not_negative
+from methods.base import ConversionModule
 
 
 class TrainingModule(ConversionModule):
@@ -66,8 +67,8 @@ class TrainingModule(ConversionModule):
         max_pool: Literal["average", "keep"] = "average",
         image: ImageShape = None,
     ) -> None:
-        require_fraction(momentum=momentum, label_smoothing=label_smoothing)
-        require_not_negative(lr=lr, weight_decay=weight_decay)
+        require_within("[0, 1]", momentum=momentum, label_smoothing=label_smoothing)
+        require_within("[0, inf)", lr=lr, weight_decay=weight_decay)
         super().__init__(net)
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
         self.label_smoothing, self.image = label_smoothing, image

@@ -32,13 +32,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from bench.ranges import require_within
 from bench.snn.activations import Activation, QCFSActivation
 from bench.snn.calibration import Batch, require_activation
 from bench.snn.graph.trace import ImageShape
 from bench.snn.neurons import SpikingNeuron
 from methods.base import ConversionModule, refuse_without_effect
 from methods.counting import CountFirst, CountFirstNode
-from methods.thresholds import ThresholdRule, require_v_init
+from methods.thresholds import ThresholdRule
 
 
 class TTFSNode(CountFirstNode):
@@ -97,7 +98,7 @@ class TTFS(CountFirst, ThresholdRule):
             return
         options = {"calibration_images": calibration_images, "percentile": percentile}
         refuse_without_effect(TTFS, "--model.source qcfs, whose theta is trained", **options)
-        require_v_init(v_init)
+        require_within("[0, 1)", v_init=v_init)
         require_activation(net, QCFSActivation, "TTFS with --model.source qcfs", "QCFS")
         ConversionModule.__init__(self, net)
         self.calibration_images, self.v_init = 0, v_init

@@ -20,16 +20,6 @@ Granularity = Literal["layer", "channel", "neuron"]
 CALIBRATION_BATCH = 50
 
 
-def require_images(number: int) -> None:
-    """Refuses an empty calibration set.
-
-    Raises:
-        UserError: ``number`` is below 1.
-    """
-    if number < 1:
-        raise UserError(f"--model.calibration_images {number}: must be at least 1")
-
-
 def require_batch(images: int, batch: int) -> None:
     """Refuses a calibration set that is smaller than one batch.
 
@@ -52,20 +42,6 @@ def joined(calibration: Sequence[Batch], batch: int) -> Tensor:
     if count < batch:
         raise UserError(f"{count} calibration images: fewer than one batch of {batch}; give more, or a smaller batch")
     return torch.cat([images for images, _ in calibration])
-
-
-def require_percentile(percentile: float, option: str = "percentile") -> None:
-    """Refuses a number that is not a usable percentile.
-
-    Args:
-        percentile: the number.
-        option: name of the option that it is from.
-
-    Raises:
-        UserError: ``percentile`` is 0 or less, or above 100.
-    """
-    if not 0 < percentile <= 100:
-        raise UserError(f"--model.{option} {percentile}: must be above 0 and at most 100")
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from bench.errors import UserError
+from bench.ranges import require_within
 from bench.snn.neurons import Draws, Shuffle
 from bench.snn.simulate import SpikingNetwork
 
@@ -41,15 +42,13 @@ class Readout:
     def __post_init__(self) -> None:
         if self.delay != "auto" and self.delay < 0:
             raise UserError(f"--snn.delay {self.delay}: must be at least 0 steps, or auto")
-        if self.draw_seed < 0:
-            raise UserError(f"--snn.draw_seed {self.draw_seed}: must be at least 0")
+        require_within("[0, inf)", "--snn.", draw_seed=self.draw_seed)
         if self.draw_seed and not self.permute:
             raise UserError(
                 f"--snn.draw_seed {self.draw_seed}: is the seed of --snn.permute true, which is not given; a method "
                 "that draws numbers itself has --model.draw_seed"
             )
-        if self.draws < 1:
-            raise UserError(f"--snn.draws {self.draws}: must be at least 1")
+        require_within("[1, inf)", "--snn.", draws=self.draws)
 
     @classmethod
     def of(cls, options: Mapping[str, object]) -> Readout:

@@ -113,7 +113,7 @@ IMAGES = [(name, "calibration_images", (0, -3)) for name in ("relu", "rts", "max
         ("cs_qcfs", "L", (0,)), ("cs_qcfs", "lambda_init", (0.0, INF)), ("cs_qcfs", "s_weight_decay", (-1.0,)),
         ("nq", "T_val", (0,)), ("cos", "rho", (0,)), ("cos", "rounds", (0,)), ("srp", "tau", (0,)),
         ("rnl", "q_momentum", (-0.1, 1.0)), ("tcl", "lambda_init", (0.0, -1.0, NAN)),
-        ("tcl", "lambda_weight_decay", (-1.0,)), ("rts", "ceiling", (0.0, -1.0, NAN)),
+        ("tcl", "lambda_weight_decay", (-1.0,)), ("rts", "ceiling", (0.0, -1.0, NAN, INF)),
         ("rts", "v_init", (-0.1, 0.51, NAN)), ("snnc_lp", "v_init", (-0.1, 0.51, NAN)),
         ("snnc_ap", "v_init", (-0.1, 0.51, NAN)), ("opi", "v_init", (-0.1, 1.0, NAN)),
         ("burst", "v_init", (-0.1, 1.0, NAN)), ("snm", "v_init", (-0.1, 1.0, NAN)), ("burst", "gamma", (0, -1)),
