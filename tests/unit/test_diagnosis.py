@@ -177,6 +177,68 @@ def test_a_whole_net_against_a_step_by_step_run() -> None:
         assert layer["residual_at_least_theta"] == pytest.approx((neuron.potential >= theta).double().mean().item())
 
 
+def fire(current_TBX: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Potentials before and after each step's reset, and spikes, of soft-reset IF neurons of threshold 1."""
+    before, after, spikes = [], [], []
+    for current in current_TBX:
+        before.append(v + current)
+        spikes.append((before[-1] >= 1).double())
+        after.append(v := before[-1] - spikes[-1])
+    return torch.stack(before), torch.stack(after), torch.stack(spikes)
+
+
+def cos_by_hand(current_TBX: Tensor, rho: int) -> tuple[Tensor, Tensor]:
+    """Spikes and potentials after each step; v_0 moves so that one spike of the first rho goes or comes."""
+    half = torch.full_like(current_TBX[0], 0.5)
+    before, after, spikes = fire(current_TBX[:rho], half)
+    fired, silent = before.where(spikes > 0, torch.inf), before.where(spikes == 0, -torch.inf)
+    down = (after[-1] < 0) & (spikes.sum(0) > 0)
+    up = after[-1] >= 1
+    start = half - (fired.amin(0) - 1 + 1e-3).clamp_min(1).where(down, 0)
+    start = start + (1 + 1e-3 - silent.amax(0)).clamp_min(1).where(up, 0)
+    _, after, spikes = fire(current_TBX, start)
+    return spikes, after
+
+
+def srp_by_hand(current_TBX: Tensor, tau: int) -> tuple[Tensor, Tensor]:
+    """Spikes and potentials of all steps; after tau, only neurons with a residual above 0 fire, from theta / 2 on."""
+    half = torch.full_like(current_TBX[0], 0.5)
+    _, first, early = fire(current_TBX[:tau], half)
+    _, then, late = fire(current_TBX[tau:], half)
+    return torch.cat([early, late * (first[-1] > 1e-3)]), torch.cat([first, then])
+
+
+@pytest.mark.parametrize(("kind", "steps"), [("cos", 2), ("cos", 4), ("cos", 7), ("srp", 1), ("srp", 5)])
+def test_methods_with_warm_up_against_a_run_by_hand(kind: str, steps: int) -> None:
+    """Layer by layer: only the counted steps matter, and residuals are those after the last of them."""
+    model, images = named_model("linear")
+    net = model.net
+    early = 3  # tau and rho
+    snn = (COS(net, rho=early) if kind == "cos" else SRP(net, tau=early)).convert(steps, [])
+    found = diagnose(net, snn, [(images, torch.zeros(3, dtype=torch.long))], steps)
+    layers = {layer["name"]: layer for layer in found["layers"]}
+    total = max(steps, early) if kind == "cos" else early + steps
+    counted = slice(steps) if kind == "cos" else slice(early, early + steps)
+    sent = images.expand(total, *images.shape)
+    parts = [
+        ("act1", lambda x: net.fc1(net.flatten(x))),  # type: ignore[operator]
+        ("act2", lambda x: net.norm(net.fc2(x))),  # type: ignore[operator]
+    ]
+    for name, linear in parts:
+        theta = net.get_submodule(name).threshold.detach()
+        current = torch.stack([linear(x) for x in sent]).detach()
+        by_hand = cos_by_hand if kind == "cos" else srp_by_hand
+        spikes, potentials = by_hand(current / theta, early)
+        number, mean = spikes[counted].sum(0), current[counted].mean(0)
+        offsets = (number - torch.floor(mean * steps / theta + 0.5).clamp(0, steps)).long().flatten().tolist()
+        residual, layer = potentials[counted][-1], layers[name]
+        assert layer["firing_rate"] == pytest.approx(spikes[counted].mean().item())
+        assert layer["offsets"] == {str(n): offsets.count(n) for n in sorted(set(offsets))}
+        assert layer["residual_below_zero"] == pytest.approx((residual < 0).double().mean().item())
+        assert layer["residual_at_least_theta"] == pytest.approx((residual >= 1).double().mean().item())
+        sent = spikes * theta
+
+
 def test_L_equal_to_T_of_1_has_no_error_at_all() -> None:
     """QCFS's theorem for one step: the SNN is its ANN."""
     model, images = named_model("linear", L=1)
