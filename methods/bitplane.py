@@ -16,7 +16,8 @@ Here every step has the same weight in a mean. A spike of step t therefore stand
 biases enter unchanged at each step, and the mean over the steps is z.
 Costs: spikes and the accumulates that they cause, as everywhere. The weights 2^(T-t) need no multiplication: membranes
 are shifted by one bit before each step except the first (z <- 2 z + W s). These are neurons x (T - 1) shifts, recorded
-as ``shifts``; the energy leaves them out. The first layer multiplies once per word.
+as ``shifts``; the energy leaves them out. Layers that see only the image multiply once per word. Their waits and shifts
+are counted like those of the others, although they could do without.
 
 From the paper: the above.
 Chosen here: the thresholds that QCFS has trained, one for each layer (the paper has one for each channel). The paper

@@ -11,12 +11,14 @@ loss pulls the attention map of each student layer towards the teacher's,
 
 with surrogate gradients through the spikes.
 
-From the paper's abstract: attention maps, layer by layer, of a trained teacher, and a student that starts from it. The
-paper's equations were not found; the above is the usual form of attention transfer, averaged over the images.
-Chosen here, because the paper's values were not found: beta = 1, T = 4, the surrogate of ``surrogate`` with alpha = 1,
-v_0 = theta / 2, and a fixed theta, the 99.9th percentile of the teacher's activations (or its trained threshold). After
-a linear layer the map is the layer's squared activity itself, because there are no channels to sum over. The teacher's
-activations are clipped at theta, the highest rate of the student. The record has its accuracy as ``teacher``.
+From the paper's abstract: attention maps, layer by layer, of a trained teacher. The paper's equations were not found;
+the above is the usual form of attention transfer, averaged over the images.
+Chosen here: the student is the teacher's net and starts from its conversion; the abstract has a smaller student, and
+distils instead of converting parameters. Because the paper's values were not found: beta = 1, T = 4, the surrogate of
+``surrogate`` with alpha = 1, v_0 = theta / 2, and a fixed theta, the 99.9th percentile of the teacher's activations (or
+its trained threshold). After a linear layer the map is the layer's squared activity itself, because there are no
+channels to sum over. The teacher's activations are clipped at theta, the highest rate of the student. The record has
+its accuracy as ``teacher``.
 """
 
 from __future__ import annotations

@@ -34,6 +34,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -68,6 +69,7 @@ class AlignedActivation(Activation):
         threshold: theta.
         start: initial potential as a fraction of theta.
         T: number of levels.
+        ceiling: highest output, that of a ReLU6; the gain is limited to what it leaves.
 
     Attributes:
         shift: phi; one for each channel after learning.
@@ -79,13 +81,15 @@ class AlignedActivation(Activation):
     start: Tensor
     shift: Tensor
     gain: Tensor
+    most_gain: Tensor
 
-    def __init__(self, threshold: Tensor, start: Tensor | float, T: int) -> None:
+    def __init__(self, threshold: Tensor, start: Tensor | float, T: int, ceiling: float = math.inf) -> None:
         super().__init__()
         self.register_buffer("threshold", threshold.detach().clone())
         self.register_buffer("start", torch.as_tensor(start).to(threshold).clone())
         self.register_buffer("shift", torch.zeros_like(threshold))
         self.register_buffer("gain", torch.zeros_like(threshold))
+        self.register_buffer("most_gain", ceiling - self.threshold)
         self.T = T
         self.targets: tuple[Tensor, Tensor] | None = None
 
@@ -96,7 +100,8 @@ class AlignedActivation(Activation):
         count = torch.floor((z + self.shift) * (self.T / self.threshold) + self.start).clamp(0, self.T)
         a = count / self.T * (self.threshold + self.gain)
         if self.targets is not None:
-            self.gain = (1 - WEIGHT) * self.gain + WEIGHT * (self.targets[1] - per_channel(a.mean(0)))
+            gain = (1 - WEIGHT) * self.gain + WEIGHT * (self.targets[1] - per_channel(a.mean(0)))
+            self.gain = gain.minimum(self.most_gain)
         return a
 
 
@@ -170,10 +175,12 @@ class Parallel(CountFirst):
 
         def aligned(name: str, activation: Activation) -> AlignedActivation:
             assert isinstance(activation, (QCFSActivation, ReLUActivation)) and activation.threshold is not None
+            highest = activation.ceiling if isinstance(activation, ReLUActivation) else math.inf
             if self.source == "relu":
-                ceiling = activation.threshold
-                ann.get_submodule(name).register_forward_hook(lambda _, __, a: torch.minimum(a, ceiling))
-            return layers.setdefault(name, AlignedActivation(*silencing(activation.threshold.detach(), 0.5), T))
+                clip = activation.threshold
+                ann.get_submodule(name).register_forward_hook(lambda _, __, a: torch.minimum(a, clip))
+            theta, start = silencing(activation.threshold.detach(), 0.5)
+            return layers.setdefault(name, AlignedActivation(theta, start, T, highest))
 
         exact = all(isinstance(m, QCFSActivation) and m.L == T for m in net.modules() if isinstance(m, Activation))
         replace(net, Activation, aligned)

@@ -17,8 +17,9 @@ From the authors' code (https://github.com/BrainSeek-Lab/PASCAL): the three phas
 there are theta and the mean of spikes here. In its nets each layer has its own L, chosen and trained by the second part
 of the paper, and T as printed is a mean over layers. Here all layers have the net's L, and a net with another L is
 converted with T levels.
-Chosen here: no tolerance in the comparison (there -8e-5). Each layer waits 2 T - 1 steps for its predecessor.
-Corrections are signed and stay inside the neuron; the spikes that are sent are binary.
+Chosen here: no tolerance in the comparison (there -8e-5). Each layer waits 2 T - 1 steps for its predecessor, the first
+too (there it quantises the image's current itself, and sends at once). Corrections are signed and stay inside the
+neuron; the spikes that are sent are binary.
 """
 
 from __future__ import annotations

@@ -19,7 +19,9 @@ epochs (``patience``; that code has Adam, 1e-3, batch 512).
 Chosen here: a spike weighs theta and a layer's activation is the mean over T, as everywhere in this suite, so that the
 initial function is that of the ReLU net (there a spike weighs 1, a count is passed on, batch normalisation absorbs the
 scale, and theta is the percentile / T); the image is shown at every step (there as one current at the first step); this
-suite's SGD; stages of a fixed length (``epochs_per_layer``) for runs too short for the paper's rule.
+suite's SGD; stages of a fixed length (``epochs_per_layer``) for runs too short for the paper's rule; the weights of the
+layer that was converted last are trained (there, from the second stage on, they are frozen at once); a stage begins
+from the last epoch of the one before (there from its best).
 """
 
 from __future__ import annotations

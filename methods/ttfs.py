@@ -1,7 +1,7 @@
 """TTFS: time to first spike.
 
-Rueckauer, Liu: Conversion of Analog to Spiking Neural Networks Using Sparse Temporal Coding, ISCAS 2018,
-https://doi.org/10.1109/ISCAS.2018.8351295
+Stanojevic, Wozniak, Bellec, Cherubini, Pantazi, Gerstner: An Exact Mapping from ReLU Networks to Spiking Neural
+Networks, Neural Networks 168, 2023, https://arxiv.org/abs/2212.12522
 
 A neuron sends at most one spike, and the time of the spike encodes the activation: the larger, the earlier. With a
 window of T steps for each layer,
@@ -17,11 +17,14 @@ at which its potential reaches a falling threshold,
 so it sends the activation rounded down to one of T + 1 levels, or to the nearest with v_0 = theta / 2T. At any depth
 the SNN equals the ANN quantised in T levels. The price is latency: T steps for each layer.
 
-From the paper: one spike, the coding by its time, the windows. Its data set is MNIST.
-Chosen here: v_0 (``v_init``, in units of theta / T), which makes a QCFS net with L = T exact; theta is the 99.9th
-percentile of a ReLU net's activations or the trained one of a QCFS net. The simulation writes a spike's whole effect on
-its window into one step, ``theta (T - t)``, because receivers read only at the window's end. A sum over steps is
-therefore right at T only, and a conversion holds for one T.
+From the paper: one spike, whose time is linear in the activation; a window for each layer, which begins when its input
+is complete. There time is continuous, so the SNN equals the ReLU net itself.
+Chosen here: whole steps, so activations are quantised; a neuron whose activation is 0 sends nothing (there it fires at
+the end of its window); the falling threshold, for a potential that rises at a constant rate; v_0 (``v_init``, in units
+of theta / T), which makes a QCFS net with L = T exact; theta is the 99.9th percentile of a ReLU net's activations or
+the trained one of a QCFS net. Older work codes an activation as 1 / t instead (Rueckauer, Liu, ISCAS 2018). The
+simulation writes a spike's whole effect on its window into one step, ``theta (T - t)``, because receivers read only at
+the window's end. A sum over steps is therefore right at T only, and a conversion holds for one T.
 """
 
 from __future__ import annotations

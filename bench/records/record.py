@@ -366,7 +366,14 @@ def read_record(path: Path) -> Record:
 
 
 def _corrected(data: Options) -> Options:
-    """Takes back what the first records of imported weights claimed of a training that was not ours."""
+    """Corrects what older records claim.
+
+    The first of imported weights described a training that was not ours, and the first of TTFS named a paper with
+    another coding.
+    """
+    method = data.get("method")
+    if isinstance(method, dict) and method.get("paper") == "rueckauer2018ttfs":
+        data = {**data, "method": {**method, "paper": "stanojevic2023exact"}}
     training, protocol = data.get("training"), data.get("protocol")
     if not (isinstance(training, dict) and training.get("imported") and isinstance(protocol, dict)):
         return data

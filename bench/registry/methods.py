@@ -161,7 +161,7 @@ METHODS: dict[str, MethodEntry] = {
         "methods.ttfs:TTFS",
         "sends at most one spike per neuron, whose time encodes the activation; each layer waits for its whole input",
         title="TTFS",
-        paper="rueckauer2018ttfs",
+        paper="stanojevic2023exact",
         source={"relu": "relu", "qcfs": "qcfs"},
         per_T=True,
         waits=True,

@@ -32,7 +32,7 @@ PAPERS: Mapping[str, PaperEntry] = {
     "wu2021ptl": PaperEntry("TPAMI", 2021, "https://arxiv.org/abs/2007.01204"),
     "hong2023lasnn": PaperEntry("arXiv", 2023, "https://arxiv.org/abs/2304.09101"),
     "tang2022snn2ann": PaperEntry("arXiv", 2022, "https://arxiv.org/abs/2206.09449"),
-    "rueckauer2018ttfs": PaperEntry("ISCAS", 2018, "https://doi.org/10.1109/ISCAS.2018.8351295"),
+    "stanojevic2023exact": PaperEntry("Neural Networks", 2023, "https://arxiv.org/abs/2212.12522"),
     "bu2025inference": PaperEntry("CVPR", 2025, "https://arxiv.org/abs/2409.03368"),
     "huang2025dcgs": PaperEntry("ICML", 2025, "https://arxiv.org/abs/2503.00301"),
     "lv2024gn": PaperEntry("ICASSP", 2024, "https://arxiv.org/abs/2402.19061"),

@@ -26,6 +26,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from bench.snn.graph.wiring import Call
 from bench.snn.neurons import Clock, connected, step_totals
 
 # A generous bound on the rounding error of a mean over steps, relative to it, in single precision.
@@ -51,12 +52,11 @@ class AnalogueCounter:
 
     Args:
         clock: the network's.
-        fan_outs: fan-out of each input of each call, as in :class:`bench.snn.graph.wiring.Wiring`; ``None`` for a call
-            whose input is spikes.
+        wired: the layer's calls, as in :class:`bench.snn.graph.wiring.Wiring`.
     """
 
-    def __init__(self, clock: Clock, fan_outs: Sequence[Tensor | None]) -> None:
-        self.clock, self.fan_outs = clock, fan_outs
+    def __init__(self, clock: Clock, wired: Sequence[Call | None]) -> None:
+        self.clock, self.wired = clock, wired
         self.reset()
         self.begin()
 
@@ -70,18 +70,18 @@ class AnalogueCounter:
 
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
         """Adds the multiply-accumulates of one call to :attr:`counts`, ``[T]``."""
-        call, fan_out = self.calls, self.fan_outs[self.calls]
+        call, wired = self.calls, self.wired[self.calls]
         self.calls += 1
-        if fan_out is None:
+        if wired is None:
             return
         x = args[0] if args else kwargs["input"]
         x_TBX, coding = self.clock.unfold(x), self.clock.coding
         active_TBX = self._changes(x_TBX, call) if coding == "differential" else x_TBX != 0
-        constant = len(x) == self.clock.batch and coding != "differential"
+        constant = wired.constant and coding != "differential"
         if constant:
             # The same at every step.
             active_TBX = active_TBX[:1]
-        counts = step_totals(connected(active_TBX.to(torch.float32), fan_out)).expand(self.clock.T)
+        counts = step_totals(connected(active_TBX.to(torch.float32), wired.fan_out)).expand(self.clock.T)
         if constant and coding == "word":
             counts = torch.cat([counts[:1], torch.zeros_like(counts[1:])])
         self.counts = self.counts + counts if len(self.counts) else counts

@@ -166,8 +166,8 @@ class SpikingNetwork(nn.Module):
         for name, fan_out in found.spiking.items():
             self.neurons[name].fan_out = fan_out.to(x.device)
             self.neurons[name].size = found.sizes[name]
-        for name, fan_outs in found.analogue.items():
-            on_device = [fan_out if fan_out is None else fan_out.to(x.device) for fan_out in fan_outs]
+        for name, calls in found.analogue.items():
+            on_device = [call and call._replace(fan_out=call.fan_out.to(x.device)) for call in calls]
             self.analogue[name] = AnalogueCounter(self.clock, on_device)
         # Warm-up steps that are not run before the others are those that the first layer looks ahead (COS).
         self.wait = longest_wait(self.net, x.shape[1:]) - (self.warmup - self.uncounted)

@@ -140,6 +140,17 @@ def test_a_channel_that_is_never_active_sends_nothing_in_parallel() -> None:
     assert sent["act1"].any()
 
 
+@pytest.mark.parametrize("T", [1, 2])
+def test_alignment_raises_no_output_above_the_ceiling_of_a_relu6(T: int) -> None:
+    net, x = relu_net(), tiny.normal(40, 3, 8, 8)
+    net.act1.ceiling = net.act2.ceiling = 0.4  # type: ignore[assignment, union-attr]
+    snn = Parallel(net, "relu", iterations=200).convert(T, tiny.batches(x, (40,)))
+    with outputs(snn.net, SpikingNeuron) as sent:
+        run(snn, x, T)
+    for layer in ("act1", "act2"):
+        assert 0.2 < float(sent[layer].max()) < 0.4 + 1e-6
+
+
 # -------------------------------------------------------------------------------------------------------- bit planes
 
 
@@ -177,6 +188,15 @@ def test_a_word_is_compared_bit_by_bit_from_the_highest(inputs: list[float]) -> 
     if margin < 0.499:  # else the two round a tie
         assert float(out.mean()) == pytest.approx(value)
         assert (out > 0).tolist() == bits
+
+
+def test_a_layer_that_sees_the_image_alone_multiplies_once_for_a_word_even_if_the_image_is_repeated() -> None:
+    model, x = named_model("preactivation")  # its first shortcut starts before the first neuron
+    snn = BitPlane(model.net).convert(3, [])
+    [(_, counts)] = simulate(snn, x, 3, 10**6)
+    stem = counts.macs[list(snn.analogue).index("stem")]
+    assert stem[0] > 0
+    assert stem[1:].tolist() == [0, 0]
 
 
 def test_a_word_costs_its_bits_one_image_and_shifts() -> None:

@@ -466,10 +466,12 @@ def test_a_neuron_that_may_send_more_than_its_threshold_does_not_stand_for_relu6
         convert(OPERATIONS["nn.ReLU6"](), "burst", CALIBRATION)
 
 
-@pytest.mark.parametrize("method", [n for n, e in METHODS.items() if e.source == "relu" and e.load().saturates])
+@pytest.mark.parametrize("method", [n for n, e in METHODS.items() if "relu" in e.sources and e.load().saturates])
 def test_every_method_that_takes_relu6_keeps_its_ceiling(method: str) -> None:
     net, T = OPERATIONS["nn.ReLU6"](), 256
-    options = {"ltb": {"batch": 8}, "snnc_ap": {"iterations": 20}}.get(method, {})
+    options = {"ltb": {"batch": 8}, "snnc_ap": {"iterations": 20}, "ftbc": {"batch": 8}}.get(method, {})
+    if METHODS[method].sources != ["relu"]:
+        options["source"] = "relu"
     images = CALIBRATION[:8]
     snn = convert(net, method, images, T=T, **options)
     logits, expected = simulate(snn, images, T).mean(0), net.eval()(images)

@@ -36,18 +36,30 @@ def _per_channel(fan_out: Tensor) -> Tensor:
     return first.clone() if bool((fan_out == first).all()) else fan_out
 
 
+class Call(NamedTuple):
+    """One call of a layer whose input is not spikes.
+
+    Attributes:
+        fan_out: the number of weights that each input meets.
+        constant: the input is the same at every step, because no neuron is before it.
+    """
+
+    fan_out: Tensor
+    constant: bool
+
+
 class Wiring(NamedTuple):
     """Numbers of connections, by module name; each is ``[H, W]`` or a scalar, or ``[C, H, W]`` if channels differ.
 
     Attributes:
         spiking: for each neuron layer, the number of weights that each spike meets.
-        analogue: for each layer and call, the number of weights that each input meets; ``None`` if the input is spikes.
+        analogue: the calls of each layer; ``None`` if the input is spikes.
         sizes: number of neurons of each spiking layer.
         heard: names of the neurons and layers whose output is sent twice to a neuron that looks ahead (COS).
     """
 
     spiking: dict[str, Tensor]
-    analogue: dict[str, list[Tensor | None]]
+    analogue: dict[str, list[Call | None]]
     sizes: dict[str, int]
     heard: set[str]
 
@@ -64,7 +76,7 @@ def wiring(net: nn.Module, image: Tensor) -> Wiring:
     note_shapes(traced, image)
     neurons = [node for node in graph.nodes if isinstance(called(net, node), SpikingNeuron)]
     layers = [node for node in graph.nodes if isinstance(called(net, node), Linear)]
-    spikes = _spikes(net, graph)
+    spikes, timed = _spikes(net, graph), _timed(net, graph)
     spiking: dict[str, Tensor] = {}
     # Tests run in inference mode, which knows no gradients.
     with torch.inference_mode(False), torch.enable_grad():
@@ -77,15 +89,16 @@ def wiring(net: nn.Module, image: Tensor) -> Wiring:
                 if source in spikes and source in reached:
                     total = total + _connections(net.get_submodule(str(layer.target)), reached[source])
             spiking[str(node.target)] = _per_channel(torch.autograd.grad(total, x)[0][0])
-        analogue: dict[str, list[Tensor | None]] = {}
+        analogue: dict[str, list[Call | None]] = {}
         for layer in layers:
             name, source = str(layer.target), layer.all_input_nodes[0]
-            fan_out = None
+            call = None
             if source not in spikes:
                 x = torch.zeros(1, *source.meta["shape"], dtype=torch.float64, requires_grad=True)
                 fan_out = _per_channel(torch.autograd.grad(_connections(net.get_submodule(name), x), x)[0][0])
-            analogue.setdefault(name, []).append(fan_out)
-    analogue = {name: calls for name, calls in analogue.items() if any(fan_out is not None for fan_out in calls)}
+                call = Call(fan_out, source not in timed)
+            analogue.setdefault(name, []).append(call)
+    analogue = {name: calls for name, calls in analogue.items() if any(call is not None for call in calls)}
     sizes = {str(node.target): node.meta["shape"].numel() for node in neurons}
     return Wiring(spiking, analogue, sizes, _heard(net, graph))
 
@@ -101,6 +114,15 @@ def _spikes(net: nn.Module, graph: fx.Graph) -> set[fx.Node]:
         if isinstance(module, SpikingNeuron) or (moving and moved and spikes.issuperset(moved)):
             spikes.add(node)
     return spikes
+
+
+def _timed(net: nn.Module, graph: fx.Graph) -> set[fx.Node]:
+    """Returns the nodes whose values may change from step to step: those of neurons, and all behind them."""
+    timed: set[fx.Node] = set()
+    for node in graph.nodes:
+        if isinstance(called(net, node), Timed) or not timed.isdisjoint(node.all_input_nodes):
+            timed.add(node)
+    return timed
 
 
 def _pads_with_others(node: fx.Node) -> bool:
