@@ -50,7 +50,7 @@ def convert(
     method: str = "robust_norm",
     calibration: Calibration | None = None,
     T: int | None = None,
-    thresholds: Mapping[str | type[nn.Module], Quantised] | None = None,
+    thresholds: Mapping[str | type[nn.Module], Quantised] | str | None = None,
     **options: object,
 ) -> SpikingNetwork:
     """Converts a trained network into a spiking one.
@@ -75,7 +75,8 @@ def convert(
         thresholds: for a network with your own modules as quantised activations, with ``qcfs`` and the methods that
             build on it. Maps the class or the name of these modules to threshold and levels (a number or a tensor
             broadcastable to one image's activation, and an integer), or to a function that returns both for a module:
-            ``{TheirQCFS: lambda module: (module.thresh, module.L)}``.
+            ``{TheirQCFS: lambda module: (module.thresh, module.L)}``. A string is the option of this name of ``dcgs``
+            and ``hmt``.
         **options: options of the method, as ``--model.*`` on the command line: ``percentile=99.9``,
             ``granularity="channel"``; and of the converted network, as ``--snn.*``: ``delay="auto"``,
             ``permute=True``, ``draw_seed=1`` (:class:`bench.snn.readout.Readout`).
@@ -92,6 +93,10 @@ def convert(
     if T is None and entry.per_T:
         raise UserError(f"{method} converts for one T; give convert(..., T=...)")
     kind, found = entry.load(), None
+    if isinstance(thresholds, str):
+        options["thresholds"], thresholds = thresholds, None
+    if not isinstance(thresholds, Mapping | None):
+        raise UserError(f"thresholds: must be a mapping from modules to threshold and levels, not {thresholds!r}")
     # draw_seed is the method's if it draws itself.
     shared = {"delay", "permute", "draw_seed"} - inspect.signature(kind).parameters.keys()
     asked = {name: options.pop(name) for name in shared & options.keys()}

@@ -29,10 +29,10 @@ converged by then, which is part of the method: theta limits no value here, beca
 exceed it.
 
 From the authors' code: the above; n = 4 in its ResNets, 8 in other nets.
-Chosen here: moments from training images without augmentation (the released code takes them from the evaluation set);
-64 levels of the quantiser (``quantiser_levels``), the default of the authors' function, to which their code passes
-T 2^n. A channel with theta = 0 sends nothing. Max-pooling after a ReLU is moved before it and pools currents; the
-authors have a special neuron for it.
+Chosen here: moments from training images without augmentation (the released code takes them from the evaluation set); a
+percentile over all images (there a running average over batches); 64 levels of the quantiser (``quantiser_levels``),
+the default of the authors' function, to which their code passes T 2^n. A channel with theta = 0 sends nothing.
+Max-pooling after a ReLU is moved before it and pools currents; the authors have a special neuron for it.
 Costs: an event is s_t != 0, at any level, and an input to a layer is what differs from its mean so far. In hardware
 each synapse (or each neuron) must store this mean and add it at every step; that is not counted. Nor is the shift of
 the weight by which an event of theta / 2^k is added.

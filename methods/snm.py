@@ -16,9 +16,10 @@ normalisation): theta is the neuron's own largest activation over the calibratio
 
 From the paper: the rule, its memory, and neuron-wise normalisation. From the authors' code: v_0 = 0 (``v_init``),
 which the text does not state.
-Chosen here: the number of calibration images, without augmentation; the released code takes the maxima over the whole
-augmented training set. A neuron that no calibration image activates has the smallest possible threshold. In the test it
-may send spikes of either sign that weigh nothing (:func:`bench.snn.calibration.activation_percentiles`).
+Chosen here: the number of calibration images, without augmentation; the released code takes the maxima over the
+augmented training set and the test set, separately for each place in a batch of 256. An analogue read-out; there the
+last layer has signed neurons too. A neuron that no calibration image activates has the smallest possible threshold. In
+the test it may send spikes of either sign that weigh nothing (:func:`bench.snn.calibration.activation_percentiles`).
 The alphabet is ternary: each spike carries a sign, so results are not comparable with those of a binary network.
 """
 

@@ -17,7 +17,8 @@ For a given T and a trained ReLU net with folded BN:
 The last layer stays analogue. A conversion holds for one T only.
 
 From the paper or its authors' code: the above; channel-wise thresholds are the authors' option.
-Chosen here: 1,024 calibration images, as the advanced pipeline has them.
+Chosen here: 1,024 calibration images, as the advanced pipeline has them. With channel-wise thresholds, each unit of a
+hidden linear layer has its own; in the authors' code such a layer has one.
 """
 
 from __future__ import annotations

@@ -42,8 +42,10 @@ class _ClipFloorShift(torch.autograd.Function):
 
 
 def _quantise(z: Tensor, threshold: Tensor, levels: int) -> Tensor:
+    # A unit that is never active has the smallest positive theta: levels / theta is infinite, and times 0 it is NaN.
+    scale = (levels / threshold).clamp_max(torch.finfo(threshold.dtype).max)
     # In place: a fresh tensor for each operation costs more than the operation.
-    return (z * (levels / threshold)).add_(0.5).floor_().clamp_(0, levels).mul_(threshold / levels)
+    return (z * scale).add_(0.5).floor_().clamp_(0, levels).mul_(threshold / levels)
 
 
 def clip_floor_shift(z: Tensor, threshold: Tensor, levels: int, region: Region = "clip_first") -> Tensor:
@@ -222,7 +224,7 @@ class QuantisedReLU(Activation):
 
     def forward(self, z: Tensor) -> Tensor:
         """Quantises pre-activations of any shape."""
-        # A unit that is never active has the smallest positive theta: T / theta is infinite, and times 0 it is NaN.
+        # As in _quantise.
         scale = (self.T / self.threshold).clamp_max(torch.finfo(self.threshold.dtype).max)
         counts = torch.floor((z + self.bias) * scale + self.shift).clamp(0, self.T * self.levels)
         return counts / self.T if self.unit else counts * (self.threshold / self.T)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bench.errors import UserError
 from bench.ranges import require_within
-from bench.snn.neurons import Draws, Shuffle
+from bench.snn.neurons import Draws, IFNode, Shuffle
 from bench.snn.simulate import SpikingNetwork
 
 # Training images from which a delay is estimated if the method needs no calibration images.
@@ -89,8 +89,9 @@ class Readout:
 def delay_of(snn: SpikingNetwork, means: Mapping[str, Tensor]) -> int:
     """Estimates the steps until the most strongly driven neuron of every layer has fired, one layer after the other.
 
-    A neuron that starts at ``v_0`` and gets its mean activation at every step needs ``(theta - v_0) / mean`` steps. A
-    neuron with several levels fires at its lowest one, ``neuron.fires_at`` of theta.
+    A neuron that starts at ``v_0`` and gets its mean activation at every step needs ``(theta - v_0) / mean`` steps, or
+    fewer if it adds a constant current itself. A neuron with several levels fires at its lowest one,
+    ``neuron.fires_at`` of theta.
 
     Args:
         snn: the converted network.
@@ -105,6 +106,9 @@ def delay_of(snn: SpikingNetwork, means: Mapping[str, Tensor]) -> int:
         mean = means[name].to(neuron.threshold)
         # If spikes weigh 1, the mean is a rate: the current is theta times as large.
         missing = (neuron.fires_at - start).clamp_min(0) * neuron.amplitude
-        fastest = float((missing / mean).where(mean > 0, math.inf).min())
+        drive = mean
+        if isinstance(neuron, IFNode) and neuron.bias is not None:
+            drive = mean + neuron.bias * (neuron.amplitude / neuron.threshold)
+        fastest = float((missing / drive).where((mean > 0) & (drive > 0), math.inf).min())
         total += fastest if math.isfinite(fastest) else 0.0
     return math.floor(total)

@@ -392,6 +392,14 @@ class Pair(nn.Module):
         return self.net(x), x
 
 
+@pytest.mark.parametrize(("method", "rule"), [("hmt", "q999"), ("dcgs", "percentile")])
+def test_the_rule_of_thresholds_is_an_option_of_these_methods(method: str, rule: str) -> None:
+    images = normal(8, 3, 8, 8)
+    chosen, default = (convert(plain(), method, images, T=4, **given) for given in ({"thresholds": rule}, {}))
+    pairs = zip(chosen.neurons.values(), default.neurons.values(), strict=True)
+    assert not any(torch.equal(one.threshold, other.threshold) for one, other in pairs)
+
+
 EIGHT = normal(2, 3, 8, 8)
 ODD: dict[str, tuple[Callable[[], object], str]] = {
     "parametrized": (lambda: convert(parametrized(), "max_norm", EIGHT), "conv1 is parametrized"),
@@ -405,6 +413,12 @@ ODD: dict[str, tuple[Callable[[], object], str]] = {
     "options of a model that has them": (lambda: convert(converter(), "opi", EIGHT, percentile=99.0), "^percentile: "),
     "thresholds of a model that knows its own": (
         lambda: convert(converter(), "opi", EIGHT, thresholds={"conv1": (1.0, 4)}), "^thresholds: OPI knows its own"
+    ),
+    "thresholds of another kind": (
+        lambda: convert(plain(), "qcfs", EIGHT, thresholds=[1.0, 4]), "^thresholds: must be a mapping"  # type: ignore[arg-type]
+    ),
+    "a rule of thresholds that is not known": (
+        lambda: convert(plain(), "hmt", EIGHT, T=4, thresholds="q99"), "thresholds"
     ),
     "no margin": (lambda: convert(converter(), "srp", EIGHT, epsilon=math.nan), "^--model.epsilon nan: "),
     "a recurrent layer": (lambda: convert(nn.Sequential(nn.LSTM(4, 4)), "opi", normal(2, 3, 4)), "LSTM"),

@@ -62,6 +62,14 @@ def test_the_estimate_does_not_depend_on_where_theta_is_kept() -> None:
     assert delays == [3, 3], "0.5 * 13 / 2 = 3.25, and 0.5 * 0.4 / 0.03 = 6.7"
 
 
+def test_a_constant_current_of_the_neuron_shortens_the_estimate() -> None:
+    theta, mean = torch.tensor([2.0, 2.0]).double(), torch.tensor([0.5, 0.0]).double()
+    for bias, expected in ((None, 4), (0.3, 2), (-0.3, 10), (-0.6, 0)):
+        neuron = IFNode(theta, 0.0, None if bias is None else torch.tensor([bias, 9.0]).double())
+        snn = SpikingNetwork(nn.Sequential(neuron, nn.Linear(2, 2).double()))
+        assert delay_of(snn, {"0": mean}) == expected, "a neuron that is silent in the ANN does not count"
+
+
 def net_of_relus(net: tiny.Layers) -> nn.Module:
     layers = [module if isinstance(module, nn.Linear) else nn.ReLU() for module in net.children()]
     order = [layers[0], nn.ReLU(), layers[2], nn.ReLU(), layers[4]]

@@ -259,6 +259,17 @@ def test_what_was_corrected_is_not_refitted_afterwards(net: str) -> None:
             assert torch.equal(before, after), name
 
 
+def test_a_channel_that_is_silent_in_calibration_leaves_no_nan_in_the_weights() -> None:
+    """Its theta is the smallest positive number; a current of exactly 0 times levels / theta must stay 0."""
+    net, x = relu_net(), tiny.normal(8, 3, 8, 8)
+    for convolution, norm in ((net.conv1, net.bn1), (net.conv2, net.bn2)):
+        convolution.weight.data[1] = 0.0  # type: ignore[index, union-attr]
+        norm.weight.data[1] = norm.bias.data[1] = 0.0  # type: ignore[index, union-attr]
+    rule = SNNCAdvanced(net, granularity="channel", iterations=3, calibration_batch=4)
+    snn = rule.convert(4, tiny.batches(x, (8,)))
+    assert all(bool(value.isfinite().all()) for value in snn.state_dict().values())
+
+
 # ------------------------------------------------------------------------------------------------------------ the rest
 
 
