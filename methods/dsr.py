@@ -20,7 +20,7 @@ With v shifted by (1 - alpha) theta the neuron fires at theta and starts at v_0 
 way here; with alpha = 1/2 it is the neuron of QCFS. theta is trained, one for each layer, and kept above a bound.
 
 From the paper or its authors' code: alpha = 0.5, theta = 6 at the start, the bound 0.01, T = 20 (5 with learning rate
-0.05 and the bound 0.001), SGD with learning rate 0.1, momentum 0.9, weight decay 5e-4, a cosine over 200 epochs.
+0.05), SGD with learning rate 0.1, momentum 0.9, weight decay 5e-4, a cosine over 200 epochs.
 Left out: the neurons after the last pooling and after the logits, which that code has and which limit the logits to
 [0, theta]; the linear warm-up of 400 iterations; LIF neurons.
 """

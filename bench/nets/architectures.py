@@ -132,9 +132,11 @@ class CifarVGG(nn.Module):
             nn.ReLU(),
             nn.Linear(4096, num_classes),
         )
-        for module in self.features:
-            if isinstance(module, nn.Conv2d):  # as in the QCFS authors' VGG, which also sets linear biases to 0
+        for module in self.modules():  # as in the QCFS authors' VGG
+            if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps images ``[B, 3, 32, 32]`` to logits ``[B, num_classes]``."""

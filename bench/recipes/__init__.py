@@ -2,7 +2,7 @@
 
 ``bench fit`` uses ``<method>/<data>_<arch>.yaml``, or ``<method>/<data>.yaml`` for a net without its own file.
 ``--recipe <name>`` selects ``<data>_<arch>.<name>.yaml``. A net of timm is ``timm_<arch>``. A recipe is named ``paper``
-if it has the paper's settings, and ``ours`` if these are not known. The comment at the top of each file gives command,
+if it has the paper's settings for its net, and ``ours`` otherwise. The comment at the top of each file gives command,
 cost and expected accuracy. docs/recipes.md compares the settings of QCFS, from which most others follow, with the paper
 and the released codes.
 """

@@ -725,7 +725,7 @@ def test_weights_start_as_in_the_papers_code(arch: str, init: Any, kaiming: bool
             assert (module.weight == 1).all()
             assert (module.bias == 0).all()
         elif isinstance(module, nn.Linear):
-            assert bool((module.bias == 0).all()) == (init == "kaiming_normal")
+            assert bool((module.bias == 0).all()) == kaiming
 
 
 @pytest.mark.parametrize(
