@@ -145,7 +145,8 @@ class NQ(QCFS):
         super().validation_step(batch, batch_idx)
         # Half precision and TF32 would change spikes, and sigma must be the error of the SNN that is evaluated.
         with torch.autocast(batch[0].device.type, enabled=False), full_precision():
-            gaps = layer_gaps(self.net, self._snn[0], batch[0].float(), self.T_val)
+            images = batch[0].to(next(self.net.parameters()).dtype)
+            gaps = layer_gaps(self.net, self._snn[0], images, self.T_val)
         for name, gap in gaps.items():
             self._variances.setdefault(name, []).append(gap.var())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from bench.records.energy import ENERGY_MODEL
 from bench.records.record import Options, Record, SnnAccuracy, differences, part
 from bench.registry.datasets import DATA
 from bench.registry.methods import METHODS
@@ -30,6 +31,8 @@ def contradictions(record: Record) -> Iterator[str]:
         yield f"data.num_classes is {record.data.num_classes}; {record.data.name} has {data.num_classes}"
     if net is not None and abs(record.arch.parameters / 1e6 - net.weights) > TOLERATED_WEIGHTS * net.weights:
         yield f"arch.parameters is {record.arch.parameters}; {record.arch.name} has about {net.weights} million"
+    if record.energy_model not in (None, ENERGY_MODEL.name):
+        yield f"energy_model is {record.energy_model}; energies are compared by {ENERGY_MODEL.name} only"
     if record.seed >= 2**32:
         yield f"seed is {record.seed}, which fit refuses"
     for where, accuracy in (("ann", record.ann), *((f"snn T={point.T}", point) for point in record.snn)):

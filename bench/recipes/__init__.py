@@ -52,6 +52,8 @@ def read_recipe(path: Path) -> Recipe:
     for reserved in ("method", "arch", "recipe", "config", "ckpt", "out", "seed"):
         if reserved in content:
             raise UserError(f"--recipe {path}: {reserved} is not a recipe's to set; give it as an option")
+    if isinstance(content.get("data"), dict) and "name" in content["data"]:
+        raise UserError(f"--recipe {path}: data.name is not a recipe's to set; give --data")
     # A file of the user's own must not pass for the paper's recipe.
     name = content.pop("name")
     return Recipe(name if path.is_relative_to(FOLDER) else f"{OWN_FILE}{name}", content, path)

@@ -24,13 +24,17 @@ PROTOCOL_VERSION = 1
 
 # Levels of a record's JSON; a real one has 7.
 DEPTH = 20
+# A deep network at 500 values of T has 5 MB.
+MAX_BYTES = 20_000_000
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+=,-]*$", max_length=120)]
 Text = Annotated[str, Field(max_length=2000)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
+# Above any real number, and below those that arithmetic on them cannot hold.
+Count = Annotated[int, Field(ge=0, le=10**18)]
+Positive = Annotated[int, Field(ge=1, le=10**18)]
+Amount = Annotated[float, Field(ge=0, le=1e18)]
 # Options of a class by name, as JSON values. The class defines their names and types.
 Options = dict[str, JsonValue]
 
@@ -154,15 +158,15 @@ class SnnAccuracy(Accuracy):
     T: Positive
     warmup: Count
     quantised_top1: Fraction | None
-    firing_rate: Annotated[float, Field(ge=0)]
-    layer_firing_rates: dict[Text, Annotated[float, Field(ge=0)]] = {}
-    synops: Annotated[float, Field(ge=0)] | None = None
-    macs: Annotated[float, Field(ge=0)] | None = None
+    firing_rate: Amount
+    layer_firing_rates: dict[Text, Amount] = {}
+    synops: Amount | None = None
+    macs: Amount | None = None
     membrane_updates: Count | None = None
     wait: Count = 0
     delay: Count = 0
     shifts: Count = 0
-    energy_joule: Annotated[float, Field(ge=0)] | None = None
+    energy_joule: Amount | None = None
 
     @property
     def latency(self) -> int:
@@ -216,7 +220,7 @@ class Training(Strict):
 
     code: Code
     epochs: Count
-    seconds: Annotated[float, Field(ge=0)] | None
+    seconds: Amount | None
     arithmetic: Arithmetic | None = None
     imported: Imported | None = None
 
@@ -241,7 +245,7 @@ class Run(Strict):
 
     argv: list[Text]
     started: Text
-    seconds: Annotated[float, Field(ge=0)]
+    seconds: Amount
 
 
 class Checkpoint(Strict):
@@ -347,8 +351,8 @@ def read_record(path: Path) -> Record:
     try:
         if path.is_dir():
             raise UserError(f"{path}: is a folder; give the file, such as {path / 'record.json'}")
-        if path.stat().st_size > 1_000_000:
-            raise UserError(f"{path}: a record is a few kilobytes; this file is larger than 1 MB")
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError(f"{path}: a record is a few kilobytes; this file is larger than {MAX_BYTES // 10**6} MB")
         text = path.read_text(encoding="utf-8")
         data = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_nan)
         if _depth(data) > DEPTH:

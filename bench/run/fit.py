@@ -186,6 +186,7 @@ def evaluate_checkpoint(
         raise UserError(f"--out {out}: holds another training, whose weights would be lost; give another folder")
     net = load(ckpt, data, snn)
     net = net._replace(header=net.header.of_weights(readout=True))
+    check_early(net.header, argv)
     _keep_net(out, net.weights)
     whole = net.header.recipe.part("trainer").get("max_epochs")
     if (out / "checkpoints").exists() and net.header.epochs != whole:

@@ -197,6 +197,9 @@ def layered(parser: ArgumentParser, layers: Sequence[tuple[str, Options]], argum
                 raise UserError(f"{origin}: unknown setting {key}{near_option(f'--{key}', known).replace('--', '')}")
         try:
             config = parser.parse_object(flat, config)
+            # parse_object takes a null for any type; the command line does not.
+            for key in (key for key, value in flat.items() if value is None):
+                parser.parse_args([f"--{key}=null"], config.clone())
         except ArgumentError as error:
             raise UserError(f"{origin}: {_one_line(error, key='')}") from error
     for token in arguments:
@@ -223,7 +226,8 @@ def _one_line(error: Exception, key: str = "--") -> str:
     def plain(found: re.Match[str]) -> str:
         return found[1] or found[2].replace(", ", " or ")
 
-    return re.sub(r"<class '(\w+)'>|typing\.Literal\[(.*?)\]", plain, text).replace("NoneType", "null")[:400]
+    text = re.sub(r"<class '(\w+)'>|typing\.Literal\[(.*?)\]", plain, text)
+    return text.replace("NoneType", "null").replace("not None", "not null")[:400]
 
 
 def flatten(tree: Options, prefix: str = "") -> Options:

@@ -122,6 +122,8 @@ def resolve(chosen: Chosen, settings: tuple[str, Options], arguments: Sequence[s
             raise UserError(f"--trainer.precision: {chosen.method} does not train, and SNNs are evaluated in 32 bits")
         if config["compile"] != "auto" and config["ckpt"]:
             raise UserError("--compile: nothing is trained if --ckpt gives a net; leave it out")
+    if config["out"] == "":
+        raise UserError("--out: is empty; give a folder, or leave it out")
     if not 0 <= config["seed"] < 2**32:
         raise UserError(f"--seed {config['seed']}: must be between 0 and {2**32 - 1}")
     snn: Options = {**Readout.of(config["snn"]).changes}
@@ -236,6 +238,10 @@ def _chosen(first: Namespace, from_file: Options) -> Chosen:
             if hint := nearest(key, ["method"]):
                 raise UserError(f"--config {first.config}: {key} is unknown{hint}")
         raise UserError("--method is missing; python -m bench list shows the methods")
-    arch = first.arch or from_file.get("arch") or "resnet20"
-    data = getattr(first, "data.name") or from_file.get("data.name") or "cifar10"
+    given = {"arch": first.arch, "data.name": getattr(first, "data.name")}
+    for name, value in given.items():
+        if value == "":
+            raise UserError(f"--{name.partition('.')[0]}: is empty; give a name, or leave it out")
+    arch = given["arch"] or from_file.get("arch") or "resnet20"
+    data = given["data.name"] or from_file.get("data.name") or "cifar10"
     return Chosen(str(method), str(arch), str(data), str(first.recipe or from_file.get("recipe") or ""))

@@ -106,10 +106,24 @@ def require_fitting(spec: RunSpec, source: Header, kinds: Sequence[str], path: P
             needed = " or ".join(str(value) for value in values)
             hint = _instead(spec.method, str(found)) if key == "method" else ""
             raise UserError(f"--ckpt {path}: has {key} {found}, but {spec.method} needs {key} {needed}{hint}")
-    held_out, wanted = source.recipe.part("data").get("val_split") or 0, spec.data_options["val_split"]
-    if spec.data_options["eval_split"] == "val" and int(str(held_out)) < int(str(wanted)):
+    require_held_out(spec, source.recipe.part("data").get("val_split"), str(path))
+
+
+def require_held_out(spec: RunSpec, held_out: object, net: str) -> None:
+    """Refuses to evaluate on held-out training images that the net was trained on.
+
+    Args:
+        spec: of the evaluation.
+        held_out: number of training images that the net's training held out; ``None`` for none.
+        net: the net, for the message.
+
+    Raises:
+        UserError: it held out too few.
+    """
+    wanted = spec.data_options["val_split"]
+    if spec.data_options["eval_split"] == "val" and int(str(held_out or 0)) < int(str(wanted)):
         raise UserError(
-            f"--data.eval_split val: {path} was trained on some of these images, as it held out {held_out}; give a "
+            f"--data.eval_split val: {net} was trained on some of these images, as it held out {held_out or 0}; give a "
             f"net that was trained with --data.val_split {wanted}"
         )
 

@@ -65,12 +65,19 @@ def checked(trainer: dict[str, Any]) -> dict[str, Any]:
         raise UserError(f"--trainer.gradient_clip_val {clip}: must be above 0; without it nothing is clipped")
     if clip is None and found["gradient_clip_algorithm"] is not None:
         raise UserError("--trainer.gradient_clip_algorithm: nothing is clipped without --trainer.gradient_clip_val")
+    if clip is not None:
+        found |= {
+            "gradient_clip_val": float(clip),
+            "gradient_clip_algorithm": found["gradient_clip_algorithm"] or "norm",
+        }
     for key in ("limit_train_batches", "limit_test_batches"):
         limit = found[key]
         if limit is not None and not (0 < limit <= 1 if isinstance(limit, float) else limit >= 1):
             raise UserError(
                 f"--trainer.{key} {limit}: must be a whole number of batches, at least 1, or a fraction up to 1.0"
             )
+        if isinstance(limit, float) and limit == 1:  # all of them; 1 is one batch
+            found[key] = None
     return found
 
 

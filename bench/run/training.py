@@ -216,6 +216,8 @@ def find_resume(spec: RunSpec, out: Path, header: Header, tuning: bool = False) 
     if tuning and Path(str(asked)).resolve().parent in (out.resolve(), folder.resolve()):
         raise UserError(f"--out {out}: holds the net that the training begins from; give another folder")
     ours = asked is not None and not tuning and (asked == "last" or is_of(out, Path(asked)))
+    if ours and spec.local.overwrite:
+        raise UserError(f"--ckpt {asked}: continues the run that --overwrite would replace; leave one of them out")
     resumable = any((folder / name).exists() for name in (LAST, PREVIOUS))
     there = resumable or any((out / name).exists() for name in (RECORD, WEIGHTS))
     if not ours and there and not spec.local.overwrite:

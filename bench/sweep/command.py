@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.errors import UserError
+from bench.files import require_writable
 from bench.leaderboard.load import reasons
 from bench.records.record import config_sha256, duration, read_record
 from bench.run.build import build_untrained
@@ -59,6 +60,7 @@ def run(file: Path, out: Path, committed: Path, resources: Resources, dry_run: b
         _print_plan(jobs, Estimator([out, committed]))
         return 0
     _check(jobs)
+    require_writable(out)
     failed = Scheduler(jobs, resources).run()
     for lost in failed:
         print(f"failed: {lost.job.title}: {lost.note}")

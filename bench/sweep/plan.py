@@ -20,6 +20,7 @@ from bench.registry.entries import lookup
 from bench.registry.methods import METHODS
 from bench.run.checkpoints import LAST, PREVIOUS, RECORD, WEIGHTS
 from bench.run.resolve import Chosen, resolve
+from bench.run.source import require_held_out
 from bench.run.trainer_options import TRAINING
 from bench.sweep.sweep_file import SweepFile, full_names
 
@@ -168,6 +169,10 @@ class Planner:
         source = self._add(kind, where, trained, full_names(self.sweep.sources.get(kind, {})) | net, {})
         source = self.jobs[source.folder] = replace(source, weights=True)
         net_of = source.spec
+        try:
+            require_held_out(spec, net_of.data_options["val_split"], f"the {kind} net of this sweep")
+        except UserError as error:
+            raise UserError(f"{method}, {', '.join(where[:2])}: {error}") from error
         folder = spec.folder_of(net_of.config(), net_of.recipe, list(net_of.overrides), self.root)
         return self._file(spec, folder, words, source.folder)
 
@@ -176,6 +181,7 @@ class Planner:
         arch, data, seed = where
         recipe = str(options.get("recipe") or "")
         rest = {name: value for name, value in options.items() if name != "recipe"}
+        options = {**rest, "recipe": recipe} if recipe else rest
         try:
             words = _words(options)
             asked = json.dumps([method, arch, data, words])
@@ -228,7 +234,7 @@ def _for_conversion(option: str, data: str) -> bool:
     if group == "data":
         return name in lookup("--data", data, DATA).load().roles
     if group == "trainer":
-        return name not in TRAINING
+        return name not in (*TRAINING, "precision")  # an SNN is evaluated in 32 bits
     return option in ("T", "logger", "overwrite")
 
 

@@ -48,6 +48,12 @@ def test_what_the_trainer_cannot_do_is_refused_before_the_training(bench, option
     assert not list(Path().rglob("*.ckpt"))
 
 
+def test_an_evaluation_whose_command_no_record_can_hold_is_refused_at_once(bench, trained):
+    steps = ",".join(map(str, range(1, 531)))
+    refused(bench("evaluate", "--ckpt", str(trained), "--out", "e", "--T", steps, "--logger", "none"), "argv", "2000")
+    assert not Path("e").exists()
+
+
 def test_help_after_a_wrong_value_is_one_line(bench):
     result = bench("fit", "--method", "qcfs", "--data", "digits", "--model.L", "abc", "--help")
     assert result.status == 2 and len(result.err.splitlines()) == 1 and "--model.L" in result.err, result.err
@@ -110,6 +116,11 @@ def test_an_evaluation_on_apple_s_gpu_is_refused(bench, trained):
         ((*FIT, "--out", "a\0b"), ["--out"]),
         ((*FIT, "--config", "nested.yaml"), ["nested.yaml"]),
         ((*FIT, "--config", "date.yaml"), ["date.yaml", "model.lr"]),
+        ((*FIT, "--config", "null.yaml"), ["null.yaml: model.L: must be int, not null"]),
+        ((*FIT, "--recipe", "data.yaml"), ["data.yaml", "data.name"]),
+        ((*FIT, "--out", ""), ["--out: is empty"]),
+        ((*FIT, "--arch", ""), ["--arch: is empty"]),
+        ((*FIT, "--ckpt", "last", "--overwrite", "true"), ["--ckpt last", "--overwrite"]),
         ((*FIT, "--recipe", "my.yaml"), ["--recipe: ", "my recipe"]),
         ((*FIT, "--recipe", "arch.yaml"), ["arch.yaml", "arch"]),
         ((*FIT, "--method", "max_norm"), ["--trainer.max_epochs", "max_norm does not train", "--method relu"]),
@@ -136,6 +147,8 @@ def test_refused_in_one_line(bench, arguments, words, monkeypatch):
     Path("nested.yaml").write_text("a: " + "[" * 3000)
     Path("twice.yaml").write_text("model: {L: 2}\nmodel: {L: 4}")
     Path("date.yaml").write_text("model: {lr: 2020-01-01}")
+    Path("null.yaml").write_text("model: {L: null}\ntrainer: {gradient_clip_val: null}")
+    Path("data.yaml").write_text("name: own\ndata: {name: cifar10}")
     Path("my.yaml").write_text("name: my recipe\nmodel: {L: 2}")
     Path("arch.yaml").write_text("name: own\narch: vgg16")
     refused(bench(*arguments), *words)

@@ -142,11 +142,20 @@ def test_differences_name_the_option() -> None:
     assert differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": 4}) == ["a.c=3", "d=4"]
 
 
-@pytest.mark.parametrize(("text", "value"), [("1", 1), ("1.0", 1.0), ("0.5", 0.5), ("5", 5)])
-def test_one_batch_is_not_all_of_them(text: str, value: float) -> None:
+@pytest.mark.parametrize(("text", "value"), [("1", 1), ("1.0", None), ("0.5", 0.5), ("5", 5)])
+def test_one_batch_is_not_all_of_them(text: str, value: float | None) -> None:
     spec = parse_fit(["--method", "qcfs", "--data", "digits", "--trainer.limit_train_batches", text])
     found = spec.all_trainer_options["limit_train_batches"]
     assert found == value and type(found) is type(value)
+
+
+def test_clipping_is_the_same_however_it_is_written() -> None:
+    clip = "--trainer.gradient_clip_val"
+    found = [
+        parse_fit([*BASE, clip, *given]).config()
+        for given in (["1"], ["1.0"], ["1", "--trainer.gradient_clip_algorithm", "norm"])
+    ]
+    assert found[0] == found[1] == found[2]
 
 
 @pytest.mark.parametrize("text", ["8", "'8'"])

@@ -249,8 +249,14 @@ def test_held_out_images_that_are_not_augmented_are_no_secret(
     assert "--data.val_augment true" in lines[0]
 
 
-def test_sigma_is_measured_in_the_arithmetic_of_the_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a training with TF32 and half precision."""
+@pytest.mark.parametrize(
+    ("precision", "measured"),
+    [("bf16-mixed", torch.float32), ("64-true", torch.float64), ("bf16-true", torch.bfloat16)],
+)
+def test_sigma_is_measured_in_the_arithmetic_of_the_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, measured: torch.dtype
+) -> None:
+    """In a training with TF32 and half precision; a net of another type keeps its own."""
     seen = []
 
     def watched(net: nn.Module, snn: SpikingNetwork, images: Tensor, T: int) -> dict[str, Tensor]:
@@ -259,7 +265,7 @@ def test_sigma_is_measured_in_the_arithmetic_of_the_evaluation(tmp_path: Path, m
         return layer_gaps(net, snn, images, T)
 
     monkeypatch.setattr("methods.nq.layer_gaps", watched)
-    trainer = make_trainer({"max_epochs": 1, "accelerator": "cpu", "precision": "bf16-mixed"}, [], [], tmp_path)
+    trainer = make_trainer({"max_epochs": 1, "accelerator": "cpu", "precision": precision}, [], [], tmp_path)
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     try:
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
@@ -267,4 +273,4 @@ def test_sigma_is_measured_in_the_arithmetic_of_the_evaluation(tmp_path: Path, m
         assert torch.backends.cudnn.allow_tf32 and torch.backends.cuda.matmul.allow_tf32, "as the training goes on"
     finally:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
-    assert set(seen) == {(False, False, False, torch.float32)}
+    assert set(seen) == {(False, False, False, measured)}

@@ -102,6 +102,13 @@ def test_training_options_go_to_the_source_and_not_to_what_converts_it():
     )
 
 
+def test_precision_is_that_of_the_training_and_no_recipe_means_the_default():
+    [source, job] = plan(methods=["cos"], options={**TINY, "trainer.precision": "bf16-mixed", "recipe": None})
+    assert source.spec.all_trainer_options["precision"] == "bf16-mixed"
+    assert not {"--trainer.precision", "--recipe"} & set(job.arguments)
+    assert "--recipe" not in source.arguments
+
+
 def test_a_method_can_convert_several_nets_and_a_default_may_be_given_or_not():
     twice = [{"name": "cos", "source": {"model.L": L}} for L in (4, 8)]
     jobs = by_method(plan(methods=["qcfs", *twice, {"name": "qcfs", "grid": {"model.L": [4, 8, 2]}}]))
@@ -370,6 +377,7 @@ def test_a_run_of_one_process_is_alone_in_its_folder_whatever_its_rank_is_said_t
         ("methods: [{name: cos, options: {ckpt: x}, source: {model.L: 4}}]", ["cos", "ckpt and source"]),
         ("methods: [qcfs]\nmethods: [relu]", ["line 1", "methods", "twice"]),
         ("methods: [qcfs]\noptions: {model.L: 2024-01-01}", ["model.L", "2024"]),
+        ("methods: [{name: opi, grid: {model.source: [null]}}]", ["opi", "model.source", "null"]),
         ("methods: [qcfs\ndata: [digits]", ["cannot be read (line 2: expected"]),
     ],
 )
@@ -390,6 +398,7 @@ def test_a_file_that_makes_no_sense_is_one_line(tmp_path, monkeypatch, capsys, t
         ("[{name: bitplane, options: {T: [9]}}]", ["bitplane", "T = 9"]),
         ("[{name: parallel, options: {snn.delay: 4}}]", ["parallel", "snn.delay 4"]),
         ("[{name: opi, options: {ckpt: absent.safetensors}}]", ["opi", "absent.safetensors"]),
+        ("[{name: opi, options: {data.val_split: 9, data.eval_split: val}}]", ["opi", "relu net", "val_split 9"]),
     ],
 )
 def test_what_a_run_would_refuse_is_refused_before_the_first_run(tmp_path, monkeypatch, capsys, methods, words):
