@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import itertools
+import keyword
 import operator
 import sys
 import typing
@@ -45,6 +46,7 @@ Quantised = tuple[float | Tensor, int] | Callable[[nn.Module], tuple[float | Ten
 
 
 @full_precision()
+@torch.inference_mode(False)  # snnc_ap trains
 def convert(
     model: nn.Module,
     method: str = "robust_norm",
@@ -87,7 +89,7 @@ def convert(
     Raises:
         UserError: a part of the network cannot be converted, or an argument is invalid; the message says which.
     """
-    entry = lookup("method", method, METHODS)
+    entry = lookup("method", str(method), METHODS)
     if T is not None and (T := _whole(T)) < 1:
         raise UserError(f"T = {T}: must be at least 1")
     if T is None and entry.per_T:
@@ -216,6 +218,7 @@ def prepare(
     if half := next((parameter.dtype for parameter in own.parameters() if parameter.dtype in _HALF), None):
         own = own.float()
         notices.append(f"the network is {half}; it was converted in single precision, because membranes need it")
+    _check_names(own)
     net = copy.deepcopy(own)
     _mark_quantised(net, thresholds or {})
     net = with_hooks(net, image)
@@ -236,8 +239,17 @@ def prepare(
     return Prepared(own, net, form.last, form.fixed_size, tuple(notices))
 
 
+def _check_names(net: nn.Module) -> None:
+    """Refuses names of layers that the generated code of torch.fx cannot have."""
+    taken = {"code", "graph", "meta"} & {name for name, _ in net.named_children()}
+    parts = {part for name, _ in net.named_modules() for part in name.split(".")}
+    for name in sorted(taken | {part for part in parts if keyword.iskeyword(part)}):
+        raise UserError(f"a layer is called {name}, which torch.fx cannot trace; rename it")
+
+
 def _mark_quantised(net: nn.Module, thresholds: Mapping[str | type[nn.Module], Quantised]) -> None:
     """Replaces the user's quantised activations by QCFS activations, in place."""
+    like = next((value for value in (*net.parameters(), *net.buffers()) if value.is_floating_point()), torch.zeros(0))
     for key, given in thresholds.items():
         modules = dict(net.named_modules())
         names = [name for name, m in modules.items() if name == key or (isinstance(key, type) and isinstance(m, key))]
@@ -250,8 +262,8 @@ def _mark_quantised(net: nn.Module, thresholds: Mapping[str | type[nn.Module], Q
                 if int(levels) != levels:
                     raise ValueError(f"{levels} levels")
                 activation = QCFSActivation(int(levels))
-                activation.threshold = nn.Parameter(_one_image(torch.as_tensor(theta)), requires_grad=False)
-            except (TypeError, ValueError, AttributeError) as error:
+                activation.threshold = nn.Parameter(_one_image(torch.as_tensor(theta)).to(like), requires_grad=False)
+            except Exception as error:  # whatever a user's function may raise
                 raise UserError(
                     f"thresholds: no threshold and levels for {name} from {shown} ({str(error)[:100]}); give a number "
                     "or a tensor, and an integer"

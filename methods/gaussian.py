@@ -44,9 +44,10 @@ def gaussian_thresholds(mean: Tensor, deviation: Tensor, levels: int, iterations
     With ``n(z) = clip(round(z M / theta), 0, M)``, the best step size for the present rounding is ``E[z n] / E[n^2]``.
     Each iteration sets ``theta`` to M such steps. In closed form, ``theta <- k theta`` with
 
-        k = [ mu / theta (1 - mean erf_i) + sigma sqrt(2 / pi) / theta mean exp_i ] / (1 - sum (2i - 1) erf_i / M^2),
+        k = [ mu / theta mean erfc_i + sigma sqrt(2 / pi) / theta mean exp_i ] / (sum (2i - 1) erfc_i / M^2),
 
-    erf_i = erf(g_i) and exp_i = exp(-g_i^2) at g_i = ((2i - 1) theta / 2M - mu) / (sqrt(2) sigma), i = 1 .. M.
+    erfc_i = 1 - erf(g_i) and exp_i = exp(-g_i^2) at g_i = ((2i - 1) theta / 2M - mu) / (sqrt(2) sigma), i = 1 .. M.
+    From a start far above all inputs both would be 0, so it is lowered to where the first level is 20 sigma above mu.
 
     Args:
         mean: mu of each channel, in double precision.
@@ -57,14 +58,15 @@ def gaussian_thresholds(mean: Tensor, deviation: Tensor, levels: int, iterations
 
     Returns:
         theta in the shape of ``mean``, single precision: ``start`` if the result is not finite (a channel without any
-        variance), 0 if it is negative.
+        variance, or whose inputs are all far below 0), 0 if it is negative.
     """
-    theta = torch.full_like(mean, start)
+    highest = 2 * levels * (mean + 20 * deviation)
+    theta = torch.full_like(mean, start).minimum(highest.where(highest > 0, start))
     odd = 2 * torch.arange(1, levels + 1, dtype=mean.dtype, device=mean.device) - 1
     mu, sigma = mean[..., None], deviation[..., None]
     for _ in range(iterations):
         g = (odd * theta[..., None] / (2 * levels) - mu) / (math.sqrt(2) * sigma)
-        erf, exp = torch.erf(g), torch.exp(-g.square())
-        top = mean / theta * (1 - erf.mean(-1)) + deviation * math.sqrt(2 / math.pi) / theta * exp.mean(-1)
-        theta = theta * (top / (1 - (odd * erf).sum(-1) / levels**2))
+        erfc, exp = torch.erfc(g), torch.exp(-g.square())
+        top = mean / theta * erfc.mean(-1) + deviation * math.sqrt(2 / math.pi) / theta * exp.mean(-1)
+        theta = theta * (top / ((odd * erfc).sum(-1) / levels**2))
     return theta.where(torch.isfinite(theta), start).clamp_min(0).float()

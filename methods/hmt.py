@@ -19,7 +19,8 @@ v_0 = lambda / 2. The neuron sends the binary digits of k, one spike for each di
 From the paper or its authors' code: the above. The levels of the quantiser depend on T, and so does the conversion.
 Chosen here: training images without augmentation (the released code takes those of the evaluation set); a percentile
 over all images (there a running average over batches). The title of the paper was not found. Max-pooling after a ReLU
-is moved before it and pools currents. A channel with lambda = 0 sends nothing.
+is moved before it and pools currents, with an error that more steps do not remove (:mod:`methods.ltb`). A channel with
+lambda = 0 sends nothing.
 Costs: each digit 1 is one event. The shift of the weight by which 2^i lambda is added is not counted.
 The alphabet is multi-level, with 2^n - 1 levels in a step: T such steps are not comparable with T binary steps.
 """

@@ -12,8 +12,9 @@ before the layer passes clip(z, 0, theta_c) on. All layers are balanced at once,
 images and positions. The step is gradient descent on the mean square of what clipping takes away; it needs no labels,
 no backward pass and no other layer. The SNN: IF, soft reset, theta_c, v_0 = theta_c / 2.
 
-Max-pooling after a ReLU is moved before it and pools currents. The ReLU net computes the same, and no spikes are
-pooled.
+Max-pooling after a ReLU is moved before it and pools currents, as in the paper. The ReLU net computes the same, and no
+spikes are pooled. If spikes come unevenly, the largest current of each step is above the maximum of the mean currents,
+and more steps do not remove this error.
 
 In the first steps the last layers have not fired yet. The delayed read-out (``--snn.delay auto``, for all methods
 whose layers do not wait for their whole input; ``bench.snn.readout``) leaves these steps out: with

@@ -144,7 +144,7 @@ class NQ(QCFS):
         """Adds the variance of each layer's gap on one batch."""
         super().validation_step(batch, batch_idx)
         # Half precision and TF32 would change spikes, and sigma must be the error of the SNN that is evaluated.
-        with torch.autocast(batch[0].device.type, enabled=False), full_precision():
+        with full_precision():
             images = batch[0].to(next(self.net.parameters()).dtype)
             gaps = layer_gaps(self.net, self._snn[0], images, self.T_val)
         for name, gap in gaps.items():

@@ -159,7 +159,7 @@ def imported(wanted: Wanted, file: WeightFile) -> tuple[Weights, Mapped]:
     require_complete(found, file, arch, data.num_classes)
     layers, thresholds = weights_for(file, found)
     net.load_state_dict(layers, strict=False)  # complete but for counters, which do not affect results
-    shapes = input_shapes(net, nn.ReLU, data.input_shape)
+    shapes = input_shapes(net.eval(), nn.ReLU, data.input_shape)
     state = trained(net).state_dict()
     for name, value in thresholds.items():
         state[f"net.{name}.threshold"] = _threshold(file.path, name, value, shapes[name], wanted.softplus)

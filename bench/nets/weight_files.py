@@ -7,6 +7,7 @@ import hashlib
 import io
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -89,7 +90,8 @@ def _parsed(path: Path, content: bytes) -> object:
         if path.suffix == ".npz":
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
                 return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-        with torch.serialization.safe_globals(_PLAIN):
+        with torch.serialization.safe_globals(_PLAIN), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Validating sparse tensor")  # they are refused
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, LookupError, pickle.UnpicklingError, AssertionError,
             AttributeError, TypeError, zipfile.BadZipFile, safetensors.SafetensorError) as error:  # fmt: skip
@@ -124,11 +126,14 @@ def _unwrapped(content: object, path: Path) -> Mapping[object, object]:
 
 
 def _plain_names(found: Mapping[object, object], path: Path) -> dict[str, Tensor]:
-    tensors = {
-        str(name): tensor.detach().to(torch.float32)
-        for name, tensor in found.items()
-        if isinstance(tensor, Tensor) and not str(name).endswith(COUNTERS)
-    }
+    tensors = {}
+    for name, tensor in found.items():
+        if not isinstance(tensor, Tensor) or str(name).endswith(COUNTERS):
+            continue
+        if tensor.is_quantized or tensor.is_complex() or tensor.is_meta or tensor.layout != torch.strided:
+            raise UserError(f"{path}: {name} is quantised, complex, sparse or without values; save plain float weights")
+        if tensor.is_floating_point():  # whole numbers are no weights: a number of levels or epochs
+            tensors[str(name)] = tensor.detach().to(torch.float32)
     while tensors:
         prefix = next((p for p in (*WRAPPERS, *HOLDERS) if any(name.startswith(p) for name in tensors)), None)
         without = [name for name in tensors if prefix and not name.startswith(prefix)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -19,13 +20,20 @@ _KINDS = (
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Computes in all bits of single precision: with the 10 of TF32, spikes near the threshold would flip."""
+    """Computes in all bits of single precision: with the 10 of TF32, spikes near the threshold would flip.
+
+    An autocast around it is switched off.
+    """
     before = [kind.fp32_precision for kind in _KINDS]
     matmul, convolutions = _legacy(torch.get_float32_matmul_precision), _legacy(_convolutions_may_use_tf32)
     # First by the older options, because PyTorch's compiler reads them and fails if the newer ones contradict them.
     _set("highest", False, ["ieee"] * len(_KINDS))
     try:
-        yield
+        with contextlib.ExitStack() as stack:
+            for device in ("cpu", "cuda"):
+                if torch.is_autocast_enabled(device):
+                    stack.enter_context(torch.autocast(device, enabled=False))
+            yield
     finally:
         _set(matmul, convolutions, before)
 

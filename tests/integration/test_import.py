@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from conftest import ROOT
 from torch import nn
@@ -182,6 +183,9 @@ def test_options_of_the_method_may_come_before_the_file(bench, theirs):
         ("negative", (), ["threshold of act1 is -1", "positive"]),
         ("classes", (), ["has 100 classes"]),
         ("NaN", (), ["fc.bias", "NaN"]),
+        ("sparse", (), ["fc.weight is quantised, complex, sparse"]),
+        ("complex", (), ["fc.weight is quantised, complex, sparse"]),
+        ("whole numbers", (), ["the file lacks", "fc.weight"]),
         ("", ("--method", "rnl"), ["--method rnl", "choose from qcfs"]),
         ("", ("--method", "qfcs"), ["did you mean qcfs"]),
         ("", ("--model.LL", "4"), ["--model.LL"]),
@@ -209,8 +213,28 @@ def test_wrong_calls(bench, theirs, change, options, words):
         content |= {"fc.weight": torch.zeros(100, 64), "fc.bias": torch.zeros(100)}
     elif change == "NaN":
         content["fc.bias"][3] = float("nan")
+    elif change == "sparse":
+        content["fc.weight"] = content["fc.weight"].to_sparse()
+    elif change == "complex":
+        content["fc.weight"] = content["fc.weight"].to(torch.complex64)
+    elif change == "whole numbers":
+        content["fc.weight"] = content["fc.weight"].to(torch.int8)
     torch.save(content, theirs)
     refused(bench("import", str(theirs), *QCFS, "--out", "net", *options), *words)
+
+
+def test_numbers_beside_the_weights_are_no_thresholds(bench, theirs):
+    content = torch.load(theirs, weights_only=True)["net"]
+    torch.save(content | {"epoch": torch.tensor(300), "act1.L": torch.tensor(8)}, theirs)
+    assert bench("import", str(theirs), *QCFS, "--out", "net").status == 0
+
+
+def test_a_net_with_activations_inside_its_norms_is_imported(bench):
+    net = timm.create_model("repvgg_a0", num_classes=10)
+    torch.save(net.state_dict(), "a.pth")
+    common = ("--method", "relu", "--arch", "timm/repvgg_a0", "--data", "digits")
+    result = bench("import", "a.pth", *common, "--dry-run")
+    assert result.status == 0, result.err
 
 
 def test_what_is_there_is_not_replaced(bench, theirs):

@@ -160,6 +160,15 @@ def test_the_iteration_is_the_least_squares_step_of_drawn_numbers() -> None:
     assert float(gaussian_thresholds(mean, deviation, M, 5, 1.0)) == pytest.approx(theta, rel=2e-3)
 
 
+@pytest.mark.parametrize("sigma", [1.0, 0.05, 0.01, 1e-4])
+@pytest.mark.parametrize("mu", [0.0, 2.0, -1.5])
+def test_a_channel_of_small_numbers_has_a_threshold_in_proportion(sigma: float, mu: float) -> None:
+    """The iteration has converged; far from the start both sides of its quotient would be 0."""
+    mean, deviation = (torch.tensor([value * sigma], dtype=torch.float64) for value in (mu, 1.0))
+    one = gaussian_thresholds(mean / sigma, deviation / sigma, 15, 1500, 15.0)
+    assert float(gaussian_thresholds(mean, deviation, 15, 1500, 15.0)) == pytest.approx(sigma * float(one), rel=1e-5)
+
+
 def test_channels_without_variance_or_without_any_activity() -> None:
     mean = torch.tensor([0.5, -80.0, 0.0], dtype=torch.float64)
     found = gaussian_thresholds(mean, torch.tensor([0.0, 1.0, 1.0], dtype=torch.float64), 64, 100, 1.0)

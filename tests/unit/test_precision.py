@@ -49,6 +49,14 @@ def _restored() -> Iterator[None]:
             kind.fp32_precision = precision
 
 
+def test_an_autocast_around_it_is_switched_off() -> None:
+    x = torch.ones(2, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        with full_precision():
+            assert (x @ x).dtype == torch.float32
+        assert (x @ x).dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize("name", SETTINGS)
 def test_all_bits_are_used_and_the_settings_come_back(name: str) -> None:
     untouched = state()

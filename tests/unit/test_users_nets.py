@@ -641,6 +641,32 @@ def test_quantised_activations_of_ones_own_become_neurons(given: str) -> None:
     assert all(0.01 < torch.stack(neuron.spikes).double().mean() < 0.99 for neuron in neurons.values())
 
 
+def test_thresholds_take_the_type_of_the_net() -> None:
+    net = _quantised().float()
+    as_double = {"2": (np.float64(1.1), 4), "4": (np.array([0.9]), 8)}
+    found = [convert(net, "qcfs", thresholds=given) for given in (as_double, {"2": (1.1, 4), "4": (0.9, 8)})]
+    logits, expected = (simulate(snn, IMAGES.float(), T) for snn in found)
+    assert logits.dtype == torch.float32
+    assert torch.allclose(logits, expected)
+
+
+def test_a_conversion_that_trains_works_in_inference_mode() -> None:
+    net = Net(lambda net, x: net.head(F.relu(net.a(x))))
+    options = {"iterations": 3, "T": 4}
+    with torch.inference_mode():
+        inside = convert(net, "snnc_ap", CALIBRATION, **options)  # type: ignore[arg-type]
+    outside = convert(net, "snnc_ap", CALIBRATION, **options)  # type: ignore[arg-type]
+    assert torch.equal(simulate(inside, IMAGES, 4), simulate(outside, IMAGES, 4))
+
+
+@pytest.mark.parametrize("name", ["class", "graph"])
+def test_a_name_that_cannot_be_traced_is_refused(name: str) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.ReLU())
+    net.add_module(name, nn.Linear(3, 3))
+    with refused(f"a layer is called {name}, .*rename it"):
+        convert(net, "max_norm", CALIBRATION)
+
+
 @pytest.mark.parametrize("method", ["cos", "srp"])
 def test_methods_on_quantised_nets_take_ones_own(method: str) -> None:
     """The same spikes as of a net of this suite with the same weights and thresholds."""
@@ -662,6 +688,7 @@ BAD_THRESHOLDS: dict[str, tuple[object, str]] = {
     "no levels": ({TheirQuantiser: (1.0, 0)}, "has 0 levels"),
     "no attribute": ({TheirQuantiser: lambda module: (module.threshold, 4)}, "no threshold and levels for 2"),
     "one number": ({TheirQuantiser: 1.0}, "no threshold and levels for 2"),
+    "a fault of one's own": ({TheirQuantiser: lambda module: (1 / 0, 4)}, "no threshold and levels for 2 .*division"),
     "NaN": ({TheirQuantiser: (float("nan"), 4)}, "the threshold of 2 is nan"),
     "some": ({"2": (1.1, 4)}, "floor, which is not linear"),
 }

@@ -227,7 +227,8 @@ def interpret(
 
 def does_not_take(net: nn.Module, image: Sequence[int], error: Exception) -> UserError:
     """Returns the error for images that a network does not take."""
-    return UserError(f"{type(net).__name__} does not take images of shape {list(image)} ({first_line(error)})")
+    assumed = "; give calibration images of the shape that it takes" if tuple(image) == _CIFAR else ""
+    return UserError(f"{type(net).__name__} does not take images of shape {list(image)} ({first_line(error)}){assumed}")
 
 
 @torch.no_grad()
