@@ -7,12 +7,14 @@ import inspect
 import pytest
 import tiny
 import torch
+from pydantic import JsonValue
 from reference import named_model, refused, relu_net
 from running import logits_of, outputs, run, spikes_of
 from torch import nn
 
 from bench.library import convert, simulate
 from bench.registry.methods import METHODS
+from bench.run.build import readout_of
 from bench.snn.neurons import IFNode
 from bench.snn.readout import Readout, delay_of
 from bench.snn.simulate import SpikingNetwork
@@ -211,3 +213,22 @@ def test_what_is_no_option_is_refused() -> None:
     with refused("T"):
         convert(model, "qcfs", permute=True)
     assert simulate(convert(model, "qcfs", permute=True, T=4), x, 4).shape == (4, 3, 4)
+
+
+class HeaderLike:
+    """The read-out options of a header."""
+
+    def __init__(self, snn: dict[str, JsonValue]) -> None:
+        self.snn, self.recipe = snn, self
+
+    def part(self, name: str) -> dict[str, JsonValue]:
+        assert name == "snn"
+        return self.snn
+
+
+def test_spikes_that_are_no_longer_permuted_have_no_draws() -> None:
+    permuted = HeaderLike({"permute": True, "draws": 2, "draw_seed": 3, "delay": 4})
+    assert readout_of(permuted, {"permute": False}).changes == {"delay": 4}  # type: ignore[arg-type]
+    assert readout_of(permuted, {"draws": 1}).changes == {**permuted.snn, "draws": 1}  # type: ignore[arg-type]
+    drawing = HeaderLike({"draws": 2})  # a method that draws numbers itself
+    assert readout_of(drawing, {"permute": False}).changes == {"draws": 2}  # type: ignore[arg-type]
