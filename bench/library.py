@@ -29,7 +29,7 @@ from bench.snn.calibration import CALIBRATION_BATCH, Batch
 from bench.snn.graph.canonical import canonical, ceiling_of, drop_uncalled
 from bench.snn.graph.check import check_batch, check_convertible
 from bench.snn.graph.hooks import with_hooks
-from bench.snn.graph.trace import ImageShape
+from bench.snn.graph.trace import ImageShape, some_value
 from bench.snn.guard import require_same_answers
 from bench.snn.precision import full_precision
 from bench.snn.readout import Readout
@@ -249,7 +249,7 @@ def _check_names(net: nn.Module) -> None:
 
 def _mark_quantised(net: nn.Module, thresholds: Mapping[str | type[nn.Module], Quantised]) -> None:
     """Replaces the user's quantised activations by QCFS activations, in place."""
-    like = next((value for value in (*net.parameters(), *net.buffers()) if value.is_floating_point()), torch.zeros(0))
+    like = some_value(net)
     for key, given in thresholds.items():
         modules = dict(net.named_modules())
         names = [name for name, m in modules.items() if name == key or (isinstance(key, type) and isinstance(m, key))]

@@ -141,10 +141,10 @@ def readout_of(header: Header, changes: Options | None = None) -> Readout:
         UserError: an option is unknown or out of range.
     """
     try:
-        recorded = header.recipe.part("snn")
-        if recorded.get("permute") and changes and changes.get("permute") is False:
+        recorded, changes = header.recipe.part("snn"), changes or {}
+        if recorded.get("permute") and changes.get("permute") is False:
             recorded = {name: value for name, value in recorded.items() if name == "delay"}  # the rest is of the orders
-        return Readout.of(recorded | (changes or {}))
+        return Readout.of(recorded | changes)
     except TypeError as error:
         raise UserError(f"recipe.config.snn: {error}") from error
 

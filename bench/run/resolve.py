@@ -238,10 +238,10 @@ def _chosen(first: Namespace, from_file: Options) -> Chosen:
             if hint := nearest(key, ["method"]):
                 raise UserError(f"--config {first.config}: {key} is unknown{hint}")
         raise UserError("--method is missing; python -m bench list shows the methods")
-    given = {"arch": first.arch, "data.name": getattr(first, "data.name")}
-    for name, value in given.items():
+    arch, data = first.arch, getattr(first, "data.name")
+    for option, value in (("arch", arch), ("data", data)):
         if value == "":
-            raise UserError(f"--{name.partition('.')[0]}: is empty; give a name, or leave it out")
-    arch = given["arch"] or from_file.get("arch") or "resnet20"
-    data = given["data.name"] or from_file.get("data.name") or "cifar10"
+            raise UserError(f"--{option}: is empty; give a name, or leave it out")
+    arch = arch or from_file.get("arch") or "resnet20"
+    data = data or from_file.get("data.name") or "cifar10"
     return Chosen(str(method), str(arch), str(data), str(first.recipe or from_file.get("recipe") or ""))

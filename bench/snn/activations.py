@@ -41,11 +41,14 @@ class _ClipFloorShift(torch.autograd.Function):
         return grad_z, grad_threshold.sum_to_size(threshold.shape), None, None
 
 
-def _quantise(z: Tensor, threshold: Tensor, levels: int) -> Tensor:
+def _per_unit(threshold: Tensor, levels: int) -> Tensor:
     # A unit that is never active has the smallest positive theta: levels / theta is infinite, and times 0 it is NaN.
-    scale = (levels / threshold).clamp_max(torch.finfo(threshold.dtype).max)
+    return (levels / threshold).clamp_max(torch.finfo(threshold.dtype).max)
+
+
+def _quantise(z: Tensor, threshold: Tensor, levels: int) -> Tensor:
     # In place: a fresh tensor for each operation costs more than the operation.
-    return (z * scale).add_(0.5).floor_().clamp_(0, levels).mul_(threshold / levels)
+    return (z * _per_unit(threshold, levels)).add_(0.5).floor_().clamp_(0, levels).mul_(threshold / levels)
 
 
 def clip_floor_shift(z: Tensor, threshold: Tensor, levels: int, region: Region = "clip_first") -> Tensor:
@@ -224,7 +227,6 @@ class QuantisedReLU(Activation):
 
     def forward(self, z: Tensor) -> Tensor:
         """Quantises pre-activations of any shape."""
-        # As in _quantise.
-        scale = (self.T / self.threshold).clamp_max(torch.finfo(self.threshold.dtype).max)
-        counts = torch.floor((z + self.bias) * scale + self.shift).clamp(0, self.T * self.levels)
+        steps = (z + self.bias) * _per_unit(self.threshold, self.T)
+        counts = torch.floor(steps + self.shift).clamp(0, self.T * self.levels)
         return counts / self.T if self.unit else counts * (self.threshold / self.T)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
 import torch
@@ -29,7 +28,7 @@ def full_precision() -> Iterator[None]:
     # First by the older options, because PyTorch's compiler reads them and fails if the newer ones contradict them.
     _set("highest", False, ["ieee"] * len(_KINDS))
     try:
-        with contextlib.ExitStack() as stack:
+        with ExitStack() as stack:
             for device in ("cpu", "cuda"):
                 if torch.is_autocast_enabled(device):
                     stack.enter_context(torch.autocast(device, enabled=False))

@@ -7,6 +7,7 @@ import itertools
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -111,6 +112,16 @@ def _words(options: Options) -> list[str]:
     return words
 
 
+@contextmanager
+def _naming(method: str, where: tuple[str, str, int]) -> Iterator[None]:
+    """Says which run bad input is for."""
+    arch, data, seed = where
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{method}, {arch}, {data}, seed {seed}: {error}") from error
+
+
 def _combinations(grid: Options) -> Iterator[Options]:
     for values in itertools.product(
         *(choices if isinstance(choices, list) else [choices] for choices in grid.values())
@@ -169,10 +180,8 @@ class Planner:
         source = self._add(kind, where, trained, full_names(self.sweep.sources.get(kind, {})) | net, {})
         source = self.jobs[source.folder] = replace(source, weights=True)
         net_of = source.spec
-        try:
+        with _naming(method, where):
             require_held_out(spec, net_of.data_options["val_split"], f"the {kind} net of this sweep")
-        except UserError as error:
-            raise UserError(f"{method}, {', '.join(where[:2])}: {error}") from error
         folder = spec.folder_of(net_of.config(), net_of.recipe, list(net_of.overrides), self.root)
         return self._file(spec, folder, words, source.folder)
 
@@ -182,13 +191,11 @@ class Planner:
         recipe = str(options.get("recipe") or "")
         rest = {name: value for name, value in options.items() if name != "recipe"}
         options = {**rest, "recipe": recipe} if recipe else rest
-        try:
+        with _naming(method, where):
             words = _words(options)
             asked = json.dumps([method, arch, data, words])
             if asked not in self.resolved:
                 self.resolved[asked] = resolve(Chosen(method, arch, data, recipe), ("options", {**rest, "seed": seed}))
-        except UserError as error:
-            raise UserError(f"{method}, {arch}, {data}, seed {seed}: {error}") from error
         names = ["--method", method, "--arch", arch, "--data", data, "--seed", str(seed)]
         return self.resolved[asked].model_copy(update={"seed": seed}), [*names, *words]
 

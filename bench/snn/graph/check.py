@@ -310,14 +310,19 @@ def mixes_constant_input(net: nn.Module, image: ImageShape = None) -> bool:
     input repeated for every step. In all others, time begins at the first neuron.
     """
     graph = trace(net, image)
-    shapes = shape_nodes(graph)
-    timed: set[fx.Node] = set()
+    # A size read behind a neuron includes time; one read before a neuron must not be used behind it.
+    shapes, timed = shape_nodes(graph), timed_nodes(net, graph)
     for node in graph.nodes:
         late = [source in timed for source in node.all_input_nodes if source.op != "get_attr"]
-        begins = isinstance(called(net, node), Timed)
-        # A size read behind a neuron includes time; one read before a neuron must not be used behind it.
-        if any(late) and not all(late) and not begins and node not in shapes:
+        if any(late) and not all(late) and not isinstance(called(net, node), Timed) and node not in shapes:
             return True
-        if begins or any(late):
-            timed.add(node)
     return False
+
+
+def timed_nodes(net: nn.Module, graph: fx.Graph) -> set[fx.Node]:
+    """Returns the nodes whose values may change from step to step: those of neurons, and all behind them."""
+    timed: set[fx.Node] = set()
+    for node in graph.nodes:
+        if isinstance(called(net, node), Timed) or not timed.isdisjoint(node.all_input_nodes):
+            timed.add(node)
+    return timed

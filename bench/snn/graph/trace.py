@@ -42,9 +42,14 @@ def _on_meta(net: nn.Module, graph: fx.Graph, image: ImageShape) -> tuple[fx.Gra
 
 def like_image(net: nn.Module, image: Sequence[int]) -> torch.Tensor:
     """Returns an image of zeros, ``[1, C, H, W]``, with the type and device of a network's parameters."""
+    return torch.zeros(1, *image).to(some_value(net))
+
+
+def some_value(net: nn.Module) -> torch.Tensor:
+    """Returns a parameter of a network, for its type and device."""
     # Conversion may have turned parameters into buffers, and a network may have neither.
     values = (value for value in (*net.parameters(), *net.buffers()) if value.is_floating_point())
-    return torch.zeros(1, *image).to(next(values, torch.zeros(0)))
+    return next(values, torch.zeros(0))
 
 
 # Not torch's ShapeProp: it runs neurons and hooks, and drops values that are not tensors, which the wiring needs.

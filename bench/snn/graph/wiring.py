@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from bench.snn.graph.check import ALIAS_MODULES, ALIASES, Linear
+from bench.snn.graph.check import ALIAS_MODULES, ALIASES, Linear, timed_nodes
 from bench.snn.graph.trace import called, note_shapes, trace
 from bench.snn.neurons import SpikingNeuron, Timed
 
@@ -76,7 +76,7 @@ def wiring(net: nn.Module, image: Tensor) -> Wiring:
     note_shapes(traced, image)
     neurons = [node for node in graph.nodes if isinstance(called(net, node), SpikingNeuron)]
     layers = [node for node in graph.nodes if isinstance(called(net, node), Linear)]
-    spikes, timed = _spikes(net, graph), _timed(net, graph)
+    spikes, timed = _spikes(net, graph), timed_nodes(net, graph)
     spiking: dict[str, Tensor] = {}
     # Tests run in inference mode, which knows no gradients.
     with torch.inference_mode(False), torch.enable_grad():
@@ -114,15 +114,6 @@ def _spikes(net: nn.Module, graph: fx.Graph) -> set[fx.Node]:
         if isinstance(module, SpikingNeuron) or (moving and moved and spikes.issuperset(moved)):
             spikes.add(node)
     return spikes
-
-
-def _timed(net: nn.Module, graph: fx.Graph) -> set[fx.Node]:
-    """Returns the nodes whose values may change from step to step: those of neurons, and all behind them."""
-    timed: set[fx.Node] = set()
-    for node in graph.nodes:
-        if isinstance(called(net, node), Timed) or not timed.isdisjoint(node.all_input_nodes):
-            timed.add(node)
-    return timed
 
 
 def _pads_with_others(node: fx.Node) -> bool:
