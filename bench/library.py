@@ -138,10 +138,10 @@ def convert(
         converter.use(readout)
     batches = _batches(method, converter, calibration)
     if found is not None and first:
-        seen = batches[0][0] if batches else first[0].to(_device(model))
+        seen = batches[0][0] if batches else first[0].to(some_value(model).device)
         require_same_answers(found.own, converter.folded(image), found.last, seen)
     with torch.no_grad():
-        snn = converter.convert(sys.maxsize if T is None else T, batches, image).to(_device(model))
+        snn = converter.convert(sys.maxsize if T is None else T, batches, image).to(some_value(model).device)
     if found is not None:
         snn.only_image = torch.Size(image) if image and found.fixed_size else None
         for notice in found.notices:
@@ -392,19 +392,15 @@ def _check_kind(model: nn.Module) -> None:
             )
 
 
-def _device(model: nn.Module) -> torch.device:
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-
-
 def _batches(method: str, converter: ConversionModule, calibration: Calibration | None) -> list[Batch]:
     wanted = converter.calibration_images
     if not wanted:
         return []
     if calibration is None:
         raise UserError(f"{method} needs training images; give convert(..., calibration=images or loader)")
-    device = _device(converter)
+    like = some_value(converter)
+    dtype, device = like.dtype, like.device
     found: list[Tensor] = []
-    dtype = next((parameter.dtype for parameter in converter.parameters()), torch.float32)
     for images in _images(calibration):
         if images.dtype in _HALF:
             images = images.to(dtype)

@@ -46,7 +46,7 @@ def like_image(net: nn.Module, image: Sequence[int]) -> torch.Tensor:
 
 
 def some_value(net: nn.Module) -> torch.Tensor:
-    """Returns a parameter of a network, for its type and device."""
+    """Returns a floating-point parameter or buffer of a network, or else an empty tensor, for its type and device."""
     # Conversion may have turned parameters into buffers, and a network may have neither.
     values = (value for value in (*net.parameters(), *net.buffers()) if value.is_floating_point())
     return next(values, torch.zeros(0))
